@@ -1,0 +1,1 @@
+"""A YOLO-style object detector with attention."""

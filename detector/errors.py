@@ -1,0 +1,25 @@
+"""What a user sees when something is wrong: one clear line that names the file, the field and the remedy."""
+
+
+class DetectorError(Exception):
+    """Bad input or a refused action. The command line prints its text as one line and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class ConfigError(DetectorError):
+    """A configuration key that does not exist, or a value of the wrong type or out of range."""
+
+
+class DataError(DetectorError):
+    """A data set, annotation file or picture that can't be used as it is."""
+
+
+class WeightsError(DetectorError):
+    """A weights file or checkpoint that can't be read, or that belongs to another model or other classes."""
+
+
+class ExportMismatchError(DetectorError):
+    """An exported file whose outputs differ from the eager model's."""
+
+    exit_code = 1

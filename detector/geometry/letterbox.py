@@ -1,0 +1,63 @@
+"""The only resize-and-pad, and its exact inverse."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+PAD_VALUE = 114
+"""Grey level of the padding, as in the published recipe."""
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """Fits a picture into a frame: aspect ratio kept, centred, the rest grey.
+
+    `width`, `height`: the original picture in pixels; `frame_width`, `frame_height`: the network input in pixels.
+    A box goes original -> frame by `to_frame` and back by `to_original`; both use the scales that the resize really had
+    (sides are rounded to whole pixels, so x and y may differ in the last digits), which makes the inverse exact.
+    """
+
+    width: int
+    height: int
+    frame_width: int
+    frame_height: int
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """Width and height of the picture inside the frame, whole pixels, at least 1."""
+        scale = min(self.frame_width / self.width, self.frame_height / self.height)
+        return max(round(self.width * scale), 1), max(round(self.height * scale), 1)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Frame pixels per original pixel, in x and y."""
+        resized_width, resized_height = self.resized
+        return resized_width / self.width, resized_height / self.height
+
+    @property
+    def offset(self) -> tuple[int, int]:
+        """Left and top padding in frame pixels."""
+        resized_width, resized_height = self.resized
+        return (self.frame_width - resized_width) // 2, (self.frame_height - resized_height) // 2
+
+    def image(self, picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "frame_height frame_width 3"]:
+        """The picture in the frame, bilinear."""
+        resized_width, resized_height = self.resized
+        left, top = self.offset
+        if (resized_width, resized_height) != (self.width, self.height):
+            picture = cv2.resize(picture, (resized_width, resized_height), interpolation=cv2.INTER_LINEAR)
+        frame = np.full((self.frame_height, self.frame_width, 3), PAD_VALUE, dtype=np.uint8)
+        frame[top : top + resized_height, left : left + resized_width] = picture
+        return frame
+
+    def to_frame(self, boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
+        """Boxes xyxy from pixels of the original picture to pixels of the frame."""
+        return boxes * boxes.new_tensor(self.scale * 2) + boxes.new_tensor(self.offset * 2)
+
+    def to_original(self, boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
+        """Boxes xyxy from pixels of the frame to pixels of the original picture, clipped to the picture."""
+        boxes = (boxes - boxes.new_tensor(self.offset * 2)) / boxes.new_tensor(self.scale * 2)
+        return boxes.clamp_min(0).minimum(boxes.new_tensor((self.width, self.height) * 2))

@@ -1,0 +1,127 @@
+"""The values that travel between the stations. Shape, dtype, unit and coordinate frame of each are stated here, once.
+
+Boxes are float32 xyxy in pixels, x to the right, y down, (0, 0) the outer corner of the top left pixel.
+Two frames exist: the *original picture* and the *network input* (after `geometry.letterbox` or augmentation).
+Labels are contiguous, 0..C-1; `Categories` alone knows the data set's own category ids.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Categories:
+    """The classes in label order: label `i` is the category with id `ids[i]` and name `names[i]`."""
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def label_of(self) -> Mapping[int, int]:
+        """Category id -> label, the inverse of `ids`."""
+        return {category_id: label for label, category_id in enumerate(self.ids)}
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What one picture holds, in the network-input frame.
+
+    boxes: (objects, 4) float32 xyxy pixels; labels: (objects,) int64 in 0..C-1;
+    crowd_boxes: (crowds, 4) float32 xyxy pixels, `iscrowd` regions: neither objects nor background.
+    """
+
+    boxes: Float[Tensor, "objects 4"]
+    labels: Int64[Tensor, " objects"]
+    crowd_boxes: Float[Tensor, "crowds 4"]
+
+    def to(self, device: torch.device) -> "Targets":
+        return Targets(
+            self.boxes.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            self.crowd_boxes.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures in the network-input frame with their targets.
+
+    images: (batch, 3, height, width) uint8 RGB, 0..255; targets: one `Targets` a picture;
+    unreadable: one line for each picture that was left out because it could not be read.
+    """
+
+    images: UInt8[Tensor, "batch 3 height width"]
+    targets: tuple[Targets, ...]
+    unreadable: tuple[str, ...] = ()
+
+    def to(self, device: torch.device) -> "Batch":
+        targets = tuple(target.to(device) for target in self.targets)
+        return Batch(self.images.to(device, non_blocking=True), targets, self.unreadable)
+
+    def pin_memory(self) -> "Batch":
+        return Batch(self.images.pin_memory(), self.targets, self.unreadable)
+
+
+class RawPredictions(NamedTuple):
+    """What a model returns in training mode: logits, anchors running over P3, P4, P5, each row by row.
+
+    boxes: (batch, 64, anchors): for each side (left, top, right, bottom) 16 logits over distances in strides;
+    scores: (batch, classes, anchors): one logit a class.
+    """
+
+    boxes: Float[Tensor, "batch 64 anchors"]
+    scores: Float[Tensor, "batch classes anchors"]
+
+
+class Predictions(NamedTuple):
+    """What a model returns in evaluation mode: every anchor's box and scores, before NMS.
+
+    boxes: (batch, anchors, 4) xyxy pixels of the network input; scores: (batch, anchors, classes) in 0..1.
+    """
+
+    boxes: Float[Tensor, "batch anchors 4"]
+    scores: Float[Tensor, "batch anchors classes"]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The objects found in one picture, in the frame of the original picture, best score first.
+
+    boxes: (n, 4) float32 xyxy pixels, inside the picture; scores: (n,) float32 in 0..1; labels: (n,) int64 in 0..C-1.
+    """
+
+    boxes: Float[Tensor, "n 4"]
+    scores: Float[Tensor, " n"]
+    labels: Int64[Tensor, " n"]
+    categories: Categories
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def names(self) -> list[str]:
+        """Class name of each detection."""
+        return [self.categories.names[label] for label in self.labels.tolist()]
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Entries of the COCO results format: `bbox` is x, y, width, height in pixels, `category_id` the data set's own."""
+        boxes = self.boxes.clone()
+        boxes[:, 2:] -= boxes[:, :2]
+        return [
+            {
+                "image_id": image_id,
+                "category_id": self.categories.ids[label],
+                "bbox": [round(value, 3) for value in box],
+                "score": round(score, 6),
+            }
+            for box, score, label in zip(boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
+        ]
