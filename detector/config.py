@@ -1,0 +1,253 @@
+"""Every setting with its meaning and unit. Frozen, validated on construction; YAML files and the command line fill them."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from detector.errors import ConfigError
+
+
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"{name}: {value!r} is not possible; expected {expected}")
+
+
+def _require_range(section: str, config: object, bounds: dict[str, tuple[float, float]]) -> None:
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        limits = f"at least {low:g}" if math.isinf(high) else f"a number from {low:g} to {high:g}"
+        _require(math.isfinite(value) and low <= value <= high, f"{section}.{name}", value, limits)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the three terms of the loss."""
+
+    box: float = 7.5
+    """Weight of 1 - CIoU."""
+    classification: float = 0.5
+    """Weight of the binary cross-entropy of the classes."""
+    distribution: float = 1.5
+    """Weight of the cross-entropy of the distance bins."""
+
+    def __post_init__(self) -> None:
+        _require_range("loss", self, dict.fromkeys(("box", "classification", "distribution"), (0, math.inf)))
+
+
+@dataclass(frozen=True)
+class TrainLoopConfig:
+    """How long, how large and with which optimiser."""
+
+    epochs: int = 100
+    """Passes over the training split."""
+    image_size: int = 640
+    """Side of the square network input in pixels, a multiple of 32."""
+    batch_size: int = 16
+    """Pictures a forward pass."""
+    nominal_batch_size: int = 16
+    """Pictures an optimiser step: gradients are accumulated over nominal_batch_size / batch_size forward passes."""
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    """SGD with Nesterov momentum, or AdamW."""
+    learning_rate: float = 0.001
+    """Peak learning rate."""
+    final_learning_rate: float = 0.01
+    """Learning rate of the last step as a share of the peak."""
+    schedule: Literal["linear", "cosine"] = "cosine"
+    """Shape of the fall from the peak to the last step."""
+    momentum: float = 0.9
+    """SGD's momentum, AdamW's beta1."""
+    weight_decay: float = 0.0005
+    """Not applied to norms and biases."""
+    warmup_epochs: float = 3.0
+    """Epochs in which the rate rises linearly from 0 to the peak; at most a third of the run."""
+    ema_decay: float = 0.9999
+    """Decay of the averaged weights, those that are validated and shipped."""
+    ema_ramp_steps: int = 2000
+    """The decay rises as 1 - exp(-steps / ema_ramp_steps)."""
+    clip_gradient_norm: float = 10.0
+    """Longest gradient, by its 2-norm."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the forward pass on CUDA; auto takes bf16 where the card has it, else fp16. A CPU runs fp32."""
+    patience: int = 50
+    """Stop after this many epochs without a better validation AP; 0 never stops early."""
+    seed: int = 0
+    """Of weights, shuffling and augmentation."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, …; auto takes CUDA where there is a card."""
+
+    def __post_init__(self) -> None:
+        size = self.image_size
+        _require(size >= 32 and size % 32 == 0, "train.image_size", size, "a positive multiple of 32")
+        whole = dict.fromkeys(("epochs", "batch_size", "nominal_batch_size", "ema_ramp_steps"), (1, math.inf))
+        rates = {
+            "learning_rate": (0, math.inf),
+            "final_learning_rate": (0, 1),
+            "momentum": (0, 1),
+            "weight_decay": (0, math.inf),
+            "warmup_epochs": (0, math.inf),
+            "ema_decay": (0, 1),
+            "clip_gradient_norm": (0, math.inf),
+            "patience": (0, math.inf),
+            "seed": (0, 2**32 - 1),
+        }
+        _require_range("train", self, whole | rates)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What happens to a training picture. Mosaic, scale and translation are one warp of our own, the rest albumentations."""
+
+    mosaic: float = 1.0
+    """Probability that four pictures are tiled into one."""
+    close_mosaic_epochs: int = 10
+    """Last epochs without mosaic; at most half of the run."""
+    scale: float = 0.5
+    """The picture is scaled by a factor from 1 - scale to 1 + scale."""
+    translate: float = 0.1
+    """The picture is shifted by up to this share of its side."""
+    transforms: list[dict[str, dict[str, Any]]] = field(default_factory=list)
+    """The albumentations pipeline, each entry one transform's name with its arguments: - HorizontalFlip: {p: 0.5}"""
+
+    def __post_init__(self) -> None:
+        bounds = {"mosaic": (0, 1), "close_mosaic_epochs": (0, math.inf), "scale": (0, 0.99), "translate": (0, 1)}
+        _require_range("augment", self, bounds)
+
+
+@dataclass(frozen=True)
+class PathsConfig:
+    """Annotation files and picture folders of a data set that --data does not find by itself."""
+
+    train_json: str | None = None
+    """COCO annotation file of the training split."""
+    train_images: str | None = None
+    """Folder that the training file's file_name entries start from."""
+    val_json: str | None = None
+    """COCO annotation file of the validation split."""
+    val_images: str | None = None
+    """Folder that the validation file's file_name entries start from."""
+    test_json: str | None = None
+    """COCO annotation file of the test split."""
+    test_images: str | None = None
+    """Folder that the test file's file_name entries start from."""
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """How pictures get from the disk to the network."""
+
+    workers: int = -1
+    """Processes that read and augment; 0 reads in the main process; -1 takes one a core, at most 8."""
+    max_unreadable: float = 0.01
+    """Share of pictures that may be unreadable; they are named, counted and left out. More stop the run."""
+
+    def __post_init__(self) -> None:
+        _require_range("loader", self, {"workers": (-1, math.inf), "max_unreadable": (0, 1)})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a detector on COCO-format data."""
+
+    data: str | None = None
+    """Folder of the data set, in the COCO or the Roboflow layout."""
+    out: str = "runs/train"
+    """Folder for checkpoints, weights, logs and the resolved configuration."""
+    model: str = "yolo11n"
+    """Name of the network: yolo11n, yolo11s, yolo11m, yolo11l or yolo11x."""
+    weights: str | None = None
+    """Weights file to start from; random weights without."""
+    resume: str | None = None
+    """Folder of a run to continue from its last checkpoint, with the configuration it was started with."""
+    train: TrainLoopConfig = field(default_factory=TrainLoopConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Score weights on a split, as COCOeval does, in pixels of the original pictures."""
+
+    weights: str
+    """Weights file."""
+    out: str
+    """Folder for metrics.json and detections.json."""
+    data: str | None = None
+    """Folder of the data set, in the COCO or the Roboflow layout."""
+    split: Literal["train", "val", "test"] = "val"
+    """Split to score."""
+    image_size: int | None = None
+    """Side of the network input in pixels, a multiple of 32; that of the training if not given."""
+    conf: float = 0.001
+    """Lowest score that counts."""
+    iou: float = 0.7
+    """Overlap over which the weaker of two boxes of one class is dropped."""
+    max_detections: int = 300
+    """Most detections a picture."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, …; auto takes CUDA where there is a card."""
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+    def __post_init__(self) -> None:
+        _require_prediction_settings(self)
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """Detect objects in pictures: an annotated picture each and one detections.json."""
+
+    sources: list[str]
+    """Pictures, folders or globs."""
+    weights: str
+    """Weights file."""
+    out: str
+    """Folder for the annotated pictures and detections.json."""
+    image_size: int | None = None
+    """Side of the network input in pixels, a multiple of 32; that of the training if not given."""
+    conf: float = 0.25
+    """Lowest score to show."""
+    iou: float = 0.7
+    """Overlap over which the weaker of two boxes of one class is dropped."""
+    max_detections: int = 300
+    """Most detections a picture."""
+    classes: str | None = None
+    """Names of the classes to show, separated by commas; all if not given."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, …; auto takes CUDA where there is a card."""
+
+    def __post_init__(self) -> None:
+        _require_prediction_settings(self)
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write weights as a file for another runtime, and refuse to leave one that differs."""
+
+    weights: str
+    """Weights file."""
+    out: str
+    """File to write."""
+    format: Literal["onnx", "torchscript"] = "onnx"
+    """Format of the file."""
+    image_size: int | None = None
+    """Side of the network input in pixels, a multiple of 32; that of the training if not given."""
+    dynamic: bool = False
+    """Leave batch, height and width open (multiples of 32) instead of fixing them."""
+    data: str | None = None
+    """Folder of a data set whose validation pictures the comparison uses; photographs shipped with the package if not given."""
+
+    def __post_init__(self) -> None:
+        _require_image_size(self.image_size)
+
+
+def _require_image_size(size: int | None) -> None:
+    _require(size is None or (size >= 32 and size % 32 == 0), "image_size", size, "a positive multiple of 32")
+
+
+def _require_prediction_settings(config: EvaluateConfig | InferConfig) -> None:
+    _require_image_size(config.image_size)
+    for name, low, high in (("conf", 0, 1), ("iou", 0, 1), ("max_detections", 1, math.inf)):
+        value = getattr(config, name)
+        _require(low <= value <= high, name, value, "a number from 0 to 1" if high == 1 else "at least 1")

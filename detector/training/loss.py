@@ -1,0 +1,83 @@
+"""What the network pays: CIoU for boxes, binary cross-entropy for classes, distribution focal loss for distances."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from detector.config import LossConfig
+from detector.geometry.boxes import Anchors, box_area, complete_iou, intersection_area
+from detector.nn.head import BINS, decode
+from detector.structures import Batch, RawPredictions
+from detector.training.assigner import assign, pad_targets
+
+
+class Losses(NamedTuple):
+    """The three terms, weighted, each divided by the sum of the class targets (at least 1)."""
+
+    box: Float[Tensor, ""]
+    classification: Float[Tensor, ""]
+    distribution: Float[Tensor, ""]
+
+    def total(self) -> Float[Tensor, ""]:
+        return self.box + self.classification + self.distribution
+
+
+def detection_loss(raw: RawPredictions, anchors: Anchors, batch: Batch, config: LossConfig) -> Losses:
+    """Loss of a batch; a step minimises `total() · batch size`. Computed in float32 whatever the network ran in."""
+    raw = RawPredictions(raw.boxes.float(), raw.scores.float())
+    predictions = decode(raw, anchors)
+    targets = pad_targets(batch.targets)
+    detached = type(predictions)(predictions.boxes.detach(), predictions.scores.detach())
+    assignment = assign(detached, anchors, targets)
+    image, anchor = assignment.foreground.nonzero(as_tuple=True)
+    obj = assignment.object_index[image, anchor]
+    weight = assignment.weights[image, anchor]
+    normaliser = weight.sum().clamp_min(1)
+
+    scores = raw.scores.transpose(1, 2)
+    class_targets = torch.zeros_like(scores)
+    class_targets[image, anchor, targets.labels[image, obj]] = weight
+    classification = F.binary_cross_entropy_with_logits(scores, class_targets, reduction="none")
+    if any(len(target.crowd_boxes) for target in batch.targets):
+        ignored = inside_crowd(detached.boxes, batch) & ~assignment.foreground
+        classification = classification.masked_fill(ignored[..., None], 0)
+
+    boxes = targets.boxes[image, obj]
+    overlap = complete_iou(predictions.boxes[image, anchor], boxes)
+    logits = raw.boxes.transpose(1, 2)[image, anchor].unflatten(1, (4, BINS))
+    points, stride = anchors.points[anchor], anchors.strides[anchor, None]
+    distances = torch.cat((points - boxes[:, :2], boxes[:, 2:] - points), dim=1) / stride
+    return Losses(
+        box=config.box * ((1 - overlap) * weight).sum() / normaliser,
+        classification=config.classification * classification.sum() / normaliser,
+        distribution=config.distribution * (distribution_loss(logits, distances) * weight).sum() / normaliser,
+    )
+
+
+def distribution_loss(
+    logits: Float[Tensor, "n 4 bins"], distances: Float[Tensor, "n 4"]
+) -> Float[Tensor, " n"]:
+    """Cross-entropy to the two bins beside each distance (in strides), by nearness, mean of the four sides.
+
+    Source: Li et al., Generalized Focal Loss, 2020, equation 6.
+    """
+    distances = distances.clamp(0, BINS - 1 - 0.01)
+    below = distances.floor()
+    share_above = distances - below
+    log_probability = logits.log_softmax(dim=-1)
+    index = below.long()[..., None]
+    loss_below = -log_probability.gather(-1, index).squeeze(-1)
+    loss_above = -log_probability.gather(-1, index + 1).squeeze(-1)
+    return (loss_below * (1 - share_above) + loss_above * share_above).mean(dim=1)
+
+
+def inside_crowd(boxes: Float[Tensor, "batch anchors 4"], batch: Batch) -> Bool[Tensor, "batch anchors"]:
+    """Whether more than half of a predicted box lies in one crowd region of its picture."""
+    inside = torch.zeros(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
+    for i, target in enumerate(batch.targets):
+        shared = intersection_area(boxes[i, :, None], target.crowd_boxes[None])
+        inside[i] = (shared > 0.5 * box_area(boxes[i])[:, None]).any(dim=1)
+    return inside
