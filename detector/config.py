@@ -1,6 +1,7 @@
 """Every setting with its meaning and unit. Frozen, validated on construction; YAML files and the command line fill them."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ def _require(condition: bool, name: str, value: object, expected: str) -> None:
         raise ConfigError(f"{name}: {value!r} is not possible; expected {expected}")
 
 
-def _require_range(section: str, config: object, bounds: dict[str, tuple[float, float]]) -> None:
+def _require_range(section: str, config: object, bounds: Mapping[str, tuple[float, float]]) -> None:
     for name, (low, high) in bounds.items():
         value = getattr(config, name)
         limits = f"at least {low:g}" if math.isinf(high) else f"a number from {low:g} to {high:g}"
@@ -90,7 +91,7 @@ class TrainLoopConfig:
             "patience": (0, math.inf),
             "seed": (0, 2**32 - 1),
         }
-        _require_range("train", self, whole | rates)
+        _require_range("train", self, {**whole, **rates})
 
 
 @dataclass(frozen=True)
@@ -251,3 +252,13 @@ def _require_prediction_settings(config: EvaluateConfig | InferConfig) -> None:
     for name, low, high in (("conf", 0, 1), ("iou", 0, 1), ("max_detections", 1, math.inf)):
         value = getattr(config, name)
         _require(low <= value <= high, name, value, "a number from 0 to 1" if high == 1 else "at least 1")
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Draw a small data set, train on it from scratch, evaluate, infer and export: the whole way in some minutes."""
+
+    out: str = "runs/demo"
+    """Folder for everything that the demo makes; an earlier demo there is replaced."""
+    seed: int = 0
+    """Of the drawn pictures and of the training."""

@@ -47,7 +47,7 @@ def detection_loss(raw: RawPredictions, anchors: Anchors, batch: Batch, config: 
 
     boxes = targets.boxes[image, obj]
     overlap = complete_iou(predictions.boxes[image, anchor], boxes)
-    logits = raw.boxes.transpose(1, 2)[image, anchor].unflatten(1, (4, BINS))
+    logits = raw.boxes.transpose(1, 2)[image, anchor].reshape(-1, 4, BINS)
     points, stride = anchors.points[anchor], anchors.strides[anchor, None]
     distances = torch.cat((points - boxes[:, :2], boxes[:, 2:] - points), dim=1) / stride
     return Losses(

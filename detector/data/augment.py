@@ -1,0 +1,65 @@
+"""The augmentation pipeline that the configuration lists: albumentations transforms by name."""
+
+import difflib
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+
+from detector.data.sample import Sample
+from detector.errors import ConfigError
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask the network for a newer version when imported
+import albumentations  # noqa: E402
+
+CROWD = -1
+"""Label under which crowd regions travel through the pipeline, so that they move with the picture."""
+
+
+class Pipeline:
+    """albumentations transforms on pictures with boxes (xyxy pixels, of the picture before and after)."""
+
+    def __init__(self, transforms: list[dict[str, dict[str, Any]]]) -> None:
+        self._compose = albumentations.Compose(
+            [_build(i, entry) for i, entry in enumerate(transforms)],
+            bbox_params=albumentations.BboxParams(
+                format="pascal_voc", label_fields=["labels"], clip=True, filter_invalid_bboxes=True
+            ),
+        )
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Transform a sample; all randomness comes from `rng`."""
+        self._compose.set_random_seed(int(rng.integers(2**31)))
+        crowd_labels = np.full(len(sample.crowd_boxes), CROWD, dtype=np.int64)
+        result = self._compose(
+            image=sample.image,
+            bboxes=np.concatenate((sample.boxes, sample.crowd_boxes)),
+            labels=np.concatenate((sample.labels, crowd_labels)),
+        )
+        if result["image"].shape != sample.image.shape:
+            shapes = f"from {sample.image.shape} to {result['image'].shape}"
+            raise ConfigError(f"augment.transforms change the picture's shape {shapes}: leave out what crops or resizes")
+        boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
+        labels = np.asarray(result["labels"], dtype=np.int64).reshape(-1)
+        crowd = labels == CROWD
+        return Sample(np.ascontiguousarray(result["image"]), boxes[~crowd], labels[~crowd], boxes[crowd])
+
+
+def _build(index: int, entry: dict[str, dict[str, Any]]) -> albumentations.BasicTransform:
+    if len(entry) != 1:
+        raise ConfigError(f"augment.transforms[{index}] has {len(entry)} names: write one transform an entry")
+    ((name, arguments),) = entry.items()
+    transform = getattr(albumentations, name, None)
+    if not (isinstance(transform, type) and issubclass(transform, albumentations.BasicTransform)):
+        known = [n for n in dir(albumentations) if isinstance(getattr(albumentations, n), type)]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"augment.transforms[{index}]: albumentations has no transform {name!r}{hint}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # an argument it does not know is only warned of
+            return transform(**(arguments or {}))
+    except (ValueError, TypeError, UserWarning) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"augment.transforms[{index}], {name}: {reason}") from error

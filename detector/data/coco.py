@@ -1,0 +1,355 @@
+"""Reads a COCO annotation file once, checks all of it, and keeps it where the loader's workers share it.
+
+An annotation file comes from outside, so each entry is checked and every complaint names the file, the entry and the
+field. What passes is kept in a few tensors in shared memory: workers hold no copies, however they are started.
+"""
+
+import json
+import math
+import ntpath
+import os
+import posixpath
+import reprlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Float64, Int64
+from torch import Tensor
+
+from detector.data.layouts import SplitPaths
+from detector.data.pictures import read_picture
+from detector.data.sample import Sample
+from detector.errors import DataError
+from detector.structures import Categories
+
+SECTIONS = ("images", "annotations", "categories")
+LARGEST_INTEGER = 2**63 - 1
+ROUNDING = 0.01  # px; annotation files are written with two decimals: a box this little outside is not worth a line
+DIFFERENCES_SHOWN = 5
+FOLDER_OPTIONS = "--paths.train_images, --paths.val_images or --paths.test_images"
+
+
+@dataclass(frozen=True, eq=False)
+class SharedRows:
+    """Rows grouped by picture, in shared memory: picture `i` has `rows[starts[i] : starts[i + 1]]`."""
+
+    rows: Tensor
+    starts: Tensor
+
+    @classmethod
+    def share(cls, rows: np.ndarray, counts: Int64[np.ndarray, " pictures"]) -> "SharedRows":
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+        return cls(_share(rows), _share(starts))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """A copy of the rows of one picture."""
+        start, end = self.starts[index : index + 2].tolist()
+        return self.rows[start:end].numpy().copy()
+
+
+@dataclass(frozen=True, eq=False)
+class CocoImages:
+    """The pictures of one split with their objects, in the order of the annotation file.
+
+    categories: the classes in label order (by category id), also those without objects; annotations_path: the JSON
+    file; images_folder: what its `file_name`s are relative to; problems: lines to show once, such as clipped boxes.
+    Indices run over 0..len - 1. Pickled for another process, the object is a few handles to shared memory.
+    """
+
+    categories: Categories
+    annotations_path: Path
+    images_folder: Path
+    problems: tuple[str, ...]
+    _image_ids: Tensor
+    _sizes: Tensor
+    _file_names: SharedRows
+    _boxes: SharedRows
+    _labels: SharedRows
+    _crowd_boxes: SharedRows
+
+    @classmethod
+    def load(cls, paths: SplitPaths, categories: Categories | None = None) -> "CocoImages":
+        """Parses and checks the annotation file, and that every picture it names is in the folder.
+
+        categories: the classes of the training split or of the weights, to which the file's must belong; by default
+        the file's own. Raises DataError, one line that names the file and the entry, for anything wrong.
+        """
+        file = AnnotationFile.parse(paths.annotations)
+        categories = _agreed_categories(file, categories)
+        image_ids = file.unique_integers("images", "id")
+        sizes = np.stack([file.integers("images", field, least=1) for field in ("width", "height")], axis=1)
+        names = _file_names(file)
+        _require_on_disk(names, paths)
+
+        image_of = file.look_up("image_id", image_ids, "images")
+        label_of = file.look_up("category_id", np.array(categories.ids, np.int64), "categories")
+        crowd = file.crowd_flags()
+        boxes, keep, problems = _clip_boxes(file.boxes(), sizes[image_of], paths.annotations)
+
+        by_image = np.argsort(image_of, kind="stable")
+        objects, crowds = by_image[(keep & ~crowd)[by_image]], by_image[(keep & crowd)[by_image]]
+        object_counts = np.bincount(image_of[objects], minlength=len(names))
+        crowd_counts = np.bincount(image_of[crowds], minlength=len(names))
+        encoded = [name.encode("utf-8", "surrogatepass") for name in names]
+        return cls(
+            categories,
+            paths.annotations,
+            paths.images,
+            problems,
+            _share(image_ids),
+            _share(sizes),
+            SharedRows.share(np.frombuffer(b"".join(encoded), np.uint8), np.array([len(name) for name in encoded])),
+            SharedRows.share(boxes[objects], object_counts),
+            SharedRows.share(label_of[objects], object_counts),
+            SharedRows.share(boxes[crowds], crowd_counts),
+        )
+
+    def __len__(self) -> int:
+        return len(self._image_ids)
+
+    def image_id(self, index: int) -> int:
+        """The data set's own id of the picture."""
+        return int(self._image_ids[index])
+
+    def file_name(self, index: int) -> str:
+        """The name as the annotation file has it, perhaps with sub-folders."""
+        return self._file_names[index].tobytes().decode("utf-8", "surrogatepass")
+
+    def path(self, index: int) -> Path:
+        return self.images_folder / self.file_name(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(width, height) in pixels, as the annotation file says."""
+        width, height = self._sizes[index].tolist()
+        return width, height
+
+    def boxes(self, index: int) -> Float32[np.ndarray, "n 4"]:
+        """The objects: xyxy pixels in the original picture, inside it; a copy."""
+        return self._boxes[index]
+
+    def labels(self, index: int) -> Int64[np.ndarray, " n"]:
+        """The class of each of `boxes`, 0..C-1; a copy."""
+        return self._labels[index]
+
+    def crowd_boxes(self, index: int) -> Float32[np.ndarray, "m 4"]:
+        """The `iscrowd` regions: xyxy pixels in the original picture, inside it; a copy."""
+        return self._crowd_boxes[index]
+
+    def read(self, index: int) -> Sample:
+        """The picture, turned so that it has the size in the annotation file, and its objects in the same frame.
+
+        Raises UnreadablePictureError as `read_picture` does.
+        """
+        image = read_picture(self.path(index), self.size(index))
+        return Sample(image, self.boxes(index), self.labels(index), self.crowd_boxes(index))
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """The parsed JSON; reads its fields as columns, and complains about the first entry that is wrong."""
+
+    path: Path
+    content: dict[str, list[Any]]
+
+    @classmethod
+    def parse(cls, path: Path) -> "AnnotationFile":
+        try:
+            content = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise DataError(f"{path}: this annotation file does not exist") from None
+        except OSError as error:
+            raise DataError(f"{path}: this annotation file can't be read: {error.strerror}") from error
+        except json.JSONDecodeError as error:
+            where = f"line {error.lineno}, column {error.colno}"
+            raise DataError(f"{path}: this is not JSON: {error.msg} at {where}") from None
+        except (ValueError, RecursionError) as error:  # not text, or nested without end
+            raise DataError(f"{path}: this is not JSON: {error}") from None
+        if not isinstance(content, dict):
+            kind = type(content).__name__
+            raise DataError(f"{path}: this is not a COCO annotation file: it holds a {kind}, not an object")
+        for section in SECTIONS:
+            if section not in content:
+                raise DataError(f"{path}: this is not a COCO annotation file: it has no key '{section}'")
+            if not isinstance(content[section], list):
+                raise DataError(f"{path}: this is not a COCO annotation file: '{section}' is not a list")
+            for index, entry in enumerate(content[section]):
+                if not isinstance(entry, dict):
+                    raise DataError(f"{path}: {section}[{index}] is not an object")
+        for section in ("images", "categories"):
+            if not content[section]:
+                raise DataError(f"{path}: '{section}' is empty")
+        return cls(path, {section: content[section] for section in SECTIONS})
+
+    def column(self, section: str, field: str) -> list[Any]:
+        """The values of a field that every entry must have."""
+        entries = self.content[section]
+        try:
+            return [entry[field] for entry in entries]
+        except KeyError:
+            index = next(index for index, entry in enumerate(entries) if field not in entry)
+            raise DataError(f"{self._place(section, index, field)} is missing") from None
+
+    def checked_column(self, section: str, field: str, right: Callable[[Any], bool], expected: str) -> list[Any]:
+        values = self.column(section, field)
+        for index, value in enumerate(values):
+            if not right(value):
+                raise self._wrong(section, index, field, value, f"must be {expected}")
+        return values
+
+    def integers(self, section: str, field: str, least: int = -LARGEST_INTEGER) -> Int64[np.ndarray, " entries"]:
+        def right(value: Any) -> bool:
+            return type(value) is int and least <= value <= LARGEST_INTEGER
+
+        expected = "a positive whole number" if least == 1 else "a whole number"
+        return np.array(self.checked_column(section, field, right, expected), dtype=np.int64)
+
+    def unique_integers(self, section: str, field: str) -> Int64[np.ndarray, " entries"]:
+        values = self.integers(section, field)
+        _, first = np.unique(values, return_index=True)
+        if len(first) < len(values):
+            index = int(np.setdiff1d(np.arange(len(values)), first)[0])
+            raise self._wrong(section, index, field, int(values[index]), "an earlier entry has the same")
+        return values
+
+    def look_up(
+        self, field: str, known: Int64[np.ndarray, " known"], section: str
+    ) -> Int64[np.ndarray, " annotations"]:
+        """Where the id in each annotation's `field` stands in `known`, the distinct ids of the entries of `section`."""
+        values = self.integers("annotations", field)
+        order = np.argsort(known)
+        positions: Int64[np.ndarray, " annotations"] = order[
+            np.searchsorted(known, values, sorter=order).clip(max=len(known) - 1)
+        ]
+        unknown = np.flatnonzero(known[positions] != values)
+        if len(unknown):
+            index = int(unknown[0])
+            raise self._wrong("annotations", index, field, int(values[index]), f"no entry of '{section}' has this id")
+        return positions
+
+    def crowd_flags(self) -> Bool[np.ndarray, " annotations"]:
+        values = [entry.get("iscrowd", 0) for entry in self.content["annotations"]]
+        for index, value in enumerate(values):
+            if not isinstance(value, int) or value not in (0, 1):
+                raise self._wrong("annotations", index, "iscrowd", value, "must be 0 or 1")
+        return np.array(values, dtype=np.bool_)
+
+    def boxes(self) -> Float64[np.ndarray, "annotations 4"]:
+        """x, y, width, height in pixels, as they stand in the file."""
+        boxes = self.checked_column("annotations", "bbox", _is_box, "4 finite numbers")
+        return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
+
+    def _place(self, section: str, index: int, field: str) -> str:
+        return f"{self.path}: {section}[{index}].{field}"
+
+    def _wrong(self, section: str, index: int, field: str, value: Any, complaint: str) -> DataError:
+        entry = self.content[section][index]
+        whose = f" (annotation id {reprlib.repr(entry['id'])})" if section == "annotations" and "id" in entry else ""
+        return DataError(f"{self._place(section, index, field)} is {reprlib.repr(value)}{whose}: {complaint}")
+
+
+def _is_box(value: Any) -> bool:
+    if type(value) is not list or len(value) != 4:
+        return False
+    for number in value:
+        if type(number) is float:
+            if not math.isfinite(number):
+                return False
+        elif type(number) is not int or abs(number) > LARGEST_INTEGER:
+            return False
+    return True
+
+
+def _agreed_categories(file: AnnotationFile, expected: Categories | None) -> Categories:
+    """The file's categories by id, or the expected ones if the file's are among them."""
+    ids = file.unique_integers("categories", "id").tolist()
+    names = file.checked_column("categories", "name", lambda name: isinstance(name, str), "a text")
+    own = sorted(zip(ids, names, strict=True))
+    if expected is None:
+        return Categories(tuple(category_id for category_id, _ in own), tuple(name for _, name in own))
+    name_of = {category_id: repr(name) for category_id, name in zip(expected.ids, expected.names, strict=True)}
+    differences = [
+        f"id {category_id} is {name!r} here and {name_of.get(category_id, 'unknown')} there"
+        for category_id, name in own
+        if name_of.get(category_id) != repr(name)
+    ]
+    if differences:
+        more = len(differences) - DIFFERENCES_SHOWN
+        shown = "; ".join(differences[:DIFFERENCES_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        raise DataError(f"{file.path}: its categories are not those of the training split or the weights: {shown}")
+    return expected
+
+
+def _file_names(file: AnnotationFile) -> list[str]:
+    def is_name(value: Any) -> bool:
+        return isinstance(value, str) and value != "" and "\0" not in value
+
+    names = file.checked_column("images", "file_name", is_name, "the name of a file")
+    for index, name in enumerate(names):
+        normal = posixpath.normpath(name.replace("\\", "/"))
+        if normal.startswith("/") or ntpath.splitdrive(name)[0] or normal == ".." or normal.startswith("../"):
+            raise DataError(f"{file.path}: images[{index}].file_name is {name!r}: it leads out of the image folder")
+    return names
+
+
+def _require_on_disk(names: Sequence[str], paths: SplitPaths) -> None:
+    if not paths.images.is_dir():
+        raise DataError(
+            f"{paths.images}: this image folder of {paths.annotations} does not exist: name it with {FOLDER_OPTIONS}"
+        )
+    present: dict[str, set[str]] = {}
+    missing = []
+    for name in names:
+        folder, base = posixpath.split(name)
+        if folder not in present:
+            present[folder] = _files_in(paths.images / folder)
+        # The second look is for file systems that know a file by other spellings too (upper case, composed letters).
+        if base not in present[folder] and not _is_file(paths.images / name):
+            missing.append(name)
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(names)} images named in {paths.annotations} are not in {paths.images}, the first: "
+            f"{missing[0]!r}; correct file_name there, or name the folder with {FOLDER_OPTIONS}"
+        )
+
+
+def _files_in(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except (OSError, ValueError):
+        return set()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name no file can have
+        return False
+
+
+def _clip_boxes(
+    xywh: Float64[np.ndarray, "annotations 4"], sizes: Int64[np.ndarray, "annotations 2"], path: Path
+) -> tuple[Float32[np.ndarray, "annotations 4"], Bool[np.ndarray, " annotations"], tuple[str, ...]]:
+    """Each box as xyxy pixels clipped to its picture, whether any of it is left, and the line that tells how many."""
+    xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    limits = np.concatenate([sizes, sizes], axis=1)
+    boxes = xyxy.clip(0, limits).astype(np.float32)
+    keep = np.asarray((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+    outside = ((xyxy < -ROUNDING) | (xyxy > limits + ROUNDING)).any(axis=1)
+    told = []
+    if clipped := np.count_nonzero(outside & keep):
+        told.append("1 box clipped to its picture" if clipped == 1 else f"{clipped} boxes clipped to their picture")
+    if dropped := np.count_nonzero(~keep):
+        told.append("1 empty box dropped" if dropped == 1 else f"{dropped} empty boxes dropped")
+    return boxes, keep, (f"{path}: {', '.join(told)}",) if told else ()
+
+
+def _share(values: np.ndarray) -> Tensor:
+    tensor = torch.from_numpy(np.array(values))  # `from_numpy` wants memory it may write
+    tensor.share_memory_()  # type: ignore[no-untyped-call]
+    return tensor

@@ -1,0 +1,80 @@
+"""Finds the annotation file and the image folder of a split in the two directory layouts people have."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from detector.errors import DataError
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+ROBOFLOW_FOLDERS: dict[Split, str] = {"train": "train", "val": "valid", "test": "test"}
+ROBOFLOW_FILE = "_annotations.coco.json"
+PEEKED_BYTES = 1_000_000
+FIRST_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+
+@dataclass(frozen=True)
+class SplitPaths:
+    """The two paths of a split: the COCO JSON file, and the folder its `file_name`s are relative to."""
+
+    annotations: Path
+    images: Path
+
+
+def find_split(root: Path, split: Split) -> SplitPaths:
+    """The paths of a split below `root`, in either layout:
+
+    COCO      annotations/instances_{split}*.json, images in {split}*/, images/{split}*/, images/ or root itself
+    Roboflow  {train,valid,test}/_annotations.coco.json, images beside it
+
+    Raises DataError, one line with what was looked for and the remedy, if there is no such split or more than one.
+    """
+    remedy = f"name the paths with --paths.{split}_json and --paths.{split}_images"
+    if not root.is_dir():
+        raise DataError(f"{root}: this data set folder does not exist; {remedy}")
+    found = _annotation_files(root, split)
+    if len(found) > 1:
+        raise DataError(f"{root}: several {split} splits: {', '.join(str(path) for path in found)}; {remedy}")
+    if not found:
+        looked_for = f"annotations/instances_{split}*.json and {ROBOFLOW_FOLDERS[split]}/{ROBOFLOW_FILE}"
+        existing = ", ".join(other for other in SPLITS if _annotation_files(root, other)) or "none"
+        raise DataError(f"{root}: no {split} split: looked for {looked_for}; splits found: {existing}; {remedy}")
+    annotations = found[0]
+    if annotations.name == ROBOFLOW_FILE:
+        return SplitPaths(annotations, annotations.parent)
+    return SplitPaths(annotations, _image_folder(root, split, annotations))
+
+
+def _annotation_files(root: Path, split: Split) -> list[Path]:
+    roboflow = root / ROBOFLOW_FOLDERS[split] / ROBOFLOW_FILE
+    return sorted(root.glob(f"annotations/instances_{split}*.json")) + ([roboflow] if roboflow.is_file() else [])
+
+
+def _image_folder(root: Path, split: Split, annotations: Path) -> Path:
+    """Of the folders that may hold the images, the first with the first image in it, else the first that exists."""
+    suffix = annotations.stem.removeprefix("instances_")
+    candidates = (root / suffix, root / "images" / suffix, root / split, root / "images" / split, root / "images", root)
+    existing = [folder for folder in candidates if folder.is_dir()]
+    first_image = _first_file_name(annotations)
+    holding = [folder for folder in existing if first_image is not None and _holds(folder, first_image)]
+    return (holding + existing)[0]
+
+
+def _first_file_name(annotations: Path) -> str | None:
+    """The first `file_name` near the start of the file, without parsing what may be half a gigabyte."""
+    try:
+        with annotations.open("rb") as file:
+            match = FIRST_FILE_NAME.search(file.read(PEEKED_BYTES))
+        return str(json.loads(match[1])) if match else None
+    except (OSError, ValueError):  # `CocoImages.load` says what is wrong with the file
+        return None
+
+
+def _holds(folder: Path, file_name: str) -> bool:
+    try:
+        return (folder / file_name).is_file()
+    except (OSError, ValueError):  # a name no file can have
+        return False

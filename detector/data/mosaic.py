@@ -1,0 +1,126 @@
+"""Where pictures come to lie in a training picture, each warped once, straight into the output.
+
+A mosaic joins four pictures at a random point of a canvas twice the output's side; the canvas is then scaled about its
+centre and shifted. Both steps are a scaling and a shift, so each source has one `Placement`, and no canvas is made.
+Source: the mosaic of Bochkovskiy et al., YOLOv4, 2020, section 3.3.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from detector.config import AugmentConfig
+from detector.data.sample import Sample
+from detector.geometry.letterbox import PAD_VALUE
+
+SMALLEST_SIDE = 2.0
+"""Pixels: an object with a shorter visible side is dropped."""
+SMALLEST_SHARE = 0.1
+"""An object of which less than this share stays visible is dropped."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Source pixels to output pixels: out = scale · source + (x, y), measured at pixel corners, not centres."""
+
+    scale: float
+    x: float
+    y: float
+
+
+def place_single(size: tuple[int, int], side: int, factor: float, shift: tuple[float, float]) -> Placement:
+    """One picture of `size` (width, height): letterboxed to `side`, scaled by `factor`, centre shifted by `shift` pixels."""
+    width, height = size
+    scale = factor * side / max(width, height)
+    return Placement(scale, side / 2 + shift[0] - scale * width / 2, side / 2 + shift[1] - scale * height / 2)
+
+
+def place_mosaic(
+    sizes: Sequence[tuple[int, int]], side: int, joint: tuple[float, float], factor: float, shift: tuple[float, float]
+) -> list[Placement]:
+    """Four pictures of `sizes` (width, height) that meet at `joint` on a canvas of 2·side, top left, top right, bottom
+    left, bottom right; each has its longer side scaled to `side`. The canvas is scaled by `factor` about its centre,
+    which comes to lie in the output's centre plus `shift` pixels.
+    """
+    placements = []
+    for i, (width, height) in enumerate(sizes):
+        scale = side / max(width, height)
+        left = joint[0] - (scale * width if i % 2 == 0 else 0)
+        top = joint[1] - (scale * height if i < 2 else 0)
+        x, y = (factor * (corner - side) + side / 2 + move for corner, move in zip((left, top), shift, strict=True))
+        placements.append(Placement(factor * scale, x, y))
+    return placements
+
+
+def random_placements(
+    sizes: Sequence[tuple[int, int]], side: int, config: AugmentConfig, rng: np.random.Generator
+) -> list[Placement]:
+    """Placements drawn as `config` says: a mosaic for four sizes, else the single picture."""
+    factor = rng.uniform(1 - config.scale, 1 + config.scale)
+    reach = config.translate * side
+    shift = (rng.uniform(-reach, reach), rng.uniform(-reach, reach))
+    if len(sizes) == 1:
+        return [place_single(sizes[0], side, factor, shift)]
+    joint = (rng.uniform(side / 2, 3 * side / 2), rng.uniform(side / 2, 3 * side / 2))
+    return place_mosaic(sizes, side, joint, factor, shift)
+
+
+def compose(samples: Sequence[Sample], placements: Sequence[Placement], side: int) -> Sample:
+    """The training picture, `side` x `side`, and what is visible in it; boxes in its pixels."""
+    canvas = np.full((side, side, 3), PAD_VALUE, dtype=np.uint8)
+    boxes, labels, crowds = [], [], []
+    for sample, placement in zip(samples, placements, strict=True):
+        _warp_into(canvas, sample.image, placement)
+        visible, kept = _visible_boxes(sample.boxes, placement, side, SMALLEST_SHARE)
+        boxes.append(visible)
+        labels.append(sample.labels[kept])
+        crowds.append(_visible_boxes(sample.crowd_boxes, placement, side, 0.0)[0])
+    return Sample(canvas, np.concatenate(boxes), np.concatenate(labels), np.concatenate(crowds))
+
+
+def _warp_into(
+    canvas: UInt8[np.ndarray, "side side 3"], picture: UInt8[np.ndarray, "h w 3"], placement: Placement
+) -> None:
+    side = len(canvas)
+    height, width = picture.shape[:2]
+    left, right = (round(placement.x + placement.scale * x) for x in (0, width))
+    top, bottom = (round(placement.y + placement.scale * y) for y in (0, height))
+    left, top, right, bottom = max(left, 0), max(top, 0), min(right, side), min(bottom, side)
+    if left >= right or top >= bottom:
+        return
+    scale, shrink = placement.scale, int(1 / placement.scale)
+    if shrink >= 2:  # bilinear sampling alone would skip pixels: average them first
+        picture = cv2.resize(
+            picture, (max(width // shrink, 1), max(height // shrink, 1)), interpolation=cv2.INTER_AREA
+        )
+    scale_x, scale_y = scale * width / picture.shape[1], scale * height / picture.shape[0]
+    # output pixel u, with its centre at u + 0.5, sees the source at (u + 0.5 - offset) / scale - 0.5
+    matrix = np.array(
+        [
+            [1 / scale_x, 0, (left + 0.5 - placement.x) / scale_x - 0.5],
+            [0, 1 / scale_y, (top + 0.5 - placement.y) / scale_y - 0.5],
+        ]
+    )
+    canvas[top:bottom, left:right] = cv2.warpAffine(
+        picture,
+        matrix,
+        (right - left, bottom - top),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+
+def _visible_boxes(
+    boxes: Float32[np.ndarray, "n 4"], placement: Placement, side: int, smallest_share: float
+) -> tuple[Float32[np.ndarray, "m 4"], np.ndarray]:
+    """The boxes moved and clipped to the output, and the indices of those that are still worth learning."""
+    offset = np.array([placement.x, placement.y] * 2, dtype=np.float32)
+    moved = boxes * np.float32(placement.scale) + offset
+    clipped = moved.clip(0, side)
+    extent, visible = moved[:, 2:] - moved[:, :2], clipped[:, 2:] - clipped[:, :2]
+    enough = visible.prod(axis=1) >= smallest_share * extent.prod(axis=1)
+    kept = np.flatnonzero(enough & (visible >= SMALLEST_SIDE).all(axis=1))
+    return clipped[kept], kept

@@ -1,0 +1,133 @@
+"""Scoring a detector on a split of a data set."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from detector.config import EvaluateConfig, LoaderConfig
+from detector.data.coco import CocoImages
+from detector.data.pictures import UnreadablePictureError
+from detector.data.splits import split_paths
+from detector.data.workers import start_worker, worker_count
+from detector.errors import DataError
+from detector.evaluation.coco_metrics import METRICS, coco_metrics, ground_truth
+from detector.evaluation.reports import print_metrics
+from detector.fileio import write_json
+from detector.geometry.letterbox import Letterbox
+from detector.inference.detector import Detector
+from detector.weights.files import load_weights
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """metrics: see `coco_metrics`; results: the detections in the COCO results format, the data set's own ids;
+    unreadable: a line for each picture that was left out, also of the figures."""
+
+    metrics: dict[str, Any]
+    results: list[dict[str, Any]]
+    unreadable: tuple[str, ...]
+
+
+class Frame(NamedTuple):
+    """A letterboxed picture, (3, side, side) uint8 RGB; `pixels` is None and `problem` says why if it was unreadable."""
+
+    image_id: int
+    letterbox: Letterbox
+    pixels: UInt8[Tensor, "3 side side"] | None
+    problem: str
+
+
+class Frames(Dataset[Frame]):
+    """The pictures of a split, letterboxed to side x side."""
+
+    def __init__(self, images: CocoImages, side: int) -> None:
+        self._images = images
+        self._side = side
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Frame:
+        width, height = self._images.size(index)
+        letterbox = Letterbox(width, height, self._side, self._side)
+        image_id = self._images.image_id(index)
+        try:
+            picture = self._images.read(index).image
+        except UnreadablePictureError as error:
+            return Frame(image_id, letterbox, None, str(error))
+        return Frame(image_id, letterbox, torch.from_numpy(letterbox.image(picture)).permute(2, 0, 1), "")
+
+
+def evaluate_model(detector: Detector, images: CocoImages, loader: LoaderConfig, reference: bool) -> Evaluation:
+    """Detect on every picture of `images` and score; the boxes are those that `detector(path)` gives.
+
+    Pictures that can't be read are left out, of the figures too; raises DataError if their share is above
+    `loader.max_unreadable`.
+    """
+    batches = DataLoader(
+        Frames(images, detector.image_size),
+        batch_size=Detector.BATCH,
+        num_workers=worker_count(loader),
+        collate_fn=list,
+        worker_init_fn=start_worker,
+    )
+    results: list[dict[str, Any]] = []
+    image_ids, unreadable = [], []
+    for batch in batches:
+        frames = [frame for frame in batch if frame.pixels is not None]
+        unreadable += [frame.problem for frame in batch if frame.pixels is None]
+        if not frames:
+            continue
+        image_ids += [frame.image_id for frame in frames]
+        pixels = torch.stack([frame.pixels for frame in frames])
+        for frame, found in zip(frames, detector.detect_frames(pixels, [f.letterbox for f in frames]), strict=True):
+            results += found.to_coco(frame.image_id)
+    if len(unreadable) > loader.max_unreadable * len(images):
+        raise DataError(
+            f"{len(unreadable)} of {len(images)} pictures of {images.annotations_path} can't be read, the first:"
+            f" {unreadable[0]}; mend or remove them, or allow more with --loader.max_unreadable"
+        )
+    metrics = coco_metrics(ground_truth(images.annotations_path), results, image_ids, reference)
+    return Evaluation(metrics, results, tuple(unreadable))
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Score weights on a split; writes `metrics.json` and `detections.json` into `config.out` and prints the tables.
+
+    Returns the content of metrics.json: `METRICS`, `per_category`, and what was scored. Raises DetectorError kinds.
+    """
+    _, info = load_weights(Path(config.weights))
+    images = CocoImages.load(split_paths(config.data, config.paths, config.split), info.categories)
+    detector = Detector.load(
+        config.weights,
+        image_size=config.image_size,
+        conf=config.conf,
+        iou=config.iou,
+        max_detections=config.max_detections,
+        device=config.device,
+    )
+    for line in images.problems:
+        print(line)
+    scored = evaluate_model(detector, images, config.loader, reference=True)
+    for line in scored.unreadable:
+        print(f"left out: {line}")
+    report = {
+        **scored.metrics,
+        "weights": config.weights,
+        "annotations": str(images.annotations_path),
+        "split": config.split,
+        "image_size": detector.image_size,
+        "images": len(images) - len(scored.unreadable),
+        "unreadable": list(scored.unreadable),
+    }
+    out = Path(config.out)
+    write_json(out / "detections.json", scored.results)
+    write_json(out / "metrics.json", report)
+    print_metrics({name: report[name] for name in METRICS}, scored.metrics["per_category"])
+    print(f"written: {out / 'metrics.json'}, {out / 'detections.json'}")
+    return report

@@ -1,0 +1,23 @@
+"""Metrics as tables in the terminal."""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_metrics(metrics: Mapping[str, float | None], per_category: Mapping[str, Mapping[str, float | None]]) -> None:
+    """The 12 figures, then AP and AP50 of each category that has objects; a dash where there was nothing to find."""
+    console = Console()
+    figures = Table("figure", "value", title="COCO metrics")
+    for name, value in metrics.items():
+        figures.add_row(name, text(value))
+    console.print(figures)
+    categories = Table("category", "AP", "AP50", title="AP per category")
+    for name, values in per_category.items():
+        categories.add_row(name, text(values["AP"]), text(values["AP50"]))
+    console.print(categories)
+
+
+def text(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

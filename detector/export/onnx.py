@@ -1,0 +1,56 @@
+"""ONNX files, and their outputs under onnxruntime."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detector.errors import ConfigError
+from detector.export.graph import INPUT_NAME, OUTPUT_NAMES, ExportGraph, example_input
+
+try:
+    import onnx
+    import onnxruntime
+except ImportError as error:
+    raise ConfigError(f"--format onnx needs the package {error.name}: pip install 'detector[export]'") from error
+
+
+def write_onnx(path: Path, graph: ExportGraph, size: int, dynamic: bool, metadata: dict[str, str]) -> None:
+    """Write `graph` for inputs of size x size, or, if `dynamic`, any batch and any multiples of 32."""
+    shapes = None
+    if dynamic:
+        axes = {0: "batch", 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+        shapes = ({**axes, 0: torch.export.Dim.DYNAMIC},)
+    program = torch.onnx.export(
+        graph,
+        (example_input(size, batch=2 if dynamic else 1),),
+        input_names=[INPUT_NAME],
+        output_names=list(OUTPUT_NAMES),
+        dynamic_shapes=shapes,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    for key, value in metadata.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    onnx.save(model, str(path))
+
+
+def onnx_runner(path: Path) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """A function that runs the file on images (batch, 3, h, w)."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        boxes, scores = session.run(list(OUTPUT_NAMES), {INPUT_NAME: images.numpy()})
+        return torch.from_numpy(np.asarray(boxes)), torch.from_numpy(np.asarray(scores))
+
+    return run
+
+
+def decode_metadata(metadata: dict[str, str]) -> dict[str, object]:
+    return {key: json.loads(value) for key, value in metadata.items()}

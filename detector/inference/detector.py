@@ -1,0 +1,169 @@
+"""`Detector`: pictures in, `Detections` out; the one way from a picture to boxes, used by infer, evaluate and training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias, overload
+
+import numpy as np
+import PIL.Image
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from detector.data.pictures import picture_from_pil, read_picture
+from detector.errors import ConfigError, DataError
+from detector.geometry.letterbox import Letterbox
+from detector.inference.postprocess import select
+from detector.models.base import DetectionModel, scale_pixels
+from detector.nn.conv import fuse_conv_bn
+from detector.structures import Categories, Detections
+from detector.weights.files import load_weights
+
+Picture: TypeAlias = str | Path | np.ndarray | PIL.Image.Image | Tensor
+"""A file; a uint8 array (height, width, 3) RGB or (height, width) grey; a PIL image; or a tensor (3, height, width) RGB,
+uint8 or float in 0..1."""
+
+
+class Detector:
+    """Finds objects in pictures.
+
+    `image_size`: side of the square network input in pixels; `conf`: lowest score kept; `iou`: overlap over which the
+    weaker of two boxes of one class is dropped; `max_detections`: a picture; `classes`: names to keep, all if None.
+    On a CPU the network sees one picture at a time, so that a picture's boxes don't depend on its neighbours in a list,
+    not by one bit; on CUDA it sees batches of `BATCH`.
+    """
+
+    BATCH = 16
+
+    def __init__(
+        self,
+        model: DetectionModel,
+        categories: Categories,
+        image_size: int,
+        *,
+        conf: float = 0.25,
+        iou: float = 0.7,
+        max_detections: int = 300,
+        classes: Sequence[str] | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        self.device = resolve_device(device)
+        self.model = fuse_conv_bn(model).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.categories = categories
+        self.image_size = image_size
+        self.conf = conf
+        self.iou = iou
+        self.max_detections = max_detections
+        self._labels = _labels_of(classes, categories)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        image_size: int | None = None,
+        conf: float = 0.25,
+        iou: float = 0.7,
+        max_detections: int = 300,
+        classes: Sequence[str] | None = None,
+        device: str | torch.device = "auto",
+    ) -> "Detector":
+        """From a weights file; `image_size` is that of its training if not given. Raises WeightsError."""
+        model, info = load_weights(Path(path))
+        return cls(
+            model,
+            info.categories,
+            image_size or info.image_size,
+            conf=conf,
+            iou=iou,
+            max_detections=max_detections,
+            classes=classes,
+            device=device,
+        )
+
+    @overload
+    def __call__(self, pictures: Picture) -> Detections: ...
+
+    @overload
+    def __call__(self, pictures: Sequence[Picture]) -> list[Detections]: ...
+
+    def __call__(self, pictures: Picture | Sequence[Picture]) -> Detections | list[Detections]:
+        """`Detections` of a picture, or a list of them for a list; boxes in pixels of the original picture.
+
+        Raises DataError for a picture that can't be read or an array that is no picture.
+        """
+        if isinstance(pictures, str | Path | np.ndarray | PIL.Image.Image | Tensor):
+            return self([pictures])[0]
+        batch = 1 if self.device.type == "cpu" else self.BATCH
+        found = []
+        for start in range(0, len(pictures), batch):
+            arrays = [as_array(picture) for picture in pictures[start : start + batch]]
+            boxes = [Letterbox(a.shape[1], a.shape[0], self.image_size, self.image_size) for a in arrays]
+            frames = np.stack([box.image(array) for box, array in zip(boxes, arrays, strict=True)])
+            found += self.detect_frames(torch.from_numpy(frames).permute(0, 3, 1, 2), boxes)
+        return found
+
+    @torch.inference_mode()
+    def detect_frames(
+        self, frames: UInt8[Tensor, "batch 3 height width"], letterboxes: Sequence[Letterbox]
+    ) -> list[Detections]:
+        """Detections of pictures that are letterboxed already, boxes in pixels of the originals."""
+        images = scale_pixels(frames.to(self.device)).contiguous(memory_format=torch.channels_last)
+        if self.device.type == "cpu":
+            singles = [select(self.model(image[None]), self.conf, self.iou, self.max_detections) for image in images]
+            chosen = [single[0] for single in singles]
+        else:
+            chosen = select(self.model(images), self.conf, self.iou, self.max_detections)
+        found = []
+        for (boxes, scores, labels), letterbox in zip(chosen, letterboxes, strict=True):
+            if self._labels is not None:
+                kept = torch.isin(labels, self._labels.to(labels.device))
+                boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+            boxes = letterbox.to_original(boxes.cpu())
+            found.append(Detections(boxes, scores.cpu(), labels.cpu(), self.categories))
+        return found
+
+
+def as_array(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
+    """Any `Picture` as RGB. Raises DataError for what is none."""
+    if isinstance(picture, str | Path):
+        return read_picture(Path(picture))
+    if isinstance(picture, PIL.Image.Image):
+        return picture_from_pil(picture)
+    if isinstance(picture, Tensor):
+        if picture.ndim != 3 or picture.shape[0] != 3:
+            raise DataError(f"a picture tensor has shape {tuple(picture.shape)}; expected (3, height, width), RGB")
+        if picture.is_floating_point():
+            picture = (picture.clamp(0, 1) * 255).round().to(torch.uint8)
+        picture = picture.permute(1, 2, 0).cpu().numpy()
+    if picture.dtype != np.uint8:
+        raise DataError(f"a picture array has type {picture.dtype}; expected uint8, 0..255")
+    if picture.ndim == 2:
+        picture = np.repeat(picture[..., None], 3, axis=2)
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
+        raise DataError(f"a picture array has shape {picture.shape}; expected (height, width, 3) RGB or (height, width)")
+    return np.ascontiguousarray(picture)
+
+
+def resolve_device(name: str | torch.device) -> torch.device:
+    """The device by name; auto is CUDA where there is a card. Raises ConfigError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device: {name!r} is no device; use auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device: {name!r} is not supported; use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device: {name} is not there, {torch.cuda.device_count()} CUDA cards are; use auto or cpu")
+    return device
+
+
+def _labels_of(classes: Sequence[str] | None, categories: Categories) -> Tensor | None:
+    if classes is None:
+        return None
+    unknown = [name for name in classes if name not in categories.names]
+    if unknown:
+        raise ConfigError(f"classes: there is no class {unknown[0]!r}; the weights know {', '.join(categories.names)}")
+    return torch.tensor([label for label, name in enumerate(categories.names) if name in classes])

@@ -1,0 +1,121 @@
+"""What a run tells: a progress bar, a line an epoch, metrics.jsonl, and the environment it ran in."""
+
+import json
+import platform
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from detector.training.loss import Losses
+
+PACKAGES = ("detector", "torch", "torchvision", "numpy", "opencv-python-headless", "albumentations", "pycocotools", "pillow")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """The machine, the versions and the command: what somebody needs who repeats the run."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "cpu_threads": torch.get_num_threads(),
+        "packages": versions,
+    }
+
+
+def append_metrics(path: Path, row: dict[str, Any]) -> None:
+    """Add one line of JSON."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def drop_metrics_after(path: Path, epoch: int) -> None:
+    """Take back the lines of epochs that a resumed run does again."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if json.loads(line)["epoch"] <= epoch), encoding="utf-8")
+
+
+class RunProgress:
+    """A bar over the whole run with images/s, time left, losses and the last AP; a line stays for each epoch."""
+
+    def __init__(self, epochs: int, batches: int, done_epochs: int) -> None:
+        self._batches = batches
+        self._epochs = epochs
+        self._images = 0
+        self._sums: torch.Tensor | None = None
+        self._count = 0
+        self._last_ap = float("nan")
+        self._started = time.monotonic()
+        self.console = Console()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f}%"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=self.console,
+        )
+        self._task: TaskID = self._bar.add_task("train", total=epochs * batches, completed=done_epochs * batches, status="")
+
+    def __enter__(self) -> "RunProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def start_epoch(self) -> None:
+        self._images, self._count, self._sums = 0, 0, None
+        self._started = time.monotonic()
+
+    def batch(self, epoch: int, images: int, losses: Losses) -> None:
+        """Count a batch; the losses are fetched from the device only every few batches."""
+        values = torch.stack([loss.detach() for loss in losses])
+        self._sums = values if self._sums is None else self._sums + values
+        self._images += images
+        self._count += 1
+        status = None
+        if self._count % 10 == 1 or self._count == self._batches:
+            box, classification, distribution = self.mean_losses()
+            status = (
+                f"{self.images_per_second():.1f} img/s  box {box:.3f}  cls {classification:.3f}  dfl {distribution:.3f}"
+                f"  AP {self._last_ap:.3f}"
+            )
+        description = f"epoch {epoch}/{self._epochs}"
+        if status is None:
+            self._bar.update(self._task, advance=1, description=description)
+        else:
+            self._bar.update(self._task, advance=1, description=description, status=status)
+
+    def mean_losses(self) -> tuple[float, float, float]:
+        """Means over the epoch so far of the box, class and distribution losses."""
+        if self._sums is None:
+            return (float("nan"),) * 3
+        box, classification, distribution = (self._sums / self._count).tolist()
+        return box, classification, distribution
+
+    def images_per_second(self) -> float:
+        return self._images / max(time.monotonic() - self._started, 1e-9)
+
+    def epoch_done(self, row: dict[str, Any]) -> None:
+        """Print the epoch's line."""
+        self._last_ap = row["AP"]
+        self.console.print(
+            f"epoch {row['epoch']:>3}/{self._epochs}  box {row['box_loss']:.3f}  cls {row['class_loss']:.3f}"
+            f"  dfl {row['distribution_loss']:.3f}  AP {row['AP']:.3f}  AP50 {row['AP50']:.3f}"
+            f"  {row['images_per_second']:.1f} img/s  {row['seconds']:.0f} s",
+            highlight=False,
+        )

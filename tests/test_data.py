@@ -1,0 +1,587 @@
+"""Annotation files, directory layouts and picture files: what is read, and what is said when they are wrong."""
+
+import copy
+import json
+import warnings
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch.multiprocessing
+from PIL import Image
+
+from detector.data.coco import CocoImages
+from detector.data.layouts import SplitPaths, find_split
+from detector.data.pictures import UnreadablePictureError, read_picture
+from detector.errors import DataError
+from detector.structures import Categories
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="needs ../shared/data")
+
+# Two pictures of 40x30, ids with gaps, category 7 listed before 3, one crowd, one annotation without iscrowd.
+CONTENT: dict[str, Any] = {
+    "images": [
+        {"id": 12, "file_name": "a.jpg", "width": 40, "height": 30},
+        {"id": 5, "file_name": "sub/b.jpg", "width": 40, "height": 30},
+        {"id": 90, "file_name": "c.jpg", "width": 40, "height": 30},
+    ],
+    "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 11, "name": "unused"}],
+    "annotations": [
+        {"id": 1, "image_id": 5, "category_id": 7, "bbox": [1, 2, 10, 5], "iscrowd": 0, "segmentation": "anything"},
+        {"id": 2, "image_id": 12, "category_id": 3, "bbox": [0.5, 0.25, 3, 4.5]},
+        {"id": 9, "image_id": 5, "category_id": 3, "bbox": [4, 4, 20, 20], "iscrowd": 1},
+        {"id": 4, "image_id": 5, "category_id": 3, "bbox": [2, 2, 2, 2], "iscrowd": 0},
+    ],
+}
+
+
+def write_data_set(root: Path, content: Any = CONTENT) -> SplitPaths:
+    paths = SplitPaths(root / "annotations" / "instances_train.json", root / "train")
+    paths.annotations.parent.mkdir(parents=True)
+    paths.annotations.write_text(content if isinstance(content, str) else json.dumps(content))
+    (paths.images / "sub").mkdir(parents=True)
+    for name in ("a.jpg", "sub/b.jpg", "c.jpg"):
+        Image.new("RGB", (40, 30), (200, 100, 50)).save(paths.images / name)
+    return paths
+
+
+def changed(section: str, index: int, **fields: Any) -> dict[str, Any]:
+    content = copy.deepcopy(CONTENT)
+    content[section][index].update(fields)
+    return content
+
+
+def without(section: str, index: int, field: str) -> dict[str, Any]:
+    content = copy.deepcopy(CONTENT)
+    del content[section][index][field]
+    return content
+
+
+def error_of(root: Path, content: Any) -> str:
+    paths = write_data_set(root, content)
+    with pytest.raises(DataError) as caught:
+        CocoImages.load(paths)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert str(paths.annotations) in text
+    return text
+
+
+# ---- annotation files
+
+
+def test_ids_with_gaps_become_labels_in_the_order_of_the_category_ids(tmp_path: Path) -> None:
+    images = CocoImages.load(write_data_set(tmp_path))
+    assert images.categories == Categories((3, 7, 11), ("cat", "dog", "unused"))
+    assert [images.image_id(index) for index in range(len(images))] == [12, 5, 90]
+    assert [images.file_name(index) for index in range(3)] == ["a.jpg", "sub/b.jpg", "c.jpg"]
+    assert images.path(1) == tmp_path / "train" / "sub" / "b.jpg"
+    assert images.size(0) == (40, 30)
+    assert images.problems == ()
+    np.testing.assert_array_equal(images.boxes(0), [[0.5, 0.25, 3.5, 4.75]])
+    np.testing.assert_array_equal(images.boxes(1), [[1, 2, 11, 7], [2, 2, 4, 4]])
+    np.testing.assert_array_equal(images.labels(1), [1, 0])
+
+
+def test_crowds_are_kept_apart_from_objects(tmp_path: Path) -> None:
+    images = CocoImages.load(write_data_set(tmp_path))
+    np.testing.assert_array_equal(images.crowd_boxes(1), [[4, 4, 24, 24]])
+    assert len(images.crowd_boxes(0)) == 0
+
+
+def test_a_picture_without_objects_has_empty_arrays_of_the_right_kind(tmp_path: Path) -> None:
+    sample = CocoImages.load(write_data_set(tmp_path)).read(2)
+    assert (sample.image.shape, sample.image.dtype) == ((30, 40, 3), np.uint8)
+    assert (sample.boxes.shape, sample.boxes.dtype) == ((0, 4), np.float32)
+    assert (sample.labels.shape, sample.labels.dtype) == ((0,), np.int64)
+    assert (sample.crowd_boxes.shape, sample.crowd_boxes.dtype) == ((0, 4), np.float32)
+
+
+def test_a_data_set_without_annotations_loads(tmp_path: Path) -> None:
+    images = CocoImages.load(write_data_set(tmp_path, {**CONTENT, "annotations": []}))
+    assert [len(images.boxes(index)) for index in range(len(images))] == [0, 0, 0]
+
+
+def test_what_is_handed_out_is_a_copy(tmp_path: Path) -> None:
+    images = CocoImages.load(write_data_set(tmp_path))
+    for rows in (images.boxes(1), images.labels(1), images.crowd_boxes(1)):
+        rows[:] = 77
+    assert not (images.boxes(1) == 77).any()
+    assert not (images.labels(1) == 77).any()
+    assert not (images.crowd_boxes(1) == 77).any()
+
+
+def test_boxes_are_clipped_to_the_picture_and_empty_ones_dropped_and_both_are_counted(tmp_path: Path) -> None:
+    content = copy.deepcopy(CONTENT)
+    boxes = [[-5, -5, 10, 10], [35, 20, 10, 20], [50, 5, 5, 5], [3, 3, 0, 4], [3, 3, 4, -1], [30, 20, 10.005, 10]]
+    content["annotations"] = [
+        {"id": index, "image_id": 12, "category_id": 3, "bbox": box} for index, box in enumerate(boxes)
+    ]
+    paths = write_data_set(tmp_path, content)
+    images = CocoImages.load(paths)
+    np.testing.assert_array_equal(images.boxes(0), [[0, 0, 5, 5], [35, 20, 40, 30], [30, 20, 40, 30]])
+    assert images.problems == (f"{paths.annotations}: 2 boxes clipped to their picture, 3 empty boxes dropped",)
+
+
+def test_a_single_problem_is_told_in_the_singular(tmp_path: Path) -> None:
+    paths = write_data_set(tmp_path, changed("annotations", 0, bbox=[38, 2, 10, 5]))
+    assert CocoImages.load(paths).problems == (f"{paths.annotations}: 1 box clipped to its picture",)
+
+
+def test_corners_are_added_in_double_precision(tmp_path: Path) -> None:
+    content = changed("annotations", 0, bbox=[16000.7, 3, 8000.15, 5])
+    content["images"][1]["width"] = 30000
+    images = CocoImages.load(write_data_set(tmp_path, content))
+    assert images.boxes(1)[0, 2] == np.float32(16000.7 + 8000.15)
+
+
+def test_unusual_file_names_survive(tmp_path: Path) -> None:
+    paths = write_data_set(tmp_path, changed("images", 0, file_name="./Ünï 日本.jpg"))
+    (paths.images / "a.jpg").rename(paths.images / "Ünï 日本.jpg")
+    images = CocoImages.load(paths)
+    assert images.file_name(0) == "./Ünï 日本.jpg"
+    assert images.read(0).image.shape == (30, 40, 3)
+
+
+def test_a_byte_order_mark_is_no_obstacle(tmp_path: Path) -> None:
+    paths = write_data_set(tmp_path)
+    paths.annotations.write_bytes(b"\xef\xbb\xbf" + paths.annotations.read_bytes())
+    assert len(CocoImages.load(paths)) == 3
+
+
+def test_given_categories_decide_the_labels_and_a_subset_of_them_agrees(tmp_path: Path) -> None:
+    given = Categories((1, 3, 7, 11), ("first", "cat", "dog", "unused"))
+    images = CocoImages.load(write_data_set(tmp_path), given)
+    assert images.categories == given
+    np.testing.assert_array_equal(images.labels(1), [2, 1])
+
+
+def test_given_categories_need_no_order(tmp_path: Path) -> None:
+    images = CocoImages.load(write_data_set(tmp_path), Categories((11, 7, 3), ("unused", "dog", "cat")))
+    np.testing.assert_array_equal(images.labels(1), [1, 2])
+
+
+def test_categories_that_disagree_are_refused_with_the_difference(tmp_path: Path) -> None:
+    paths = write_data_set(tmp_path)
+    with pytest.raises(DataError) as caught:
+        CocoImages.load(paths, Categories((3, 7), ("cat", "horse")))
+    text = str(caught.value)
+    assert text.startswith(f"{paths.annotations}: its categories are not those of ")
+    assert text.endswith("id 7 is 'dog' here and 'horse' there; id 11 is 'unused' here and unknown there")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"images": [],\n "annotations": [}', "this is not JSON: Expecting value at line 2, column 18"),
+        ("", "this is not JSON: Expecting value at line 1, column 1"),
+        ("[" * 200_000, "this is not JSON: "),
+        ("[]", "this is not a COCO annotation file: it holds a list, not an object"),
+        ({"images": [], "annotations": []}, "this is not a COCO annotation file: it has no key 'categories'"),
+        ({"images": [], "categories": []}, "this is not a COCO annotation file: it has no key 'annotations'"),
+        ({"annotations": [], "categories": []}, "this is not a COCO annotation file: it has no key 'images'"),
+        ({**CONTENT, "images": {"1": 2}}, "this is not a COCO annotation file: 'images' is not a list"),
+        ({**CONTENT, "annotations": [None]}, "annotations[0] is not an object"),
+        ({**CONTENT, "categories": []}, "'categories' is empty"),
+        ({**CONTENT, "images": []}, "'images' is empty"),
+        (without("annotations", 2, "bbox"), "annotations[2].bbox is missing"),
+        (without("annotations", 1, "image_id"), "annotations[1].image_id is missing"),
+        (without("images", 1, "file_name"), "images[1].file_name is missing"),
+        (without("images", 2, "width"), "images[2].width is missing"),
+        (without("categories", 0, "name"), "categories[0].name is missing"),
+        (changed("annotations", 2, image_id=6), "annotations[2].image_id is 6 (annotation id 9): no entry of 'images'"),
+        (changed("annotations", 2, image_id="5"), "annotations[2].image_id is '5' (annotation id 9): must be a whole"),
+        (changed("annotations", 3, category_id=99), "annotations[3].category_id is 99 (annotation id 4): no entry of"),
+        (changed("annotations", 3, iscrowd=2), "annotations[3].iscrowd is 2 (annotation id 4): must be 0 or 1"),
+        (changed("annotations", 3, iscrowd=[]), "annotations[3].iscrowd is [] (annotation id 4): must be 0 or 1"),
+        (changed("images", 1, id=12), "images[1].id is 12: an earlier entry has the same"),
+        (changed("images", 1, id=1.5), "images[1].id is 1.5: must be a whole number"),
+        (changed("images", 1, id=10**30), "must be a whole number"),
+        (changed("categories", 2, id=7), "categories[2].id is 7: an earlier entry has the same"),
+        (changed("categories", 2, name=None), "categories[2].name is None: must be a text"),
+        (changed("images", 0, width=0), "images[0].width is 0: must be a positive whole number"),
+        (changed("images", 0, height=30.5), "images[0].height is 30.5: must be a positive whole number"),
+        (changed("images", 0, height=True), "images[0].height is True: must be a positive whole number"),
+        (changed("images", 0, file_name=3), "images[0].file_name is 3: must be the name of a file"),
+        (changed("images", 0, file_name="a\0"), "images[0].file_name is 'a\\x00': must be the name of a file"),
+    ],
+)
+def test_a_wrong_annotation_file_is_refused_with_the_place(tmp_path: Path, content: Any, told: str) -> None:
+    assert told in error_of(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        [1, 2, 3],
+        [1, 2, 3, 4, 5],
+        [1, 2, 3, "4"],
+        [1, 2, 3, None],
+        [1, 2, 3, True],
+        [1, 2, 3, float("nan")],
+        [float("inf"), 2, 3, 4],
+        [1, 2, 3, 10**400],
+        None,
+        {},
+        "1234",
+        [],
+    ],
+)
+def test_a_box_is_four_finite_numbers(tmp_path: Path, box: Any) -> None:
+    text = error_of(tmp_path, changed("annotations", 2, bbox=box))
+    assert "annotations[2].bbox is " in text
+    assert "(annotation id 9): must be 4 finite numbers" in text
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "sub/../../a.jpg", "/etc/passwd", "..", "..\\a.jpg", "C:\\a.jpg", "\\a"])
+def test_a_file_name_that_leaves_the_image_folder_is_refused(tmp_path: Path, name: str) -> None:
+    text = error_of(tmp_path, changed("images", 1, file_name=name))
+    assert f"images[1].file_name is {name!r}: it leads out of the image folder" in text
+
+
+def test_a_missing_annotation_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.json: this annotation file does not exist"):
+        CocoImages.load(SplitPaths(tmp_path / "none.json", tmp_path))
+
+
+def test_images_absent_on_disk_are_counted_and_the_first_named(tmp_path: Path) -> None:
+    paths = write_data_set(tmp_path)
+    (paths.images / "sub" / "b.jpg").unlink()
+    (paths.images / "c.jpg").unlink()
+    with pytest.raises(DataError) as caught:
+        CocoImages.load(paths)
+    assert f"2 of 3 images named in {paths.annotations} are not in {paths.images}, the first: 'sub/b.jpg'" in str(
+        caught.value
+    )
+
+
+def test_a_folder_in_place_of_a_picture_counts_as_absent(tmp_path: Path) -> None:
+    assert "1 of 3 images" in error_of(tmp_path, changed("images", 0, file_name="sub"))
+
+
+def test_linked_pictures_are_found_and_broken_links_are_not(tmp_path: Path) -> None:
+    paths = write_data_set(tmp_path)
+    (paths.images / "a.jpg").rename(tmp_path / "elsewhere.jpg")
+    (paths.images / "a.jpg").symlink_to(tmp_path / "elsewhere.jpg")
+    assert CocoImages.load(paths).read(0).image.shape == (30, 40, 3)
+    (tmp_path / "elsewhere.jpg").unlink()
+    with pytest.raises(DataError, match="1 of 3 images"):
+        CocoImages.load(paths)
+
+
+def test_a_missing_image_folder_is_named(tmp_path: Path) -> None:
+    paths = write_data_set(tmp_path)
+    with pytest.raises(DataError, match=r"gone: this image folder of .* does not exist.*--paths\.train_images"):
+        CocoImages.load(SplitPaths(paths.annotations, tmp_path / "gone"))
+
+
+def test_pickling_for_a_worker_is_small_however_many_annotations(tmp_path: Path) -> None:
+    content = copy.deepcopy(CONTENT)
+    content["annotations"] = [
+        {"id": index, "image_id": 12, "category_id": 3, "bbox": [1.5, 2, 3, 4]} for index in range(100_000)
+    ]
+    images = CocoImages.load(write_data_set(tmp_path, content))
+    assert len(images.boxes(0)) == 100_000
+    assert len(bytes(ForkingPickler.dumps(images))) < 10_000
+
+
+def read_in_worker(images: CocoImages, answers: Any) -> None:
+    answers.put((images.file_name(1), images.boxes(1).tolist(), images.read(1).image.shape))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_workers_read_the_same_as_the_parent(tmp_path: Path, method: str) -> None:
+    images = CocoImages.load(write_data_set(tmp_path))
+    context = torch.multiprocessing.get_context(method)
+    answers = context.SimpleQueue()
+    worker = context.Process(target=read_in_worker, args=(images, answers))
+    worker.start()
+    worker.join(120)
+    assert worker.exitcode == 0
+    assert answers.get() == ("sub/b.jpg", images.boxes(1).tolist(), (30, 40, 3))
+
+
+@needs_shared_data
+def test_coco_loads_with_its_gaps_and_crowds() -> None:
+    paths = find_split(SHARED_DATA / "coco-tiny", "val")
+    assert paths.images.name == "val2017"
+    images = CocoImages.load(paths)
+    assert (len(images), len(images.categories), images.categories.ids[-1]) == (80, 80, 90)
+    annotations = json.loads(paths.annotations.read_bytes())["annotations"]
+    crowds = sum(len(images.crowd_boxes(index)) for index in range(80))
+    assert crowds == sum(annotation["iscrowd"] for annotation in annotations) > 0
+    assert crowds + sum(len(images.boxes(index)) for index in range(80)) == len(annotations)
+    sample = images.read(0)
+    assert sample.image.shape[1::-1] == images.size(0)
+
+
+@needs_shared_data
+def test_bccd_loads_all_three_splits() -> None:
+    root = SHARED_DATA / "bccd"
+    train = CocoImages.load(find_split(root, "train"))
+    val = CocoImages.load(find_split(root, "val"), train.categories)
+    test = CocoImages.load(find_split(root, "test"), train.categories)
+    assert [len(split) for split in (train, val, test)] == [205, 87, 72]
+    assert val.read(3).image.shape == (480, 640, 3)
+
+
+# ---- layouts
+
+
+def put_split(root: Path, annotations: str, images: str, name: str = "a.jpg") -> SplitPaths:
+    paths = SplitPaths(root / annotations, root / images)
+    paths.annotations.parent.mkdir(parents=True, exist_ok=True)
+    paths.images.mkdir(parents=True, exist_ok=True)
+    paths.annotations.write_text(json.dumps({"images": [{"id": 1, "file_name": name}]}))
+    (paths.images / name).write_bytes(b"")
+    return paths
+
+
+@pytest.mark.parametrize("images", ["train2017", "images/train2017", "train", "images/train", "images", "."])
+def test_the_coco_layout_has_its_images_in_one_of_several_folders(tmp_path: Path, images: str) -> None:
+    paths = put_split(tmp_path, "annotations/instances_train2017.json", images)
+    assert find_split(tmp_path, "train") == paths
+
+
+def test_a_folder_that_holds_the_first_image_is_preferred(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    paths = put_split(tmp_path, "annotations/instances_train.json", "images/train", "é\\b.jpg")
+    assert find_split(tmp_path, "train") == paths
+
+
+@pytest.mark.parametrize("text", ["no json at all", '{"file_name": "\\ud8"}', '{"file_name": "a\\u0000b"}', "", "\xff"])
+def test_without_a_first_image_the_first_folder_that_exists_is_taken(tmp_path: Path, text: str) -> None:
+    paths = put_split(tmp_path, "annotations/instances_val.json", "images")
+    paths.annotations.write_text(text)
+    assert find_split(tmp_path, "val") == paths
+
+
+@pytest.mark.parametrize(("split", "folder"), [("train", "train"), ("val", "valid"), ("test", "test")])
+def test_the_roboflow_layout_has_its_images_beside_the_annotations(tmp_path: Path, split: Any, folder: str) -> None:
+    paths = put_split(tmp_path, f"{folder}/_annotations.coco.json", folder)
+    assert find_split(tmp_path, split) == paths
+
+
+def layout_error(root: Path, split: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        find_split(root, split)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith(str(root))
+    assert text.endswith(f"name the paths with --paths.{split}_json and --paths.{split}_images")
+    return text
+
+
+def test_several_splits_of_one_name_are_listed(tmp_path: Path) -> None:
+    first = put_split(tmp_path, "annotations/instances_train2014.json", "train2014")
+    second = put_split(tmp_path, "annotations/instances_train2017.json", "train2017")
+    third = put_split(tmp_path, "train/_annotations.coco.json", "train")
+    text = layout_error(tmp_path, "train")
+    assert f"several train splits: {first.annotations}, {second.annotations}, {third.annotations}; " in text
+
+
+def test_a_missing_split_is_told_with_the_splits_there_are(tmp_path: Path) -> None:
+    put_split(tmp_path, "annotations/instances_train.json", "train")
+    put_split(tmp_path, "annotations/instances_test.json", "test")
+    text = layout_error(tmp_path, "val")
+    assert "no val split: looked for annotations/instances_val*.json and valid/_annotations.coco.json" in text
+    assert "; splits found: train, test; " in text
+
+
+def test_a_folder_without_a_layout_or_no_folder_at_all_is_told(tmp_path: Path) -> None:
+    assert "; splits found: none; " in layout_error(tmp_path, "train")
+    assert "this data set folder does not exist" in layout_error(tmp_path / "gone", "test")
+
+
+# ---- pictures
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+# Corner colours, top left, top right, bottom right, bottom left, as a person sees the picture, when the stored
+# pixels have red, green, blue, white there (the EXIF standard's table of where row 0 and column 0 belong).
+SEEN_CORNERS = {
+    1: (RED, GREEN, BLUE, WHITE),
+    2: (GREEN, RED, WHITE, BLUE),
+    3: (BLUE, WHITE, RED, GREEN),
+    4: (WHITE, BLUE, GREEN, RED),
+    5: (RED, WHITE, BLUE, GREEN),
+    6: (WHITE, RED, GREEN, BLUE),
+    7: (BLUE, GREEN, RED, WHITE),
+    8: (GREEN, BLUE, WHITE, RED),
+}
+
+
+def oriented_picture(path: Path, orientation: int, width: int = 64, height: int = 48) -> Path:
+    pixels = np.empty((height, width, 3), np.uint8)
+    pixels[: height // 2, : width // 2], pixels[: height // 2, width // 2 :] = RED, GREEN
+    pixels[height // 2 :, width // 2 :], pixels[height // 2 :, : width // 2] = BLUE, WHITE
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95, "subsampling": 0} if path.suffix == ".jpg" else {}
+    Image.fromarray(pixels).save(path, exif=exif, **options)
+    return path
+
+
+def corners(pixels: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    points = pixels[[4, 4, -5, -5], [4, -5, -5, 4]]
+    return tuple(tuple(colour) for colour in np.where(points > 127, 255, 0).tolist())
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_without_a_size_and_where_the_turned_picture_fits(
+    tmp_path: Path, orientation: int, suffix: str
+) -> None:
+    path = oriented_picture(tmp_path / f"a{suffix}", orientation)
+    size = (48, 64) if orientation >= 5 else (64, 48)
+    for pixels in (read_picture(path), read_picture(path, size)):
+        assert (pixels.shape[1], pixels.shape[0]) == size
+        assert corners(pixels) == SEEN_CORNERS[orientation]
+        assert pixels.flags.c_contiguous
+        assert pixels.flags.writeable
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+@pytest.mark.parametrize("orientation", range(5, 9))
+def test_orientation_is_left_off_where_only_the_stored_picture_fits(
+    tmp_path: Path, orientation: int, suffix: str
+) -> None:
+    pixels = read_picture(oriented_picture(tmp_path / f"a{suffix}", orientation), (64, 48))
+    assert pixels.shape == (48, 64, 3)
+    assert corners(pixels) == SEEN_CORNERS[1]
+    assert pixels.flags.c_contiguous
+
+
+def test_a_square_picture_is_turned(tmp_path: Path) -> None:
+    pixels = read_picture(oriented_picture(tmp_path / "a.png", 6, 40, 40), (40, 40))
+    assert corners(pixels) == SEEN_CORNERS[6]
+
+
+@pytest.mark.parametrize(("orientation", "exif"), [(6, " (EXIF orientation 6)"), (1, "")])
+def test_a_size_that_fits_neither_way_is_told(tmp_path: Path, orientation: int, exif: str) -> None:
+    path = oriented_picture(tmp_path / "a.jpg", orientation)
+    with pytest.raises(UnreadablePictureError) as caught:
+        read_picture(path, (80, 60))
+    assert str(caught.value) == (
+        f"{path}: the picture is 64x48{exif}, the annotation file says 80x60: "
+        "correct width and height of this image there"
+    )
+
+
+@pytest.mark.parametrize("orientation", [0, 9])
+def test_an_orientation_that_does_not_exist_is_none(tmp_path: Path, orientation: int) -> None:
+    assert corners(read_picture(oriented_picture(tmp_path / "a.jpg", orientation))) == SEEN_CORNERS[1]
+
+
+def test_broken_metadata_do_not_spoil_a_picture(tmp_path: Path) -> None:
+    path = oriented_picture(tmp_path / "a.jpg", 6)
+    path.write_bytes(path.read_bytes().replace(b"Exif\0\0MM", b"Exif\0\0??").replace(b"Exif\0\0II", b"Exif\0\0??"))
+    assert corners(read_picture(path)) == SEEN_CORNERS[1]
+
+
+GREY_16 = np.full((6, 9), 0x80FF, np.uint16)
+PICTURES = {
+    "grey.png": (Image.new("L", (9, 6), 128), (128, 128, 128)),
+    "grey.jpg": (Image.new("L", (9, 6), 128), (128, 128, 128)),
+    "bits.png": (Image.new("1", (9, 6), 1), (255, 255, 255)),
+    "grey_alpha.png": (Image.new("LA", (9, 6), (128, 0)), (128, 128, 128)),
+    "rgb.png": (Image.new("RGB", (9, 6), (10, 20, 30)), (10, 20, 30)),
+    "rgb.bmp": (Image.new("RGB", (9, 6), (10, 20, 30)), (10, 20, 30)),
+    "alpha.png": (Image.new("RGBA", (9, 6), (10, 20, 30, 0)), (10, 20, 30)),
+    "palette.png": (Image.new("RGB", (9, 6), (10, 20, 30)).convert("P", palette=Image.Palette.ADAPTIVE), (10, 20, 30)),
+    "palette.gif": (Image.new("RGB", (9, 6), (10, 20, 30)).convert("P", palette=Image.Palette.ADAPTIVE), (10, 20, 30)),
+    "cmyk.tif": (Image.new("CMYK", (9, 6), (0, 255, 255, 0)), (255, 0, 0)),
+    "cmyk.jpg": (Image.new("CMYK", (9, 6), (0, 255, 255, 0)), (254, 0, 0)),
+    "grey_16.png": (Image.fromarray(GREY_16), (128, 128, 128)),
+    "grey_16.tif": (Image.fromarray(GREY_16), (128, 128, 128)),
+    "grey_32.tif": (Image.fromarray(GREY_16.astype(np.int32)), (128, 128, 128)),
+    "grey_16.pgm": (Image.fromarray(GREY_16), (128, 128, 128)),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_every_kind_of_picture_comes_as_8_bit_rgb(tmp_path: Path, name: str) -> None:
+    picture, colour = PICTURES[name]
+    picture.save(tmp_path / name)
+    pixels = read_picture(tmp_path / name, (9, 6))
+    assert (pixels.shape, pixels.dtype, pixels.flags.c_contiguous) == ((6, 9, 3), np.uint8, True)
+    np.testing.assert_allclose(pixels.astype(int), np.broadcast_to(colour, (6, 9, 3)), atol=1)
+
+
+def test_16_bit_colour_keeps_the_high_byte(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    blue_green_red = np.broadcast_to(np.array([0x1EFF, 0x14FF, 0x0AFF], np.uint16), (6, 9, 3))
+    for name in ("a.png", "a.tif"):
+        cv2.imwrite(str(tmp_path / name), blue_green_red)
+        assert (read_picture(tmp_path / name) == (10, 20, 30)).all()
+
+
+def test_a_transparent_palette_brings_no_warning(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (9, 6), (10, 20, 30)).convert("P", palette=Image.Palette.ADAPTIVE)
+    picture.save(tmp_path / "a.png", transparency=bytes([0] * 256))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (read_picture(tmp_path / "a.png") == (10, 20, 30)).all()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (np.full((6, 9), 0.5, np.float32), "floating-point numbers"),
+        (np.full((6, 9), 70_000, np.int32), "beyond 0..65535"),
+    ],
+)
+def test_pixels_of_unknown_range_are_refused(tmp_path: Path, pixels: np.ndarray, reason: str) -> None:
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    assert reason in picture_error(tmp_path / "a.tif")
+
+
+def picture_error(path: Path) -> str:
+    with pytest.raises(UnreadablePictureError) as caught:
+        read_picture(path)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith(f"{path}: ")
+    return text
+
+
+def noise_picture(path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp"])
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.9])
+def test_a_truncated_picture_is_refused(tmp_path: Path, suffix: str, kept: float) -> None:
+    path = noise_picture(tmp_path / f"a{suffix}")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    picture_error(path)
+
+
+def test_every_length_a_jpeg_or_png_can_be_cut_to_is_survived(tmp_path: Path) -> None:
+    for suffix in (".jpg", ".png"):
+        content = oriented_picture(tmp_path / f"whole{suffix}", 6, 16, 16).read_bytes()
+        path = tmp_path / f"cut{suffix}"
+        for length in range(0, len(content) - 20, 3):
+            path.write_bytes(content[:length])
+            picture_error(path)
+
+
+def test_missing_empty_and_foreign_files_are_told_apart(tmp_path: Path) -> None:
+    assert picture_error(tmp_path / "gone.jpg").endswith("this picture does not exist")
+    (tmp_path / "empty.jpg").touch()
+    assert picture_error(tmp_path / "empty.jpg").endswith("this picture is empty (0 bytes)")
+    (tmp_path / "text.jpg").write_text("hello")
+    assert "this is not a picture of a known format (JPEG, PNG, " in picture_error(tmp_path / "text.jpg")
+    assert "can't be read: Is a directory" in picture_error(tmp_path)
+
+
+def test_postscript_is_not_handed_to_an_interpreter(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 6)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
+    assert "not a picture of a known format" in picture_error(tmp_path / "a.jpg")

@@ -1,0 +1,70 @@
+"""From names on the command line to picture files."""
+
+from pathlib import Path
+
+import pytest
+
+from detector.errors import DataError
+from detector.inference.sources import find_pictures
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in (
+        "b.JPG",
+        "a.png",
+        "notes.txt",
+        "._a.png",
+        "sub/c.webp",
+        "sub/deep/d.tiff",
+        "odd[1]/e.jpeg",
+        "none/x.txt",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def _names(folder: Path, *sources: str) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in find_pictures([str(folder / source) for source in sources])]
+
+
+def test_a_folder_gives_its_pictures_sorted_and_not_the_hidden_ones(folder: Path) -> None:
+    assert _names(folder, "") == ["a.png", "b.JPG", "odd[1]/e.jpeg", "sub/c.webp", "sub/deep/d.tiff"]
+
+
+def test_globs(folder: Path) -> None:
+    assert _names(folder, "*.png") == ["a.png"]
+    assert _names(folder, "sub/**") == ["sub/c.webp", "sub/deep/d.tiff"]
+    assert _names(folder, "**/*.[tw]*") == ["sub/c.webp", "sub/deep/d.tiff"]
+
+
+def test_names_with_brackets_are_names_first(folder: Path) -> None:
+    assert _names(folder, "odd[1]") == _names(folder, "odd[1]/e.jpeg") == ["odd[1]/e.jpeg"]
+
+
+def test_order_is_kept_and_each_file_comes_once(folder: Path) -> None:
+    assert _names(folder, "sub", "b.JPG", "sub/../a.png", "*.*")[:2] == ["sub/c.webp", "sub/deep/d.tiff"]
+    assert len(find_pictures([str(folder / "sub/../a.png"), str(folder / "a.png")])) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("absent.jpg", "no such file or folder"),
+        ("none", "this folder holds no picture"),
+        ("*.gif", "this glob holds no picture"),
+        ("notes.txt", "not a picture by its extension"),
+    ],
+)
+def test_a_source_without_pictures_is_refused_in_one_line(folder: Path, source: str, words: str) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        find_pictures([str(folder / "a.png"), str(folder / source)])
+    assert str(folder / source) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_name_is_not_the_current_folder() -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        find_pictures([""])
