@@ -61,8 +61,8 @@ def test_boxes_are_tight_and_inside_the_picture(train: dict[str, Any]) -> None:
     for annotation in train["annotations"]:
         x, y, width, height = annotation["bbox"]
         image = images[annotation["image_id"]]
-        assert 0 <= x
-        assert 0 <= y
+        assert x >= 0
+        assert y >= 0
         assert x + width <= image["width"] + 0.01
         assert y + height <= image["height"] + 0.01
         assert 0 < annotation["area"] <= width * height

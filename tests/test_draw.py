@@ -13,7 +13,12 @@ def _detections(boxes: list[list[float]], names: tuple[str, ...] = ("cat", "dog"
     count = len(boxes)
     labels = torch.arange(count) % len(names)
     scores = torch.linspace(0.9, 0.3, count)
-    return Detections(torch.tensor(boxes).reshape(-1, 4), scores, labels, Categories(tuple(range(len(names))), names))
+    return Detections(
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        scores,
+        labels,
+        Categories(tuple(range(len(names))), names),
+    )
 
 
 def test_only_pixels_near_the_box_change_and_the_input_stays() -> None:
@@ -21,7 +26,7 @@ def test_only_pixels_near_the_box_change_and_the_input_stays() -> None:
     drawn = draw_detections(picture, _detections([[100.4, 80.6, 200.2, 150.0]]))
     assert (picture == 128).all()
     rows, columns = np.nonzero((drawn != picture).any(2))
-    assert 60 <= rows.min()
+    assert rows.min() >= 60
     assert rows.max() == 149
     assert columns.min() == 100
     assert columns.max() == 199

@@ -63,15 +63,16 @@ def _has_glyph(font_name: str, character: str) -> bool:
 
 
 def _choose_font(text: str) -> tuple[str, str]:
-    """The first of FONTS that can write all of `text`, and the text to write.
+    """The first of FONTS that lacks the fewest characters of `text`, and the text to write.
 
-    If none can, Pillow's own font writes it without its accents, and a "?" for every character it still lacks.
+    A character that it lacks is written without its accents, else as "?".
     """
-    for name in FONTS:
-        if all(_has_glyph(name, character) for character in text):
-            return name, text
-    plain = "".join(part for part in unicodedata.normalize("NFKD", text) if not unicodedata.combining(part))
-    return "", "".join(character if _has_glyph("", character) else "?" for character in plain)
+    name = min(FONTS, key=lambda font: sum(not _has_glyph(font, character) for character in text))
+    known = []
+    for character in text:
+        choices = (character, unicodedata.normalize("NFKD", character)[0], "?")
+        known.append(next(choice for choice in choices if _has_glyph(name, choice) or choice == "?"))
+    return name, "".join(known)
 
 
 def _to_pixels(box: Sequence[float], width: int, height: int) -> Box:

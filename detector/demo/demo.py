@@ -1,0 +1,70 @@
+"""The whole way on a drawn data set: draw, train, evaluate, infer, export."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from detector.config import (
+    AugmentConfig,
+    DemoConfig,
+    EvaluateConfig,
+    ExportConfig,
+    InferConfig,
+    TrainConfig,
+    TrainLoopConfig,
+)
+from detector.demo.scenes import make_data_set
+from detector.errors import DataError
+from detector.evaluation.evaluate import evaluate
+from detector.export.export import export
+from detector.inference.draw import contact_sheet
+from detector.inference.infer import infer
+from detector.training.loop import train
+
+IMAGE_SIZE = 256
+EPOCHS = 40
+
+
+def demo(config: DemoConfig) -> None:
+    """Leaves in `config.out`: data/, train/, metrics.json, detections.json, pictures/, model.onnx, contact_sheet.png."""
+    out = Path(config.out)
+    data, run = out / "data", out / "train"
+    for folder in (data, run, out / "pictures"):
+        remove(folder)
+    print(f"drawing a data set: {data}")
+    make_data_set(data, config.seed)
+    transforms = [{"HorizontalFlip": {"p": 0.5}}]
+    train(
+        TrainConfig(
+            data=str(data),
+            out=str(run),
+            train=TrainLoopConfig(epochs=EPOCHS, image_size=IMAGE_SIZE, seed=config.seed),
+            augment=AugmentConfig(transforms=transforms),
+        )
+    )
+    weights = str(run / "best.safetensors")
+    metrics = evaluate(EvaluateConfig(weights=weights, out=str(out), data=str(data)))
+    infer(InferConfig(sources=[str(data / "val")], weights=weights, out=str(out / "pictures")))
+    export(ExportConfig(weights=weights, out=str(out / "model.onnx"), data=str(data)))
+    pictures = [np.asarray(Image.open(path)) for path in sorted((out / "pictures").glob("*.[jp][pn]g"))[:16]]
+    Image.fromarray(contact_sheet(pictures, columns=4, cell=(320, 320))).save(out / "contact_sheet.png")
+    print(
+        f"\nAP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f} on {metrics['images']} pictures that training never saw\n"
+        f"  data set        {data}\n"
+        f"  run, weights    {run}\n"
+        f"  figures         {out / 'metrics.json'}\n"
+        f"  pictures        {out / 'pictures'}\n"
+        f"  contact sheet   {out / 'contact_sheet.png'}\n"
+        f"  ONNX file       {out / 'model.onnx'}"
+    )
+
+
+def remove(folder: Path) -> None:
+    """Remove what an earlier demo left, or nothing."""
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise DataError(f"--out: {folder} can't be replaced ({error.strerror}); choose another folder") from error

@@ -1,0 +1,32 @@
+"""TorchScript files, and their outputs under torch.jit."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from detector.export.graph import ExportGraph, example_input
+
+
+def write_torchscript(path: Path, graph: ExportGraph, size: int, metadata: dict[str, str]) -> None:
+    """Trace `graph`; the file takes any batch and any multiples of 32. `metadata` go in as extra files."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch advises torch.export, which is another format
+        traced = torch.jit.trace(graph.eval(), example_input(size, batch=2))  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, str(path), _extra_files=dict(metadata))  # type: ignore[no-untyped-call]
+
+
+def torchscript_runner(path: Path) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """A function that runs the file on images (batch, 3, h, w)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        boxes, scores = module(images)
+        return boxes, scores
+
+    return run

@@ -1,0 +1,81 @@
+"""Detection on files: an annotated picture each, and one JSON of all detections."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from detector.config import InferConfig
+from detector.data.pictures import UnreadablePictureError, read_picture
+from detector.errors import DataError
+from detector.fileio import atomic_write, write_json
+from detector.inference.detector import Detector
+from detector.inference.draw import draw_detections
+from detector.inference.sources import find_pictures
+
+
+def infer(config: InferConfig) -> int:
+    """Detect in all pictures of `config.sources`; writes the annotated pictures and `detections.json` to `config.out`.
+
+    An unreadable picture is named and left out; the exit code is then 1, else 0. Raises DetectorError kinds, and
+    DataError if no picture was readable.
+    """
+    files = find_pictures(config.sources)
+    detector = Detector.load(
+        config.weights,
+        image_size=config.image_size,
+        conf=config.conf,
+        iou=config.iou,
+        max_detections=config.max_detections,
+        classes=None if config.classes is None else [name.strip() for name in config.classes.split(",")],
+        device=config.device,
+    )
+    out = Path(config.out)
+    entries: list[dict[str, Any]] = []
+    counts: Counter[str] = Counter()
+    unreadable = 0
+    for image_id, (file, name) in enumerate(zip(files, output_names(files), strict=True), start=1):
+        try:
+            picture = read_picture(file)
+        except UnreadablePictureError as error:
+            unreadable += 1
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        found = detector(picture)
+        counts.update(found.names)
+        for entry, category in zip(found.to_coco(image_id), found.names, strict=True):
+            entries.append({**entry, "file_name": str(file), "category_name": category})
+        save_picture(out / name, Image.fromarray(draw_detections(picture, found)))
+    if unreadable == len(files):
+        raise DataError(f"none of the {len(files)} pictures can be read (see above); give JPEG, PNG, WebP or TIFF files")
+    write_json(out / "detections.json", entries)
+    summary = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing found"
+    print(f"{len(files) - unreadable} pictures: {summary}")
+    print(f"written: {out / 'detections.json'} and the annotated pictures beside it")
+    return 1 if unreadable else 0
+
+
+def output_names(files: Sequence[Path]) -> list[Path]:
+    """Where the annotated pictures go below the output folder: as the files lie below the folder they share.
+
+    JPEG and PNG keep their format, others become PNG; names that would meet then keep their old suffix too.
+    """
+    resolved = [file.resolve() for file in files]
+    shared = Path(os.path.commonpath([file.parent for file in resolved]))
+    names: list[Path] = []
+    for file in resolved:
+        name = file.relative_to(shared)
+        if name.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+            name = name.with_name(f"{name.name}.png")
+        names.append(name)
+    return names
+
+
+def save_picture(path: Path, picture: Image.Image) -> None:
+    kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
+    options = {} if kind == "PNG" else {"quality": 95}
+    atomic_write(path, lambda temporary: picture.save(temporary, format=kind, **options))
