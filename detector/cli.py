@@ -5,6 +5,7 @@ import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def usage() -> str:
-    rows = "\n".join(f"  {name:<10}{(command.config.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items())
+    rows = "\n".join(
+        f"  {name:<10}{(command.config.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()
+    )
     return f"usage: detector COMMAND [options]\n\n{rows}\n\ndetector COMMAND --help lists a command's options."
 
 
@@ -119,7 +122,7 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
 
 def config_files(arguments: Sequence[str]) -> list[str]:
     """The values of --config."""
-    following = [value for option, value in zip(arguments, arguments[1:], strict=False) if option == "--config"]
+    following = [value for option, value in pairwise(arguments) if option == "--config"]
     return following + [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]
 
 
@@ -142,7 +145,9 @@ def explain(parser: ArgumentParser, error: ArgumentError) -> str:
     message = " ".join(str(error).split())
     unknown = re.search(r"[Uu]nrecognized arguments: --([\w.]+)", message)
     in_group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
-    at_top = re.search(r"[Oo]ption '([\w.]+)' is not accepted|does not accept option '([\w.]+)'|Key '([\w.]+)'", message)
+    at_top = re.search(
+        r"[Oo]ption '([\w.]+)' is not accepted|does not accept option '([\w.]+)'|Key '([\w.]+)'", message
+    )
     if in_group:
         key = f"{in_group[1]}.{in_group[2]}"
     elif unknown:
@@ -150,9 +155,15 @@ def explain(parser: ArgumentParser, error: ArgumentError) -> str:
     elif at_top and "required" not in message:
         key = next(group for group in at_top.groups() if group)
     else:
-        return message.replace("Parser key ", "").replace("<class 'int'>", "whole number").replace("<class 'float'>", "number")
-    known = [name for name in parser.get_defaults().keys() if name != "config"]
-    near = difflib.get_close_matches(key, known, n=1) or [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
+        return (
+            message.replace("Parser key ", "")
+            .replace("<class 'int'>", "whole number")
+            .replace("<class 'float'>", "number")
+        )
+    known = [name for name in vars(parser.get_defaults().as_flat()) if name != "config"]
+    near = difflib.get_close_matches(key, known, n=1) or [
+        name for name in known if name.split(".")[-1] == key.split(".")[-1]
+    ]
     hint = f"; did you mean {near[0]}?" if near else "; --help lists all options"
     return f"there is no option {key}{hint}"
 
@@ -163,8 +174,10 @@ def resumed(parser: ArgumentParser, parsed: Namespace, arguments: Sequence[str])
 
     folder = parsed["resume"]
     if len([a for a in arguments if a.startswith("--")]) > 1:
-        raise ConfigError("--resume: a run continues with the configuration it was started with; leave other options out")
-    restored = parser.parse_path(str(read_run_config(folder)))
+        raise ConfigError(
+            "--resume: a run continues with the configuration it was started with; leave other options out"
+        )
+    restored: Namespace = parser.parse_path(str(read_run_config(folder)))
     restored["resume"] = folder
     return restored
 

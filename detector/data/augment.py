@@ -11,7 +11,7 @@ from detector.data.sample import Sample
 from detector.errors import ConfigError
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask the network for a newer version when imported
-import albumentations  # noqa: E402
+import albumentations
 
 CROWD = -1
 """Label under which crowd regions travel through the pipeline, so that they move with the picture."""
@@ -39,7 +39,9 @@ class Pipeline:
         )
         if result["image"].shape != sample.image.shape:
             shapes = f"from {sample.image.shape} to {result['image'].shape}"
-            raise ConfigError(f"augment.transforms change the picture's shape {shapes}: leave out what crops or resizes")
+            raise ConfigError(
+                f"augment.transforms change the picture's shape {shapes}: leave out what crops or resizes"
+            )
         boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
         labels = np.asarray(result["labels"], dtype=np.int64).reshape(-1)
         crowd = labels == CROWD

@@ -93,9 +93,7 @@ def _warp_into(
         return
     scale, shrink = placement.scale, int(1 / placement.scale)
     if shrink >= 2:  # bilinear sampling alone would skip pixels: average them first
-        picture = cv2.resize(
-            picture, (max(width // shrink, 1), max(height // shrink, 1)), interpolation=cv2.INTER_AREA
-        )
+        picture = cv2.resize(picture, (max(width // shrink, 1), max(height // shrink, 1)), interpolation=cv2.INTER_AREA)
     scale_x, scale_y = scale * width / picture.shape[1], scale * height / picture.shape[0]
     # output pixel u, with its centre at u + 0.5, sees the source at (u + 0.5 - offset) / scale - 0.5
     matrix = np.array(

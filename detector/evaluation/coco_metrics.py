@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import faster_coco_eval
 import numpy as np
-from faster_coco_eval import COCO as FasterCOCO
-from faster_coco_eval import COCOeval_faster
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -63,7 +62,7 @@ def coco_metrics(
     truth: what `ground_truth` returns; results: entries of the COCO results format; image_ids: the pictures that count,
     all if None. `reference` takes pycocotools, else faster-coco-eval, which computes the same figures sooner.
     """
-    loader, evaluator = (COCO, COCOeval) if reference else (FasterCOCO, COCOeval_faster)
+    loader, evaluator = (COCO, COCOeval) if reference else (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster)
     with contextlib.redirect_stdout(io.StringIO()):
         coco = loader()
         coco.dataset = json.loads(json.dumps(truth)) if reference else truth

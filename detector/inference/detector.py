@@ -82,7 +82,9 @@ class Detector:
         )
 
     @overload
-    def __call__(self, pictures: Picture) -> Detections: ...
+    def __call__(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
+        self, pictures: Picture
+    ) -> Detections: ...
 
     @overload
     def __call__(self, pictures: Sequence[Picture]) -> list[Detections]: ...
@@ -141,7 +143,9 @@ def as_array(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
     if picture.ndim == 2:
         picture = np.repeat(picture[..., None], 3, axis=2)
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
-        raise DataError(f"a picture array has shape {picture.shape}; expected (height, width, 3) RGB or (height, width)")
+        raise DataError(
+            f"a picture array has shape {picture.shape}; expected (height, width, 3) RGB or (height, width)"
+        )
     return np.ascontiguousarray(picture)
 
 

@@ -51,7 +51,9 @@ def infer(config: InferConfig) -> int:
             entries.append({**entry, "file_name": str(file), "category_name": category})
         save_picture(out / name, Image.fromarray(draw_detections(picture, found)))
     if unreadable == len(files):
-        raise DataError(f"none of the {len(files)} pictures can be read (see above); give JPEG, PNG, WebP or TIFF files")
+        raise DataError(
+            f"none of the {len(files)} pictures can be read (see above); give JPEG, PNG, WebP or TIFF files"
+        )
     write_json(out / "detections.json", entries)
     summary = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing found"
     print(f"{len(files) - unreadable} pictures: {summary}")

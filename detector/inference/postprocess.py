@@ -1,6 +1,5 @@
 """From every anchor's prediction to the few that count: best class, threshold, class-wise NMS."""
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torchvision.ops import batched_nms

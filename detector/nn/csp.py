@@ -50,9 +50,7 @@ class C3K2(nn.Module):
         super().__init__()
         hidden = int(out_channels * expansion)
         self.split = Conv(in_channels, 2 * hidden)
-        self.blocks = nn.ModuleList(
-            C3K(hidden, hidden) if deep else Bottleneck(hidden, hidden) for _ in range(repeats)
-        )
+        self.blocks = nn.ModuleList(C3K(hidden, hidden) if deep else Bottleneck(hidden, hidden) for _ in range(repeats))
         self.merge = Conv((2 + repeats) * hidden, out_channels)
 
     def forward(self, x: Float[Tensor, "batch in_channels h w"]) -> Float[Tensor, "batch out_channels h w"]:

@@ -79,7 +79,9 @@ def assign(predictions: Predictions, anchors: Anchors, targets: PaddedTargets) -
     claims = torch.zeros_like(alignment, dtype=torch.bool).scatter_(2, best.indices, best.values > 0)
     contested = claims.sum(dim=1, keepdim=True) > 1
     owner = torch.where(contested, overlaps, claims.to(overlaps.dtype)).argmax(dim=1)
-    owned = claims.any(dim=1, keepdim=True) & (owner[:, None] == torch.arange(objects, device=owner.device)[None, :, None])
+    owned = claims.any(dim=1, keepdim=True) & (
+        owner[:, None] == torch.arange(objects, device=owner.device)[None, :, None]
+    )
 
     alignment, overlaps = alignment * owned, overlaps * owned
     largest_alignment = alignment.amax(dim=2, keepdim=True) + NO_ALIGNMENT
@@ -88,9 +90,7 @@ def assign(predictions: Predictions, anchors: Anchors, targets: PaddedTargets) -
     return Assignment(foreground, owner * foreground, weights)
 
 
-def centres_inside(
-    points: Float[Tensor, "anchors 2"], targets: PaddedTargets
-) -> Bool[Tensor, "batch objects anchors"]:
+def centres_inside(points: Float[Tensor, "anchors 2"], targets: PaddedTargets) -> Bool[Tensor, "batch objects anchors"]:
     """Whether an anchor's centre lies in an object's box (sides shorter than 16 px widened about the box's centre)."""
     low, high = targets.boxes.chunk(2, dim=-1)
     centre, half = (low + high) / 2, ((high - low) / 2).clamp_min(SMALLEST_SIDE / 2)

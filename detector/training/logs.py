@@ -14,7 +14,16 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from detector.training.loss import Losses
 
-PACKAGES = ("detector", "torch", "torchvision", "numpy", "opencv-python-headless", "albumentations", "pycocotools", "pillow")
+PACKAGES = (
+    "detector",
+    "torch",
+    "torchvision",
+    "numpy",
+    "opencv-python-headless",
+    "albumentations",
+    "pycocotools",
+    "pillow",
+)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -68,7 +77,9 @@ class RunProgress:
             TextColumn("{task.fields[status]}"),
             console=self.console,
         )
-        self._task: TaskID = self._bar.add_task("train", total=epochs * batches, completed=done_epochs * batches, status="")
+        self._task: TaskID = self._bar.add_task(
+            "train", total=epochs * batches, completed=done_epochs * batches, status=""
+        )
 
     def __enter__(self) -> "RunProgress":
         self._bar.start()

@@ -194,7 +194,9 @@ def fit(run: Run, state: TrainState) -> None:
             }
             finish_epoch(run, state, row)
             progress.epoch_done(row)
-        progress.console.print(f"best AP {state.best_ap:.4f} in epoch {state.best_epoch}: {run.out / 'best.safetensors'}")
+        progress.console.print(
+            f"best AP {state.best_ap:.4f} in epoch {state.best_epoch}: {run.out / 'best.safetensors'}"
+        )
 
 
 def out_of_patience(run: Run, state: TrainState) -> bool:

@@ -57,9 +57,7 @@ def detection_loss(raw: RawPredictions, anchors: Anchors, batch: Batch, config: 
     )
 
 
-def distribution_loss(
-    logits: Float[Tensor, "n 4 bins"], distances: Float[Tensor, "n 4"]
-) -> Float[Tensor, " n"]:
+def distribution_loss(logits: Float[Tensor, "n 4 bins"], distances: Float[Tensor, "n 4"]) -> Float[Tensor, " n"]:
     """Cross-entropy to the two bins beside each distance (in strides), by nearness, mean of the four sides.
 
     Source: Li et al., Generalized Focal Loss, 2020, equation 6.
