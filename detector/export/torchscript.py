@@ -14,8 +14,8 @@ def write_torchscript(path: Path, graph: ExportGraph, size: int, metadata: dict[
     """Trace `graph`; the file takes any batch and any multiples of 32. `metadata` go in as extra files."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch advises torch.export, which is another format
-        traced = torch.jit.trace(graph.eval(), example_input(size, batch=2))
-        torch.jit.save(traced, str(path), _extra_files=dict(metadata))  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(graph.eval(), example_input(size, batch=2))  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, str(path), _extra_files=dict(metadata))
 
 
 def torchscript_runner(path: Path) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
