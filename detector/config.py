@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -94,6 +95,20 @@ class TrainLoopConfig:
         _require_range("train", self, {**whole, **rates})
 
 
+DEFAULT_TRANSFORMS: list[dict[str, dict[str, Any]]] = [
+    {"HorizontalFlip": {"p": 0.5}},
+    {
+        "ColorJitter": {
+            "brightness": [0.6, 1.4],
+            "contrast": [1.0, 1.0],
+            "saturation": [0.3, 1.7],
+            "hue": [-0.015, 0.015],
+            "p": 1.0,
+        }
+    },
+]
+
+
 @dataclass(frozen=True)
 class AugmentConfig:
     """What happens to a training picture. Mosaic, scale and translation are one warp of our own, the rest albumentations."""
@@ -106,7 +121,7 @@ class AugmentConfig:
     """The picture is scaled by a factor from 1 - scale to 1 + scale."""
     translate: float = 0.1
     """The picture is shifted by up to this share of its side."""
-    transforms: list[dict[str, dict[str, Any]]] = field(default_factory=list)
+    transforms: list[dict[str, dict[str, Any]]] = field(default_factory=lambda: deepcopy(DEFAULT_TRANSFORMS))
     """The albumentations pipeline, each entry one transform's name with its arguments: - HorizontalFlip: {p: 0.5}"""
 
     def __post_init__(self) -> None:

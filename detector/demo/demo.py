@@ -7,7 +7,6 @@ import numpy as np
 from PIL import Image
 
 from detector.config import (
-    AugmentConfig,
     DemoConfig,
     EvaluateConfig,
     ExportConfig,
@@ -35,13 +34,11 @@ def demo(config: DemoConfig) -> None:
         remove(folder)
     print(f"drawing a data set: {data}")
     make_data_set(data, config.seed)
-    transforms = [{"HorizontalFlip": {"p": 0.5}}]
     train(
         TrainConfig(
             data=str(data),
             out=str(run),
             train=TrainLoopConfig(epochs=EPOCHS, image_size=IMAGE_SIZE, seed=config.seed),
-            augment=AugmentConfig(transforms=transforms),
         )
     )
     weights = str(run / "best.safetensors")

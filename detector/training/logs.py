@@ -57,6 +57,11 @@ def drop_metrics_after(path: Path, epoch: int) -> None:
         path.write_text("".join(line for line in lines if json.loads(line)["epoch"] <= epoch), encoding="utf-8")
 
 
+def figure_text(value: float | None) -> str:
+    """A metric in a line; a dash where there was nothing to find."""
+    return "–" if value is None else f"{value:.3f}"
+
+
 class RunProgress:
     """A bar over the whole run with images/s, time left, losses and the last AP; a line stays for each epoch."""
 
@@ -66,7 +71,7 @@ class RunProgress:
         self._images = 0
         self._sums: torch.Tensor | None = None
         self._count = 0
-        self._last_ap = float("nan")
+        self._last_ap = figure_text(None)
         self._started = time.monotonic()
         self.console = Console()
         self._bar = Progress(
@@ -98,18 +103,12 @@ class RunProgress:
         self._sums = values if self._sums is None else self._sums + values
         self._images += images
         self._count += 1
-        status = None
+        self._bar.update(self._task, advance=1, description=f"epoch {epoch}/{self._epochs}")
         if self._count % 10 == 1 or self._count == self._batches:
             box, classification, distribution = self.mean_losses()
-            status = (
-                f"{self.images_per_second():.1f} img/s  box {box:.3f}  cls {classification:.3f}  dfl {distribution:.3f}"
-                f"  AP {self._last_ap:.3f}"
-            )
-        description = f"epoch {epoch}/{self._epochs}"
-        if status is None:
-            self._bar.update(self._task, advance=1, description=description)
-        else:
-            self._bar.update(self._task, advance=1, description=description, status=status)
+            losses_text = f"box {box:.3f}  cls {classification:.3f}  dfl {distribution:.3f}"
+            status = f"{self.images_per_second():.1f} img/s  {losses_text}  AP {self._last_ap}"
+            self._bar.update(self._task, status=status)
 
     def mean_losses(self) -> tuple[float, float, float]:
         """Means over the epoch so far of the box, class and distribution losses."""
@@ -123,10 +122,11 @@ class RunProgress:
 
     def epoch_done(self, row: dict[str, Any]) -> None:
         """Print the epoch's line."""
-        self._last_ap = row["AP"]
+        self._last_ap = figure_text(row["AP"])
         self.console.print(
             f"epoch {row['epoch']:>3}/{self._epochs}  box {row['box_loss']:.3f}  cls {row['class_loss']:.3f}"
-            f"  dfl {row['distribution_loss']:.3f}  AP {row['AP']:.3f}  AP50 {row['AP50']:.3f}"
+            f"  dfl {row['distribution_loss']:.3f}  AP {self._last_ap}  AP50 {figure_text(row['AP50'])}"
             f"  {row['images_per_second']:.1f} img/s  {row['seconds']:.0f} s",
             highlight=False,
+            soft_wrap=True,
         )

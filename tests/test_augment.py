@@ -1,0 +1,133 @@
+"""Boxes stay on what they frame, through placement, warp and pipeline."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from detector.config import AugmentConfig
+from detector.data.augment import Pipeline
+from detector.data.mosaic import Placement, compose, place_mosaic, place_single, random_placements
+from detector.data.sample import Sample
+from detector.errors import ConfigError
+
+SIDE = 128
+
+
+def sample_with_square(width: int, height: int, box: tuple[int, int, int, int], colour: int = 255) -> Sample:
+    """A black picture with one bright rectangle, which is the object."""
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    image[box[1] : box[3], box[0] : box[2]] = colour
+    boxes = np.array([box], dtype=np.float32)
+    return Sample(image, boxes, np.array([1], dtype=np.int64), np.zeros((0, 4), dtype=np.float32))
+
+
+def bright_box(image: np.ndarray) -> np.ndarray:
+    ys, xs = np.nonzero(image[..., 0] > 180)
+    return np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], dtype=np.float32)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_single_picture_and_its_box_move_together(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    width, height = rng.integers(60, 400, size=2).tolist()
+    box = (width // 3, height // 3, width // 3 + width // 4 + 2, height // 3 + height // 4 + 2)
+    sample = sample_with_square(width, height, box)
+    placements = random_placements([(width, height)], SIDE, AugmentConfig(scale=0.3, translate=0.1), rng)
+    result = compose([sample], placements, SIDE)
+    assert result.image.shape == (SIDE, SIDE, 3)
+    assert len(result.boxes) == 1
+    assert np.abs(bright_box(result.image) - result.boxes[0]).max() <= 1.5
+
+
+def test_identity_placement_is_the_letterbox() -> None:
+    placement = place_single((128, 64), SIDE, 1.0, (0.0, 0.0))
+    assert placement == Placement(1.0, 0.0, 32.0)
+    sample = sample_with_square(128, 64, (10, 10, 50, 40))
+    result = compose([sample], [placement], SIDE)
+    assert (result.image[32:96] == sample.image).all()
+    assert (result.image[:32] == 114).all()
+    assert (result.image[96:] == 114).all()
+
+
+@pytest.mark.parametrize("joint", [(64.0, 64.0), (100.0, 150.0), (192.0, 64.0)])
+def test_mosaic_tiles_meet_at_the_joint_and_cover_their_quadrants(joint: tuple[float, float]) -> None:
+    shades = [200, 160, 120, 80]
+    samples = [
+        Sample(
+            np.full((100, 100, 3), shade, dtype=np.uint8),
+            np.array([[0, 0, 100, 100]], dtype=np.float32),
+            np.array([i], dtype=np.int64),
+            np.zeros((0, 4), dtype=np.float32),
+        )
+        for i, shade in enumerate(shades)
+    ]
+    placements = place_mosaic([(100, 100)] * 4, SIDE, joint, 1.0, (0.0, 0.0))
+    result = compose(samples, placements, SIDE)
+    x, y = round(joint[0] - SIDE / 2), round(joint[1] - SIDE / 2)
+    for i, shade in enumerate(shades):
+        columns = slice(max(x - SIDE, 0), x) if i % 2 == 0 else slice(x, SIDE)
+        rows = slice(max(y - SIDE, 0), y) if i < 2 else slice(y, SIDE)
+        assert (result.image[rows, columns] == shade).all()
+    for box, label in zip(result.boxes, result.labels, strict=True):
+        left, top, right, bottom = box.astype(int).tolist()
+        assert (result.image[top:bottom, left:right] == shades[label]).all()
+
+
+def test_hardly_visible_objects_are_dropped_and_crowds_move_along() -> None:
+    image = np.zeros((128, 128, 3), dtype=np.uint8)
+    boxes = np.array([[0, 0, 40, 40], [60, 60, 100, 100]], dtype=np.float32)
+    crowd = np.array([[50, 50, 120, 120]], dtype=np.float32)
+    sample = Sample(image, boxes, np.array([0, 1], dtype=np.int64), crowd)
+    result = compose([sample], [Placement(1.0, -38.0, -38.0)], SIDE)
+    assert result.labels.tolist() == [1]
+    assert result.boxes.tolist() == [[22, 22, 62, 62]]
+    assert result.crowd_boxes.tolist() == [[12, 12, 82, 82]]
+
+
+def test_shrinking_averages_instead_of_skipping_pixels() -> None:
+    stripes = np.zeros((512, 512, 3), dtype=np.uint8)
+    stripes[:, ::2] = 200
+    empty = np.zeros((0, 4), dtype=np.float32)
+    sample = Sample(stripes, empty, np.zeros(0, dtype=np.int64), empty)
+    result = compose([sample], [place_single((512, 512), SIDE, 1.0, (0.0, 0.0))], SIDE)
+    assert np.abs(result.image.astype(int) - 100).max() <= 1
+
+
+def test_pipeline_moves_boxes_labels_and_crowds_with_the_picture() -> None:
+    sample = sample_with_square(SIDE, SIDE, (10, 20, 40, 60))
+    sample = Sample(sample.image, sample.boxes, sample.labels, np.array([[0, 0, 32, 16]], dtype=np.float32))
+    result = Pipeline([{"HorizontalFlip": {"p": 1.0}}])(sample, np.random.default_rng(0))
+    assert np.abs(result.boxes - [[88, 20, 118, 60]]).max() < 1e-3
+    assert np.abs(result.crowd_boxes - [[96, 0, 128, 16]]).max() < 1e-3
+    assert result.labels.tolist() == [1]
+    assert np.abs(bright_box(result.image) - result.boxes[0]).max() < 1e-3
+
+
+def test_pipeline_draws_from_the_given_generator_only() -> None:
+    pipeline = Pipeline([{"ColorJitter": {"brightness": [0.5, 1.5], "p": 1.0}}, {"HorizontalFlip": {"p": 0.5}}])
+    image = cv2.resize(np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8), (SIDE, SIDE))
+    sample = Sample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
+    first, again, other = (pipeline(sample, np.random.default_rng(s)).image for s in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize(
+    ("transforms", "message"),
+    [
+        ([{"HorizontalFlop": {}}], "HorizontalFlip"),
+        ([{"HorizontalFlip": {"probability": 1}}], "probability"),
+        ([{"HorizontalFlip": {}, "VerticalFlip": {}}], "one transform an entry"),
+    ],
+)
+def test_a_wrong_pipeline_is_refused(transforms: list, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Pipeline(transforms)
+
+
+def test_albumentations_does_not_ask_the_network_for_updates(tmp_path: Path) -> None:
+    import os
+
+    assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"

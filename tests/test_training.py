@@ -1,0 +1,207 @@
+"""The loop and its parts: what a run leaves, that it can be repeated and resumed, and that it learns."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from detector.config import AugmentConfig, LoaderConfig, LossConfig, TrainConfig, TrainLoopConfig
+from detector.data.coco import CocoImages
+from detector.data.layouts import find_split
+from detector.data.loader import EpochSampler, SampleKey, TrainingPictures, collate, training_loader
+from detector.demo.scenes import make_data_set
+from detector.geometry.boxes import make_anchors
+from detector.models.base import scale_pixels
+from detector.models.catalog import create_model
+from detector.training.ema import ModelEma
+from detector.training.loop import train
+from detector.training.loss import detection_loss
+from detector.training.optim import build_optimizer, learning_rate
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("scenes")
+    make_data_set(root, seed=1, train=12, val=4)
+    return root
+
+
+def tiny(data: Path, out: Path, epochs: int = 2, workers: int = 0, **settings: object) -> TrainConfig:
+    loop = TrainLoopConfig(epochs=epochs, image_size=64, batch_size=4, nominal_batch_size=4, warmup_epochs=0.5)
+    return TrainConfig(
+        data=str(data), out=str(out), train=replace(loop, **settings), loader=LoaderConfig(workers=workers)
+    )
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    one, two = load_file(first / "last.safetensors"), load_file(second / "last.safetensors")
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def whole_run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    train(tiny(scenes, out, epochs=3))
+    return out
+
+
+def test_a_run_leaves_what_the_readme_lists(whole_run: Path) -> None:
+    names = {path.name for path in whole_run.iterdir()}
+    assert names == {
+        "best.safetensors",
+        "last.safetensors",
+        "last.pt",
+        "metrics.jsonl",
+        "config.yaml",
+        "environment.json",
+    }
+    rows = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert {"AP", "AP50", "ARlarge", "box_loss", "class_loss", "distribution_loss"} <= rows[0].keys()
+    assert (
+        json.loads((whole_run / "environment.json").read_text())["packages"]["torch"] == torch.__version__.split("+")[0]
+    )
+
+
+def test_checkpoints_load_without_running_code(whole_run: Path) -> None:
+    content = torch.load(whole_run / "last.pt", weights_only=True)
+    assert content["epoch"] == 3
+    averaged = load_file(whole_run / "last.safetensors")
+    assert all(torch.equal(averaged[name], tensor) for name, tensor in content["ema"].items())
+    assert any(not torch.equal(content["model"][name], tensor) for name, tensor in content["ema"].items())
+
+
+def test_a_run_can_be_repeated_with_any_number_of_workers(scenes: Path, whole_run: Path, tmp_path: Path) -> None:
+    train(tiny(scenes, tmp_path / "again", epochs=3, workers=2))
+    assert same_weights(whole_run, tmp_path / "again")
+    train(tiny(scenes, tmp_path / "other", epochs=3, seed=1))
+    assert not same_weights(whole_run, tmp_path / "other")
+
+
+def test_a_resumed_run_ends_where_the_whole_run_ends(
+    scenes: Path, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import detector.training.loop as loop
+
+    out = tmp_path / "run"
+    original, calls = loop.validate, []
+
+    def interrupted(*arguments: object) -> dict:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "validate", interrupted)
+    with pytest.raises(Exception, match=f"--resume {out}"):
+        train(tiny(scenes, out, epochs=3))
+    monkeypatch.setattr(loop, "validate", original)
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 1
+    train(replace(tiny(scenes, out, epochs=3), resume=str(out)))
+    assert same_weights(whole_run, out)
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_the_network_learns_a_batch_by_heart(scenes: Path) -> None:
+    torch.manual_seed(0)
+    augment = AugmentConfig(mosaic=0.0, scale=0.0, translate=0.0, transforms=[])
+    pictures = TrainingPictures(CocoImages.load(find_split(scenes, "train")), 96, augment, seed=0)
+    batch = collate([pictures[SampleKey(0, i, False)] for i in (0, 3, 4, 5)])
+    model = create_model("yolo11n", 5)
+    optimizer = build_optimizer(model, TrainLoopConfig(learning_rate=0.003))
+    anchors = make_anchors([(12, 12), (6, 6), (3, 3)], (8, 16, 32), like=torch.zeros(1))
+    images = scale_pixels(batch.images)
+    for _ in range(80):
+        losses = detection_loss(model(images), anchors, batch, LossConfig())
+        optimizer.zero_grad()
+        losses.total().backward()
+        optimizer.step()
+    assert sum(len(target.labels) for target in batch.targets) > 4
+    assert losses.classification < 0.8
+    assert losses.box < 2.0
+
+
+def test_early_stop(scenes: Path, tmp_path: Path) -> None:
+    result = train(tiny(scenes, tmp_path / "run", epochs=9, patience=1, learning_rate=0.0))
+    assert result["epoch"] == 1
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(scenes: Path, tmp_path: Path) -> None:
+    """Two halves of a batch accumulate to the mean of their gradients; one optimiser step follows."""
+    config = tiny(scenes, tmp_path / "run", epochs=1)
+    train(replace(config, train=replace(config.train, nominal_batch_size=12)))
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(rows[0])["step"] == 1
+
+
+def test_a_sample_follows_from_its_key_alone(scenes: Path) -> None:
+    images = CocoImages.load(find_split(scenes, "train"))
+    pictures = TrainingPictures(images, 64, AugmentConfig(), seed=3)
+    first, again, other_epoch = (pictures[SampleKey(e, 5, True)].sample for e in (0, 0, 1))
+    assert first is not None
+    assert (first.image == again.image).all()
+    assert (first.boxes == again.boxes).all()
+    assert (first.image != other_epoch.image).any()
+    sampler = EpochSampler(len(images), 5, seed=3)
+    loaders = [training_loader(pictures, sampler, LoaderConfig(workers=n), pin_memory=False) for n in (0, 2)]
+    for one, two in zip(*loaders, strict=True):
+        assert torch.equal(one.images, two.images)
+
+
+def test_every_picture_comes_once_an_epoch_and_in_another_order_in_the_next() -> None:
+    sampler = EpochSampler(23, 5, seed=0)
+    orders = []
+    for epoch in range(2):
+        sampler.epoch = epoch
+        orders.append([key.picture for batch in sampler for key in batch])
+    assert sorted(orders[0]) == list(range(23))
+    assert orders[0] != orders[1]
+    assert len(sampler) == len(list(sampler)) == 5
+
+
+def test_unreadable_pictures_are_left_out_and_named(tmp_path: Path) -> None:
+    make_data_set(tmp_path, seed=1, train=4, val=3)
+    broken = sorted((tmp_path / "train").glob("*.jpg"))[2]
+    broken.write_bytes(broken.read_bytes()[:500])
+    pictures = TrainingPictures(CocoImages.load(find_split(tmp_path, "train")), 64, AugmentConfig(), seed=0)
+    batch = collate([pictures[SampleKey(0, i, False)] for i in range(4)])
+    assert len(batch.images) == len(batch.targets) == 3
+    assert [str(broken) in line for line in batch.unreadable] == [True]
+    mosaic = [pictures[SampleKey(0, i, True)] for i in range(4)]
+    assert all(item.sample is not None for item in mosaic if not item.unreadable)
+
+
+def test_learning_rate_rises_then_falls_to_its_last_share() -> None:
+    config = TrainLoopConfig(learning_rate=1.0, final_learning_rate=0.1)
+    for schedule in ("linear", "cosine"):
+        rates = [learning_rate(i, 100, 10, replace(config, schedule=schedule)) for i in range(100)]
+        assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+        assert all(a >= b for a, b in zip(rates[9:], rates[10:], strict=False))
+        assert rates[-1] == pytest.approx(0.1)
+    assert learning_rate(0, 3, 100, config) == 1.0  # a warm-up takes at most a third of the run
+
+
+def test_norms_and_biases_get_no_weight_decay() -> None:
+    model = create_model("yolo11n", 3)
+    decayed, free = build_optimizer(model, TrainLoopConfig()).param_groups
+    assert all(p.ndim == 4 for p in decayed["params"])
+    assert all(p.ndim == 1 for p in free["params"])
+    assert free["weight_decay"] == 0
+    assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
+
+
+def test_ema_follows_the_formula() -> None:
+    model = create_model("yolo11n", 1)
+    ema = ModelEma(model, TrainLoopConfig(ema_decay=0.9, ema_ramp_steps=2))
+    name = "head.class_branches.0.2.bias"
+    start = ema.model.state_dict()[name].clone()
+    with torch.no_grad():
+        model.get_parameter(name).add_(1.0)
+    ema.update(model)
+    decay = 0.9 * (1 - torch.exp(torch.tensor(-0.5)))
+    assert torch.allclose(ema.model.state_dict()[name], start + (1 - decay))
+    assert not any(p.requires_grad for p in ema.model.parameters())
