@@ -1,6 +1,6 @@
 """Boxes stay on what they frame, through placement, warp and pipeline."""
 
-from pathlib import Path
+import os
 
 import cv2
 import numpy as np
@@ -127,7 +127,5 @@ def test_a_wrong_pipeline_is_refused(transforms: list, message: str) -> None:
         Pipeline(transforms)
 
 
-def test_albumentations_does_not_ask_the_network_for_updates(tmp_path: Path) -> None:
-    import os
-
+def test_albumentations_does_not_ask_the_network_for_updates() -> None:
     assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"

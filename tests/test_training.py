@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -180,7 +181,7 @@ def test_learning_rate_rises_then_falls_to_its_last_share() -> None:
     for schedule in ("linear", "cosine"):
         rates = [learning_rate(i, 100, 10, replace(config, schedule=schedule)) for i in range(100)]
         assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
-        assert all(a >= b for a, b in zip(rates[9:], rates[10:], strict=False))
+        assert all(a >= b for a, b in pairwise(rates[9:]))
         assert rates[-1] == pytest.approx(0.1)
     assert learning_rate(0, 3, 100, config) == 1.0  # a warm-up takes at most a third of the run
 
