@@ -5,10 +5,12 @@ import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from detector.config import DemoConfig, EvaluateConfig, ExportConfig, InferConfig, TrainConfig
@@ -95,16 +97,28 @@ def usage() -> str:
 
 def parse(name: str, command: Command, arguments: Sequence[str]) -> Any:
     """The configuration that files and arguments make up. Raises ConfigError naming the key and the remedy."""
+    for path in config_files(arguments):
+        check_file(name, command, path)
     parser = build_parser(name, command)
     try:
-        for path in config_files(arguments):
-            check_file(parser, path)
         parsed = parser.parse_args(list(arguments))
         if name == "train" and parsed["resume"] is not None:
-            parsed = resumed(parser, parsed, arguments)
-        values = parser.instantiate(parsed).as_dict()
+            path = resumed_file(parsed["resume"], arguments)
+            check_file(name, command, path)
+            parsed = parser.parse_path(path)
+            parsed["resume"] = str(Path(path).parent)
     except ArgumentError as error:
         raise ConfigError(explain(parser, error)) from error
+    return instantiate(parser, command, parsed)
+
+
+def instantiate(parser: ArgumentParser, command: Command, parsed: Namespace) -> Any:
+    """The configuration of parsed values. Raises ConfigError for one that is empty or out of range."""
+    defaults, given = vars(parser.get_defaults().as_flat()), vars(parsed.as_flat())
+    for key, value in given.items():
+        if value is None and defaults.get(key) is not None:
+            raise ConfigError(f"{key} has no value; give it one or leave it out for {defaults[key]!r}")
+    values = parser.instantiate(parsed).as_dict()
     values.pop("config")
     return command.config(**values)
 
@@ -126,60 +140,95 @@ def config_files(arguments: Sequence[str]) -> list[str]:
     return following + [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]
 
 
-def check_file(parser: ArgumentParser, path: str) -> None:
+def check_file(name: str, command: Command, path: str) -> None:
     """Raise ConfigError naming the file for what is wrong in it, which the parser's own message does not."""
     if not Path(path).is_file():
         raise ConfigError(f"--config: there is no file {path}; configs/ holds the shipped ones")
     try:
-        parser.parse_path(path, defaults=True)
+        content = yaml.safe_load(Path(path).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"--config: {path} can't be read ({error.strerror}); choose another file") from error
+    except yaml.MarkedYAMLError as error:
+        where = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}: this is not YAML: {error.problem}{where}; mend it there") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: this is not YAML but something else; write it as text, UTF-8") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: this holds no options; write lines such as 'out: runs/mine'")
+    parser = build_parser(name, command)
+    required = [f for f in fields(command.config) if f.default is MISSING and f.default_factory is MISSING]
+    parser.set_defaults(
+        {f.name: ["?"] if f.name == "sources" else "?" for f in required}
+    )  # the command line may have them
+    try:
+        instantiate(parser, command, parser.parse_path(path, defaults=True))
     except ArgumentError as error:
-        message = explain(parser, error)
-        if "is required" not in message:  # a file may leave that to the command line
-            raise ConfigError(f"{path}: {message}") from error
+        raise ConfigError(f"{path}: {explain(parser, error)}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
+TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "list": "a list"}
+
+
 def explain(parser: ArgumentParser, error: ArgumentError) -> str:
-    """One line for the parser's message, with the nearest existing key where one is unknown."""
+    """One line for the parser's message: the key, what is wrong and what to do."""
     message = " ".join(str(error).split())
-    unknown = re.search(r"[Uu]nrecognized arguments: --([\w.]+)", message)
-    in_group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
-    at_top = re.search(
-        r"[Oo]ption '([\w.]+)' is not accepted|does not accept option '([\w.]+)'|Key '([\w.]+)'", message
+    if unknown := unknown_key(message):
+        known = [name for name in vars(parser.get_defaults().as_flat()) if name != "config"]
+        near = difflib.get_close_matches(unknown, known, n=1) or [
+            name for name in known if name.split(".")[-1] == unknown.split(".")[-1]
+        ]
+        hint = f"; did you mean {near[0]}?" if near else "; --help lists all options"
+        return f"there is no option {unknown}{hint}"
+    if missing := re.search(r"arguments are required: (.+)|Key \"?(\w+)\"? is required", message):
+        names = [n if n == "sources" else f"--{n}" for n in (missing[1] or missing[2]).split(", ")]
+        return f"missing: {', '.join(names)}; give a value for each, --help says which"
+    if no_value := re.search(r"argument (--[\w.]+): expected", message):
+        return f"{no_value[1]}: there is no value after it; give one"
+    if stray := re.search(r"unrecognized arguments: (.+)", message):
+        return f"{stray[1]!r} belongs to no option; --help lists the options"
+    wrong = re.search(r'"([\w.]+)": (Expected .+?) ?Got value: (.*)', message) or re.search(
+        r'"([\w.]+)": Does not validate .+ Errors: - (Expected .+) Given value type: .+ Given value: (.*)', message
     )
+    if wrong:
+        return f"{wrong[1]}: {wrong[3]!r} is not possible; expected {described(wrong[2])}"
+    return message.replace("Parser key ", "")
+
+
+def unknown_key(message: str) -> str:
+    """The key that the parser's message calls unknown; empty if it speaks of something else."""
+    in_group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
     if in_group:
-        key = f"{in_group[1]}.{in_group[2]}"
-    elif unknown:
-        key = unknown[1]
-    elif at_top and "required" not in message:
-        key = next(group for group in at_top.groups() if group)
-    else:
-        return (
-            message.replace("Parser key ", "")
-            .replace("<class 'int'>", "whole number")
-            .replace("<class 'float'>", "number")
-        )
-    known = [name for name in vars(parser.get_defaults().as_flat()) if name != "config"]
-    near = difflib.get_close_matches(key, known, n=1) or [
-        name for name in known if name.split(".")[-1] == key.split(".")[-1]
-    ]
-    hint = f"; did you mean {near[0]}?" if near else "; --help lists all options"
-    return f"there is no option {key}{hint}"
+        return f"{in_group[1]}.{in_group[2]}"
+    if "required" in message:
+        return ""
+    alone = re.search(
+        r"[Uu]nrecognized arguments: --([\w.]+)|[Oo]ption '([\w.]+)' is not accepted"
+        r"|does not accept option '([\w.]+)'|Key '([\w.]+)'",
+        message,
+    )
+    return next(group for group in alone.groups() if group) if alone else ""
 
 
-def resumed(parser: ArgumentParser, parsed: Namespace, arguments: Sequence[str]) -> Namespace:
-    """The configuration that the run to resume was started with."""
-    from detector.training.loop import read_run_config
+def described(expected: str) -> str:
+    """What the parser expects, such as "Expected a <class 'int'>", in words."""
+    if choices := re.search(r"Literal\[(.+?)\]", expected):
+        return f"one of {choices[1].replace(chr(39), '')}"
+    names = [name for name in re.findall(r"<class '(\w+)'>", expected) if name != "NoneType"]
+    return TYPES.get(names[0], "keys with values") if names else expected.removeprefix("Expected ").strip(" .")
 
-    folder = parsed["resume"]
+
+def resumed_file(folder: str, arguments: Sequence[str]) -> str:
+    """The file with the configuration that the run to resume was started with."""
     if len([a for a in arguments if a.startswith("--")]) > 1:
         raise ConfigError(
             "--resume: a run continues with the configuration it was started with; leave other options out"
         )
-    restored: Namespace = parser.parse_path(str(read_run_config(folder)))
-    restored["resume"] = folder
-    return restored
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"--resume: {folder} holds no run (there is no {path}); give the folder that --out named")
+    return str(path)
 
 
 if __name__ == "__main__":

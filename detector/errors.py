@@ -19,6 +19,10 @@ class WeightsError(DetectorError):
     """A weights file or checkpoint that can't be read, or that belongs to another model or other classes."""
 
 
+class WriteError(DetectorError):
+    """A file or folder that can't be written; what was there before is still there."""
+
+
 class ExportMismatchError(DetectorError):
     """An exported file whose outputs differ from the eager model's."""
 

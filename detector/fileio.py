@@ -7,13 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from detector.errors import DetectorError
+from safetensors import SafetensorError
+
+from detector.errors import WriteError
+
+WRITE_FAILURES = ("I/O error", "inline_container", "write failed", "No space left")
+"""In the messages with which safetensors and torch.save report a full disk; neither raises OSError."""
 
 
 def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
     """Have `write` fill a temporary file in the same folder, then put it in the place of `path`.
 
-    Raises DetectorError naming the file where the disk is full or the folder can't be written; nothing is left behind.
+    Raises WriteError naming the file where the disk is full or the folder can't be written; nothing is left behind.
     """
     temporary = None
     try:
@@ -30,19 +35,33 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.replace(path)
     except OSError as error:
         raise _cannot_write(path, error.strerror or str(error)) from error
-    except RuntimeError as error:  # how torch.save and safetensors report a full disk
-        if "write" not in str(error) and "space" not in str(error):
+    except (RuntimeError, SafetensorError) as error:
+        if not any(mark in str(error) for mark in WRITE_FAILURES):
             raise
-        raise _cannot_write(path, str(error).splitlines()[0]) from error
+        raise _cannot_write(path, "the disk is full or the file too large") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
-def _cannot_write(path: Path, reason: str) -> DetectorError:
-    return DetectorError(f"{path}: can't be written ({reason}); free some space or choose another folder with --out")
+def _cannot_write(path: Path, reason: str) -> WriteError:
+    return WriteError(f"{path}: can't be written ({reason}); free some space or choose another folder with --out")
+
+
+def require_writable(folder: Path) -> None:
+    """Raise WriteError if `folder` is none or can't be made: known before the work, not after it. Makes nothing."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.access(path, os.F_OK))
+    if not existing.is_dir():
+        raise WriteError(f"--out: {folder} can't be used ({existing} is a file); choose another folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise WriteError(f"--out: {folder} can't be used ({existing} may not be written to); choose another folder")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, atomically."""
-    atomic_write(path, lambda temporary: temporary.write_text(json.dumps(value, indent=1), encoding="utf-8"))
+    write_text(path, json.dumps(value, indent=1))

@@ -31,6 +31,8 @@ SECTIONS = ("images", "annotations", "categories")
 LARGEST_INTEGER = 2**63 - 1
 ROUNDING = 0.01  # px; annotation files are written with two decimals: a box this little outside is not worth a line
 DIFFERENCES_SHOWN = 5
+FILE_OPTIONS = "--paths.train_json, --paths.val_json or --paths.test_json"
+EXPORT_AGAIN = "export it again in the COCO format: an object with the lists images, annotations and categories"
 FOLDER_OPTIONS = "--paths.train_images, --paths.val_images or --paths.test_images"
 
 
@@ -161,28 +163,36 @@ class AnnotationFile:
         try:
             content = json.loads(path.read_bytes())
         except FileNotFoundError:
-            raise DataError(f"{path}: this annotation file does not exist") from None
+            raise DataError(f"{path}: this annotation file does not exist; name it with {FILE_OPTIONS}") from None
         except OSError as error:
-            raise DataError(f"{path}: this annotation file can't be read: {error.strerror}") from error
+            raise DataError(
+                f"{path}: this annotation file can't be read: {error.strerror}; name another with {FILE_OPTIONS}"
+            ) from error
         except json.JSONDecodeError as error:
             where = f"line {error.lineno}, column {error.colno}"
-            raise DataError(f"{path}: this is not JSON: {error.msg} at {where}") from None
+            raise DataError(f"{path}: this is not JSON: {error.msg} at {where}; {EXPORT_AGAIN}") from None
         except (ValueError, RecursionError) as error:  # not text, or nested without end
-            raise DataError(f"{path}: this is not JSON: {error}") from None
+            raise DataError(f"{path}: this is not JSON: {error}; {EXPORT_AGAIN}") from None
         if not isinstance(content, dict):
             kind = type(content).__name__
-            raise DataError(f"{path}: this is not a COCO annotation file: it holds a {kind}, not an object")
+            raise DataError(
+                f"{path}: this is not a COCO annotation file: it holds a {kind}, not an object; {EXPORT_AGAIN}"
+            )
         for section in SECTIONS:
             if section not in content:
-                raise DataError(f"{path}: this is not a COCO annotation file: it has no key '{section}'")
+                raise DataError(
+                    f"{path}: this is not a COCO annotation file: it has no key '{section}'; {EXPORT_AGAIN}"
+                )
             if not isinstance(content[section], list):
-                raise DataError(f"{path}: this is not a COCO annotation file: '{section}' is not a list")
+                raise DataError(
+                    f"{path}: this is not a COCO annotation file: '{section}' is not a list; {EXPORT_AGAIN}"
+                )
             for index, entry in enumerate(content[section]):
                 if not isinstance(entry, dict):
-                    raise DataError(f"{path}: {section}[{index}] is not an object")
+                    raise DataError(f"{path}: {section}[{index}] is not an object; {EXPORT_AGAIN}")
         for section in ("images", "categories"):
             if not content[section]:
-                raise DataError(f"{path}: '{section}' is empty")
+                raise DataError(f"{path}: '{section}' is empty; there must be one entry at least")
         return cls(path, {section: content[section] for section in SECTIONS})
 
     def column(self, section: str, field: str) -> list[Any]:
@@ -192,7 +202,7 @@ class AnnotationFile:
             return [entry[field] for entry in entries]
         except KeyError:
             index = next(index for index, entry in enumerate(entries) if field not in entry)
-            raise DataError(f"{self._place(section, index, field)} is missing") from None
+            raise DataError(f"{self._place(section, index, field)} is missing; every entry needs it") from None
 
     def checked_column(self, section: str, field: str, right: Callable[[Any], bool], expected: str) -> list[Any]:
         values = self.column(section, field)
@@ -213,7 +223,9 @@ class AnnotationFile:
         _, first = np.unique(values, return_index=True)
         if len(first) < len(values):
             index = int(np.setdiff1d(np.arange(len(values)), first)[0])
-            raise self._wrong(section, index, field, int(values[index]), "an earlier entry has the same")
+            raise self._wrong(
+                section, index, field, int(values[index]), "an earlier entry has the same, give each its own"
+            )
         return values
 
     def look_up(
@@ -228,7 +240,13 @@ class AnnotationFile:
         unknown = np.flatnonzero(known[positions] != values)
         if len(unknown):
             index = int(unknown[0])
-            raise self._wrong("annotations", index, field, int(values[index]), f"no entry of '{section}' has this id")
+            raise self._wrong(
+                "annotations",
+                index,
+                field,
+                int(values[index]),
+                f"no entry of '{section}' has this id; correct it, or remove the annotation",
+            )
         return positions
 
     def crowd_flags(self) -> Bool[np.ndarray, " annotations"]:
@@ -240,7 +258,7 @@ class AnnotationFile:
 
     def boxes(self) -> Float64[np.ndarray, "annotations 4"]:
         """x, y, width, height in pixels, as they stand in the file."""
-        boxes = self.checked_column("annotations", "bbox", _is_box, "4 finite numbers")
+        boxes = self.checked_column("annotations", "bbox", _is_box, "4 finite numbers: x, y, width, height")
         return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
 
     def _place(self, section: str, index: int, field: str) -> str:
@@ -280,7 +298,10 @@ def _agreed_categories(file: AnnotationFile, expected: Categories | None) -> Cat
     if differences:
         more = len(differences) - DIFFERENCES_SHOWN
         shown = "; ".join(differences[:DIFFERENCES_SHOWN]) + (f"; and {more} more" if more > 0 else "")
-        raise DataError(f"{file.path}: its categories are not those of the training split or the weights: {shown}")
+        raise DataError(
+            f"{file.path}: its categories are not those of the training split or the weights"
+            f" (give each the same id and name, or take other weights): {shown}"
+        )
     return expected
 
 
@@ -292,7 +313,10 @@ def _file_names(file: AnnotationFile) -> list[str]:
     for index, name in enumerate(names):
         normal = posixpath.normpath(name.replace("\\", "/"))
         if normal.startswith("/") or ntpath.splitdrive(name)[0] or normal == ".." or normal.startswith("../"):
-            raise DataError(f"{file.path}: images[{index}].file_name is {name!r}: it leads out of the image folder")
+            raise DataError(
+                f"{file.path}: images[{index}].file_name is {name!r}: it leads out of the image folder;"
+                " write it relative to that folder"
+            )
     return names
 
 

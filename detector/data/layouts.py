@@ -34,7 +34,7 @@ def find_split(root: Path, split: Split) -> SplitPaths:
     """
     remedy = f"name the paths with --paths.{split}_json and --paths.{split}_images"
     if not root.is_dir():
-        raise DataError(f"{root}: this data set folder does not exist; {remedy}")
+        raise DataError(f"{root}: this data set folder does not exist; correct --data, or {remedy}")
     found = _annotation_files(root, split)
     if len(found) > 1:
         raise DataError(f"{root}: several {split} splits: {', '.join(str(path) for path in found)}; {remedy}")

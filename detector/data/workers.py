@@ -2,11 +2,17 @@
 
 import os
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import cv2
 import torch
+from torch.utils.data import DataLoader
 
 from detector.config import LoaderConfig
+from detector.errors import DetectorError
 
 
 def worker_count(config: LoaderConfig) -> int:
@@ -19,3 +25,33 @@ def start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's batches; Ctrl-C waits while workers start or end, where it would leave their tracebacks or get lost."""
+    with interrupt_later():
+        batches = iter(loader)
+    try:
+        yield from batches
+    except DetectorError as error:  # from a worker it comes with its traceback as text, the message last
+        last_line = str(error).strip().splitlines()[-1]
+        raise type(error)(last_line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+    finally:
+        with interrupt_later():
+            del batches
+
+
+@contextmanager
+def interrupt_later() -> Iterator[None]:
+    """Ctrl-C within the block takes effect at its end."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt

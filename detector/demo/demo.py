@@ -23,7 +23,7 @@ from detector.inference.infer import infer
 from detector.training.loop import train
 
 IMAGE_SIZE = 256
-EPOCHS = 40
+EPOCHS = 24
 
 
 def demo(config: DemoConfig) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def ground_truth(annotations: Path) -> dict[str, Any]:
             "image_id": a["image_id"],
             "category_id": a["category_id"],
             "bbox": a["bbox"],
-            "area": a.get("area", a["bbox"][2] * a["bbox"][3]),
+            "area": a["area"] if isinstance(a.get("area"), int | float) else a["bbox"][2] * a["bbox"][3],
             "iscrowd": a.get("iscrowd", 0),
         }
         for number, a in enumerate(content["annotations"], start=1)
@@ -76,7 +77,7 @@ def coco_metrics(
         scores.summarize()
     metrics: dict[str, Any] = {name: figure(value) for name, value in zip(METRICS, scores.stats, strict=False)}
     precision = scores.eval["precision"]  # IoU thresholds x recalls x categories x areas x detections a picture
-    names = {category["id"]: category["name"] for category in truth["categories"]}
+    names = category_names(truth["categories"])
     metrics["per_category"] = {
         names[category_id]: {
             "AP": figure(mean_precision(precision[:, :, k, 0, -1])),
@@ -85,6 +86,17 @@ def coco_metrics(
         for k, category_id in enumerate(scores.params.catIds)
     }
     return metrics
+
+
+def category_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """Category id -> name; where two share a name, the id is added to it."""
+    often = Counter(category["name"] for category in categories)
+    return {
+        category["id"]: category["name"]
+        if often[category["name"]] == 1
+        else f"{category['name']} (id {category['id']})"
+        for category in categories
+    }
 
 
 def empty_results(loader: type, truth: Mapping[str, Any]) -> Any:

@@ -13,11 +13,11 @@ from detector.config import EvaluateConfig, LoaderConfig
 from detector.data.coco import CocoImages
 from detector.data.pictures import UnreadablePictureError
 from detector.data.splits import split_paths
-from detector.data.workers import start_worker, worker_count
+from detector.data.workers import batches_of, start_worker, worker_count
 from detector.errors import DataError
 from detector.evaluation.coco_metrics import METRICS, coco_metrics, ground_truth
 from detector.evaluation.reports import print_metrics
-from detector.fileio import write_json
+from detector.fileio import require_writable, write_json
 from detector.geometry.letterbox import Letterbox
 from detector.inference.detector import Detector
 from detector.weights.files import load_weights
@@ -78,7 +78,7 @@ def evaluate_model(detector: Detector, images: CocoImages, loader: LoaderConfig,
     )
     results: list[dict[str, Any]] = []
     image_ids, unreadable = [], []
-    for batch in batches:
+    for batch in batches_of(batches):
         frames = [frame for frame in batch if frame.pixels is not None]
         unreadable += [frame.problem for frame in batch if frame.pixels is None]
         if not frames:
@@ -101,11 +101,13 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
     Returns the content of metrics.json: `METRICS`, `per_category`, and what was scored. Raises DetectorError kinds.
     """
-    _, info = load_weights(Path(config.weights))
+    require_writable(Path(config.out))
+    model, info = load_weights(Path(config.weights))
     images = CocoImages.load(split_paths(config.data, config.paths, config.split), info.categories)
-    detector = Detector.load(
-        config.weights,
-        image_size=config.image_size,
+    detector = Detector(
+        model,
+        info.categories,
+        config.image_size or info.image_size,
         conf=config.conf,
         iou=config.iou,
         max_detections=config.max_detections,
@@ -116,6 +118,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     scored = evaluate_model(detector, images, config.loader, reference=True)
     for line in scored.unreadable:
         print(f"left out: {line}")
+    if scored.unreadable:
+        print(f"left out: {len(scored.unreadable)} of {len(images)} pictures, named above")
     report = {
         **scored.metrics,
         "weights": config.weights,

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
 def print_metrics(metrics: Mapping[str, float | None], per_category: Mapping[str, Mapping[str, float | None]]) -> None:
-    """The 12 figures, then AP and AP50 of each category that has objects; a dash where there was nothing to find."""
+    """The 12 figures, then AP and AP50 of each category; a dash where there was nothing to find."""
     console = Console()
     figures = Table("figure", "value", title="COCO metrics")
     for name, value in metrics.items():
@@ -15,7 +16,7 @@ def print_metrics(metrics: Mapping[str, float | None], per_category: Mapping[str
     console.print(figures)
     categories = Table("category", "AP", "AP50", title="AP per category")
     for name, values in per_category.items():
-        categories.add_row(name, text(values["AP"]), text(values["AP50"]))
+        categories.add_row(escape(name), text(values["AP"]), text(values["AP50"]))
     console.print(categories)
 
 

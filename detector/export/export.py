@@ -12,7 +12,7 @@ from detector.data.splits import split_paths
 from detector.errors import ExportMismatchError
 from detector.export.graph import ExportGraph
 from detector.export.verify import Comparison, Runner, compare, shipped_pictures
-from detector.fileio import atomic_write
+from detector.fileio import atomic_write, require_writable
 from detector.weights.files import WeightsInfo, load_weights
 
 MOST_PICTURES = 16
@@ -24,6 +24,7 @@ def export(config: ExportConfig) -> Comparison:
     Raises ExportMismatchError (exit code 1) with the figures, and leaves no file, if they differ; other DetectorError
     kinds for what the user can mend.
     """
+    require_writable(Path(config.out).parent)
     model, info = load_weights(Path(config.weights))
     size = config.image_size or info.image_size
     pictures = comparison_pictures(config, info)

@@ -1,5 +1,6 @@
 """TorchScript files, and their outputs under torch.jit."""
 
+import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ def write_torchscript(path: Path, graph: ExportGraph, size: int, metadata: dict[
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch advises torch.export, which is another format
         traced = torch.jit.trace(graph.eval(), example_input(size, batch=2))  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, str(path), _extra_files=dict(metadata))
+        buffer = io.BytesIO()  # where the disk is full, torch's own writer ends the process
+        torch.jit.save(traced, buffer, _extra_files=dict(metadata))
+    path.write_bytes(buffer.getbuffer())
 
 
 def torchscript_runner(path: Path) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

@@ -7,7 +7,7 @@ from typing import TypeAlias, overload
 import numpy as np
 import PIL.Image
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from detector.data.pictures import picture_from_pil, read_picture
@@ -16,7 +16,7 @@ from detector.geometry.letterbox import Letterbox
 from detector.inference.postprocess import select
 from detector.models.base import DetectionModel, scale_pixels
 from detector.nn.conv import fuse_conv_bn
-from detector.structures import Categories, Detections
+from detector.structures import Categories, Detections, Predictions
 from detector.weights.files import load_weights
 
 Picture: TypeAlias = str | Path | np.ndarray | PIL.Image.Image | Tensor
@@ -47,6 +47,13 @@ class Detector:
         classes: Sequence[str] | None = None,
         device: str | torch.device = "auto",
     ) -> None:
+        """Takes a copy of `model`. Raises ConfigError for a setting out of range, an unknown class or no such device."""
+        if image_size < 32 or image_size % 32 != 0:
+            raise ConfigError(f"image_size: {image_size} is not possible; expected a positive multiple of 32")
+        if not (0 <= conf <= 1 and 0 <= iou <= 1 and max_detections >= 1):
+            given = f"conf {conf}, iou {iou}, max_detections {max_detections}"
+            raise ConfigError(f"{given}: expected conf and iou from 0 to 1 and max_detections of at least 1")
+        assert model.head.num_classes == len(categories)
         self.device = resolve_device(device)
         self.model = fuse_conv_bn(model).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.categories = categories
@@ -54,7 +61,7 @@ class Detector:
         self.conf = conf
         self.iou = iou
         self.max_detections = max_detections
-        self._labels = _labels_of(classes, categories)
+        self._labels = None if classes is None else _labels_of(classes, categories).to(self.device)
 
     @classmethod
     def load(
@@ -73,7 +80,7 @@ class Detector:
         return cls(
             model,
             info.categories,
-            image_size or info.image_size,
+            info.image_size if image_size is None else image_size,
             conf=conf,
             iou=iou,
             max_detections=max_detections,
@@ -112,18 +119,16 @@ class Detector:
         """Detections of pictures that are letterboxed already, boxes in pixels of the originals."""
         images = scale_pixels(frames.to(self.device)).contiguous(memory_format=torch.channels_last)
         if self.device.type == "cpu":
-            singles = [select(self.model(image[None]), self.conf, self.iou, self.max_detections) for image in images]
-            chosen = [single[0] for single in singles]
+            chosen = [self._select(self.model(image[None]))[0] for image in images]
         else:
-            chosen = select(self.model(images), self.conf, self.iou, self.max_detections)
-        found = []
-        for (boxes, scores, labels), letterbox in zip(chosen, letterboxes, strict=True):
-            if self._labels is not None:
-                kept = torch.isin(labels, self._labels.to(labels.device))
-                boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
-            boxes = letterbox.to_original(boxes.cpu())
-            found.append(Detections(boxes, scores.cpu(), labels.cpu(), self.categories))
-        return found
+            chosen = self._select(self.model(images))
+        return [
+            Detections(letterbox.to_original(boxes.cpu()), scores.cpu(), labels.cpu(), self.categories)
+            for (boxes, scores, labels), letterbox in zip(chosen, letterboxes, strict=True)
+        ]
+
+    def _select(self, predictions: Predictions) -> list[tuple[Tensor, Tensor, Tensor]]:
+        return select(predictions, self.conf, self.iou, self.max_detections, self._labels)
 
 
 def as_array(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
@@ -136,8 +141,16 @@ def as_array(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
         if picture.ndim != 3 or picture.shape[0] != 3:
             raise DataError(f"a picture tensor has shape {tuple(picture.shape)}; expected (3, height, width), RGB")
         if picture.is_floating_point():
-            picture = (picture.clamp(0, 1) * 255).round().to(torch.uint8)
-        picture = picture.permute(1, 2, 0).cpu().numpy()
+            if not ((picture >= 0) & (picture <= 1)).all():
+                raise DataError(
+                    "a picture tensor of floats holds values outside 0..1; expected 0..1, or uint8 for 0..255"
+                )
+            picture = (picture.float() * 255).round().to(torch.uint8)
+        picture = picture.detach().permute(1, 2, 0).cpu().numpy()
+    if not isinstance(picture, np.ndarray):
+        raise DataError(
+            f"a {type(picture).__name__} is no picture; give a file, a NumPy array, a PIL image or a tensor"
+        )
     if picture.dtype != np.uint8:
         raise DataError(f"a picture array has type {picture.dtype}; expected uint8, 0..255")
     if picture.ndim == 2:
@@ -164,9 +177,7 @@ def resolve_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def _labels_of(classes: Sequence[str] | None, categories: Categories) -> Tensor | None:
-    if classes is None:
-        return None
+def _labels_of(classes: Sequence[str], categories: Categories) -> Int64[Tensor, " wanted"]:
     unknown = [name for name in classes if name not in categories.names]
     if unknown:
         raise ConfigError(f"classes: there is no class {unknown[0]!r}; the weights know {', '.join(categories.names)}")

@@ -12,7 +12,7 @@ from PIL import Image
 from detector.config import InferConfig
 from detector.data.pictures import UnreadablePictureError, read_picture
 from detector.errors import DataError
-from detector.fileio import atomic_write, write_json
+from detector.fileio import atomic_write, require_writable, write_json
 from detector.inference.detector import Detector
 from detector.inference.draw import draw_detections
 from detector.inference.sources import find_pictures
@@ -24,6 +24,7 @@ def infer(config: InferConfig) -> int:
     An unreadable picture is named and left out; the exit code is then 1, else 0. Raises DetectorError kinds, and
     DataError if no picture was readable.
     """
+    require_writable(Path(config.out))
     files = find_pictures(config.sources)
     detector = Detector.load(
         config.weights,
@@ -35,10 +36,12 @@ def infer(config: InferConfig) -> int:
         device=config.device,
     )
     out = Path(config.out)
+    names = output_names(files)
+    require_apart(files, [out / name for name in names])
     entries: list[dict[str, Any]] = []
     counts: Counter[str] = Counter()
     unreadable = 0
-    for image_id, (file, name) in enumerate(zip(files, output_names(files), strict=True), start=1):
+    for image_id, (file, name) in enumerate(zip(files, names, strict=True), start=1):
         try:
             picture = read_picture(file)
         except UnreadablePictureError as error:
@@ -64,17 +67,27 @@ def infer(config: InferConfig) -> int:
 def output_names(files: Sequence[Path]) -> list[Path]:
     """Where the annotated pictures go below the output folder: as the files lie below the folder they share.
 
-    JPEG and PNG keep their format, others become PNG; names that would meet then keep their old suffix too.
+    JPEG and PNG keep their format, others become PNG, with .png after their old suffix.
     """
     resolved = [file.resolve() for file in files]
     shared = Path(os.path.commonpath([file.parent for file in resolved]))
-    names: list[Path] = []
+    names: dict[Path, None] = {}
     for file in resolved:
         name = file.relative_to(shared)
         if name.suffix.lower() not in (".jpg", ".jpeg", ".png"):
             name = name.with_name(f"{name.name}.png")
-        names.append(name)
-    return names
+        while name in names:  # b.webp becomes b.webp.png, which there may be already
+            name = name.with_name(f"{name.stem}_{name.suffix}")
+        names[name] = None
+    return list(names)
+
+
+def require_apart(files: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Raise DataError if an annotated picture would overwrite one of the pictures."""
+    originals = {file.resolve() for file in files}
+    for output in outputs:
+        if output.resolve() in originals:
+            raise DataError(f"--out: {output} is one of the pictures and would be overwritten; choose another folder")
 
 
 def save_picture(path: Path, picture: Image.Image) -> None:

@@ -1,5 +1,6 @@
 """From every anchor's prediction to the few that count: best class, threshold, class-wise NMS."""
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torchvision.ops import batched_nms
@@ -11,20 +12,42 @@ MOST_CANDIDATES = 30_000
 
 
 def select(
-    predictions: Predictions, conf: float, iou: float, max_detections: int
+    predictions: Predictions,
+    conf: float,
+    iou: float,
+    max_detections: int,
+    wanted: Int64[Tensor, " wanted"] | None = None,
 ) -> list[tuple[Float[Tensor, "n 4"], Float[Tensor, " n"], Int64[Tensor, " n"]]]:
     """Boxes (xyxy, frame unchanged), scores and labels of each picture, best first, at most `max_detections`.
 
     An anchor speaks for its best class only; `conf` is the lowest score kept, `iou` the overlap over which the weaker of
-    two boxes of one class is dropped.
+    two boxes of one class is dropped; `wanted` are the labels to look for, all if None. Of equal scores the anchor that
+    comes first is the better one.
     """
     chosen = []
     for boxes, class_scores in zip(predictions.boxes, predictions.scores, strict=True):
         scores, labels = class_scores.max(dim=1)
-        candidates = (scores >= conf).nonzero(as_tuple=True)[0]
-        if len(candidates) > MOST_CANDIDATES:
-            candidates = candidates[scores[candidates].topk(MOST_CANDIDATES).indices]
+        enough = scores >= conf
+        if wanted is not None:
+            enough &= torch.isin(labels, wanted)
+        candidates = enough.nonzero(as_tuple=True)[0]
+        candidates = candidates[scores[candidates].argsort(descending=True, stable=True)[:MOST_CANDIDATES]]
         boxes, scores, labels = boxes[candidates], scores[candidates], labels[candidates]
-        kept = batched_nms(boxes, scores, labels, iou)[:max_detections]
+        kept = _class_wise_nms(boxes, scores, labels, iou)[:max_detections]
         chosen.append((boxes[kept], scores[kept], labels[kept]))
     return chosen
+
+
+def _class_wise_nms(
+    boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], labels: Int64[Tensor, " n"], iou: float
+) -> Int64[Tensor, " kept"]:
+    """Indices of the boxes that stay, ascending; the boxes come best first.
+
+    `batched_nms` may move the classes apart by label times the largest coordinate: that keeps them apart only where no
+    coordinate is negative, and costs digits of the overlap in float32. Hence the shift, and float64.
+    """
+    if len(boxes) == 0:
+        return labels
+    shifted = boxes.double() - boxes.min()
+    kept: Tensor = batched_nms(shifted, scores.double(), labels, iou)
+    return kept.sort().values

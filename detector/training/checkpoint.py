@@ -11,6 +11,8 @@ from detector.fileio import atomic_write
 from detector.models.base import DetectionModel
 from detector.training.ema import ModelEma
 
+START_ANEW = "start a new run in another folder; its --weights may be best.safetensors of this one"
+
 
 @dataclass
 class TrainState:
@@ -51,7 +53,14 @@ def restore_checkpoint(path: Path, state: TrainState, device: torch.device) -> N
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch.load raises many kinds; whichever it is, the file is not usable
-        raise WeightsError(f"{path}: not a readable checkpoint ({type(error).__name__}); start the run anew") from error
+        raise WeightsError(f"{path}: not a readable checkpoint ({type(error).__name__}); {START_ANEW}") from error
+    try:
+        _restore(content, state)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise WeightsError(f"{path}: not a checkpoint of this run's model and configuration; {START_ANEW}") from error
+
+
+def _restore(content: dict[str, Any], state: TrainState) -> None:
     state.model.load_state_dict(content["model"])
     state.ema.model.load_state_dict(content["ema"])
     state.ema.steps = content["ema_steps"]

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from detector.fileio import write_text
 from detector.training.loss import Losses
 
 PACKAGES = (
@@ -45,16 +46,16 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def append_metrics(path: Path, row: dict[str, Any]) -> None:
-    """Add one line of JSON."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    """Add one line of JSON; the file never ends in half a line."""
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    write_text(path, before + json.dumps(row) + "\n")
 
 
 def drop_metrics_after(path: Path, epoch: int) -> None:
     """Take back the lines of epochs that a resumed run does again."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(line for line in lines if json.loads(line)["epoch"] <= epoch), encoding="utf-8")
+        write_text(path, "".join(line for line in lines if json.loads(line)["epoch"] <= epoch))
 
 
 def figure_text(value: float | None) -> str:

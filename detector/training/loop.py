@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from detector.config import TrainConfig
 from detector.data.coco import CocoImages
 from detector.data.loader import EpochSampler, TrainingItem, TrainingPictures, training_loader
 from detector.data.splits import split_paths
-from detector.errors import ConfigError, DataError, DetectorError
+from detector.data.workers import batches_of
+from detector.errors import ConfigError, DataError, DetectorError, WriteError
 from detector.evaluation.coco_metrics import METRICS
 from detector.evaluation.evaluate import evaluate_model
-from detector.fileio import atomic_write, write_json
+from detector.fileio import require_writable, write_json, write_text
 from detector.geometry.boxes import Anchors, make_anchors
 from detector.inference.detector import Detector, resolve_device
 from detector.models.base import scale_pixels
@@ -65,30 +67,28 @@ def train(config: TrainConfig) -> dict[str, Any]:
     metrics.jsonl, config.yaml, environment.json. Raises DetectorError kinds for what the user can mend.
     """
     run, state = set_up(config)
+    command = f"tools/train.py --resume {shlex.quote(str(run.out))}"
     try:
         fit(run, state)
     except KeyboardInterrupt:
         raise DetectorError(
-            f"interrupted in epoch {state.epoch + 1}; continue with: tools/train.py --resume {run.out}"
+            f"interrupted after {state.epoch} of {config.train.epochs} epochs; continue with: {command}"
         ) from None
+    except WriteError as error:
+        if not (run.out / "last.pt").exists():
+            raise
+        raise WriteError(f"{error}; then continue with: {command}") from error
     rows = (run.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     best = next(row for row in map(yaml.safe_load, rows) if row["epoch"] == state.best_epoch)
     return {"epoch": best["epoch"], **{name: best[name] for name in METRICS}}
-
-
-def read_run_config(folder: str) -> Path:
-    """The configuration file of a run, to resume it."""
-    path = Path(folder) / "config.yaml"
-    if not path.exists():
-        raise ConfigError(f"--resume: {folder} holds no run (there is no {path}); give the folder that --out named")
-    return path
 
 
 def set_up(config: TrainConfig) -> tuple[Run, TrainState]:
     """Read the data, build the model, and open or reopen the folder of the run."""
     settings, out = config.train, Path(config.resume or config.out)
     device = resolve_device(settings.device)
-    if config.resume is None and (out / "last.pt").exists():
+    require_writable(out)
+    if config.resume is None and holds_results(out):
         raise DataError(f"--out: {out} holds a run already; --resume {out} continues it, another folder starts anew")
     train_images = CocoImages.load(split_paths(config.data, config.paths, "train"))
     val_images = CocoImages.load(split_paths(config.data, config.paths, "val"), train_images.categories)
@@ -132,15 +132,15 @@ def set_up(config: TrainConfig) -> tuple[Run, TrainState]:
     return run, state
 
 
+def holds_results(out: Path) -> bool:
+    """Whether a run has finished an epoch there; one that failed earlier is in nobody's way."""
+    return any((out / name).exists() for name in ("best.safetensors", "last.safetensors", "metrics.jsonl"))
+
+
 def open_run_folder(run: Run) -> None:
     """Write down what the run is made of."""
-    try:
-        run.out.mkdir(parents=True, exist_ok=True)
-        (run.out / "metrics.jsonl").unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"--out: {run.out} can't be used ({error.strerror}); choose another folder") from error
     text = yaml.safe_dump(dataclasses.asdict(run.config), sort_keys=False, allow_unicode=True)
-    atomic_write(run.out / "config.yaml", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(run.out / "config.yaml", text)
     write_json(run.out / "environment.json", environment(run.device))
 
 
@@ -194,6 +194,8 @@ def fit(run: Run, state: TrainState) -> None:
             }
             finish_epoch(run, state, row)
             progress.epoch_done(row)
+        if run.unreadable:
+            print(f"left out: {len(run.unreadable)} of {len(run.train_images)} training pictures, named above")
         progress.console.print(
             f"best AP {state.best_ap:.4f} in epoch {state.best_epoch}: {run.out / 'best.safetensors'}"
         )
@@ -225,7 +227,7 @@ def train_epoch(run: Run, state: TrainState, progress: RunProgress) -> None:
 def grouped(loader: DataLoader[TrainingItem], size: int) -> Iterator[list[Batch]]:
     """The loader's batches in groups of `size`, the last one smaller where they don't divide."""
     group: list[Batch] = []
-    for batch in loader:
+    for batch in batches_of(loader):
         group.append(batch)
         if len(group) == size:
             yield group
@@ -281,7 +283,11 @@ def validate(run: Run, state: TrainState) -> dict[str, Any]:
     """COCO metrics of the averaged weights on the validation split."""
     categories, size = run.train_images.categories, run.config.train.image_size
     detector = Detector(state.ema.model, categories, size, conf=0.001, device=run.device)
-    return evaluate_model(detector, run.val_images, run.config.loader, reference=False).metrics
+    scored = evaluate_model(detector, run.val_images, run.config.loader, reference=False)
+    if state.epoch == 0:
+        for line in scored.unreadable:
+            print(f"left out: {line}")
+    return scored.metrics
 
 
 def finish_epoch(run: Run, state: TrainState, row: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The weights format: safetensors, with metadata that suffice to use the tensors."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,25 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
-from detector.errors import ConfigError, WeightsError
+from detector.errors import WeightsError
 from detector.fileio import atomic_write
 from detector.models.base import DetectionModel
-from detector.models.catalog import create_model
+from detector.models.catalog import MODELS, create_model
 from detector.structures import Categories
 
 FORMAT = "detector-1"
+METADATA_TYPES: dict[str, type] = {
+    "model": str,
+    "class_names": list,
+    "category_ids": list,
+    "image_size": int,
+    "training": dict,
+    "metrics": dict,
+    "licence": str,
+}
+"""The keys of the header beside `format`, each a string of JSON for a value of this type."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +58,19 @@ class WeightsInfo:
     def from_metadata(metadata: dict[str, str]) -> "WeightsInfo":
         """The inverse of `to_metadata`. Raises KeyError or ValueError for what was not made by it."""
         if metadata["format"] != FORMAT:
-            raise ValueError(f"unknown format {metadata['format']}")
+            raise ValueError(f"format is {metadata['format']!r}, not {FORMAT!r}")
         fields = {key: json.loads(value) for key, value in metadata.items() if key != "format"}
+        for key, kind in METADATA_TYPES.items():
+            if not isinstance(fields[key], kind):
+                raise ValueError(f"{key} is no {kind.__name__}")
+        names, ids = fields["class_names"], fields["category_ids"]
+        if not (all(isinstance(name, str) for name in names) and all(isinstance(number, int) for number in ids)):
+            raise ValueError("class_names are no texts or category_ids no whole numbers")
+        if not len(names) == len(ids) == len(set(ids)) > 0:
+            raise ValueError("class_names and category_ids don't belong together")
         return WeightsInfo(
             model=fields["model"],
-            categories=Categories(tuple(fields["category_ids"]), tuple(fields["class_names"])),
+            categories=Categories(tuple(ids), tuple(names)),
             image_size=fields["image_size"],
             training=fields["training"],
             metrics=fields["metrics"],
@@ -82,18 +102,30 @@ def load_weights(path: Path) -> tuple[DetectionModel, WeightsInfo]:
         raise WeightsError(
             f"{path}: its metadata lack what a weights file of this program holds ({error}); give best.safetensors of a run"
         ) from error
-    try:
-        model = create_model(info.model, len(info.categories))
-    except ConfigError as error:
-        raise WeightsError(f"{path}: {error}") from error
-    try:
-        model.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in state.items()})
-    except RuntimeError as error:
+    if info.model not in MODELS:
         raise WeightsError(
-            f"{path}: its tensors are not those of {info.model} with {len(info.categories)} classes"
-            f" ({str(error).splitlines()[-1].strip()}); the file was made for another model or other classes"
-        ) from error
-    for parameter in model.parameters():
-        if not torch.isfinite(parameter).all():
-            raise WeightsError(f"{path}: holds values that are not finite; take an earlier checkpoint")
+            f"{path}: made for the model {info.model!r}, this version knows {', '.join(MODELS)}; update the program"
+        )
+    model = create_model(info.model, len(info.categories))
+    if difference := _difference(model.state_dict(), state):
+        raise WeightsError(
+            f"{path}: its tensors are not those of {info.model} with {len(info.categories)} classes ({difference});"
+            " the file was made for another model or other classes"
+        )
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise WeightsError(f"{path}: {name} holds values that are not finite; take weights of an earlier epoch")
+    model.load_state_dict(state)  # half-precision tensors become float32
     return model.eval(), info
+
+
+def _difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """The first tensor that is missing, superfluous or of another shape, in words; empty if there is none."""
+    for name in [*expected, *found]:
+        if name not in found:
+            return f"{name} is missing"
+        if name not in expected:
+            return f"{name} does not belong there"
+        if found[name].shape != expected[name].shape:
+            return f"{name} has shape {tuple(found[name].shape)}, not {tuple(expected[name].shape)}"
+    return ""

@@ -1,0 +1,382 @@
+"""COCO metrics: perfect is 1, both evaluators agree, and the figures are those of pycocotools on the written file."""
+
+import contextlib
+import io
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lively_model import lively_model
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+
+from detector.config import EvaluateConfig, LoaderConfig, PathsConfig
+from detector.data.coco import CocoImages
+from detector.data.layouts import SplitPaths, find_split
+from detector.data.splits import split_paths
+from detector.demo.scenes import make_data_set
+from detector.errors import ConfigError, DataError
+from detector.evaluation.coco_metrics import METRICS, coco_metrics, ground_truth
+from detector.evaluation.evaluate import evaluate, evaluate_model
+from detector.evaluation.reports import print_metrics
+from detector.geometry.letterbox import Letterbox
+from detector.inference.detector import Detector
+from detector.structures import Detections
+from detector.weights.files import WeightsInfo, save_weights
+
+COCO_TINY = Path(__file__).parents[2] / "shared" / "data" / "coco-tiny"
+SIDE = 96
+STRICT = LoaderConfig(workers=0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small pictures gain nothing from a second one, and lose a lot where the other cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def bare_annotations() -> dict[str, Any]:
+    """What people's own files are like: ids from 0, one of them twice, no info, no area, iscrowd only on crowds."""
+    rng = random.Random(0)
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in range(12)]
+    annotations: list[dict[str, Any]] = []
+    for image in images[1:]:  # the first one is empty
+        for _ in range(rng.randrange(1, 12)):
+            side = rng.choice((20, 60, 200))
+            width, height = side * rng.uniform(0.5, 1.5), side * rng.uniform(0.5, 1.5)
+            box = [rng.uniform(0, 640 - width), rng.uniform(0, 480 - height), width, height]
+            annotation = {"image_id": image["id"], "category_id": rng.choice((0, 4, 9)), "bbox": box}
+            annotations.append({"id": len(annotations), **annotation})
+        crowd = {"image_id": image["id"], "category_id": 4, "bbox": [300, 100, 300, 300], "iscrowd": 1}
+        annotations.append({"id": len(annotations), **crowd})
+    annotations[7]["id"] = annotations[8]["id"]
+    categories = [{"id": number, "name": name} for number, name in ((9, "cow"), (0, "cat"), (4, "dog"), (5, "unused"))]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bare") / "annotations.json"
+    path.write_text(json.dumps(bare_annotations()))
+    return path
+
+
+@pytest.fixture(
+    params=["bare", pytest.param("tiny", marks=pytest.mark.skipif(not COCO_TINY.is_dir(), reason="needs ../shared"))]
+)
+def annotations(request: pytest.FixtureRequest, bare: Path) -> Path:
+    return bare if request.param == "bare" else COCO_TINY / "annotations" / "instances_val2017.json"
+
+
+def perfect(truth: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every object found, surely and exactly; nothing is said of crowds."""
+    return [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 1.0}
+        for a in truth["annotations"]
+        if not a["iscrowd"]
+    ]
+
+
+def noisy(truth: dict[str, Any], seed: int) -> list[dict[str, Any]]:
+    """Some objects missed, moved, found twice or called by another name, crowds found too, and pure inventions.
+
+    Scores have one digit, so that many are equal.
+    """
+    rng = random.Random(seed)
+    categories = [category["id"] for category in truth["categories"]]
+    results = []
+    for a in truth["annotations"]:
+        for _ in range(rng.choice((0, 1, 1, 1, 2))):
+            x, y, width, height = a["bbox"]
+            box = [
+                x + rng.gauss(0, 0.1) * width,
+                y + rng.gauss(0, 0.1) * height,
+                width * rng.uniform(0.8, 1.2),
+                height * rng.uniform(0.8, 1.2),
+            ]
+            category = rng.choice(categories) if rng.random() < 0.1 else a["category_id"]
+            results.append({"image_id": a["image_id"], "category_id": category, "bbox": box})
+    for image in truth["images"]:
+        for _ in range(rng.randrange(4)):
+            box = [rng.uniform(0, 300), rng.uniform(0, 300), rng.uniform(0, 200), rng.uniform(0, 200)]
+            results.append({"image_id": image["id"], "category_id": rng.choice(categories), "bbox": box})
+    return [{**entry, "score": round(rng.random(), 1)} for entry in results]
+
+
+def by_hand(annotations: Path, results: list[dict[str, Any]] | Path, image_ids: list[int] | None = None) -> list[float]:
+    """The 12 figures as anybody gets them who runs pycocotools on the two files."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
+        scores = COCOeval(truth, truth.loadRes(str(results) if isinstance(results, Path) else results), "bbox")
+        if image_ids is not None:
+            scores.params.imgIds = image_ids
+        scores.evaluate()
+        scores.accumulate()
+        scores.summarize()
+    return [float(value) for value in scores.stats]
+
+
+def figures(metrics: dict[str, Any]) -> list[float]:
+    """The 12 figures, None as COCOeval's -1."""
+    return [-1.0 if metrics[name] is None else metrics[name] for name in METRICS]
+
+
+# The figures
+
+
+@pytest.mark.parametrize("reference", [True, False])
+def test_perfect_predictions_score_one(annotations: Path, reference: bool) -> None:
+    truth = ground_truth(annotations)
+    metrics = coco_metrics(truth, perfect(truth), reference=reference)
+    present = {a["category_id"] for a in truth["annotations"] if not a["iscrowd"]}
+    for name in ("AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge", "AR100"):
+        assert metrics[name] == pytest.approx(1, abs=1e-12)
+    for category in truth["categories"]:
+        expected = pytest.approx(1) if category["id"] in present else None
+        assert metrics["per_category"][category["name"]] == {"AP": expected, "AP50": expected}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_both_evaluators_agree(annotations: Path, seed: int) -> None:
+    truth = ground_truth(annotations)
+    results = noisy(truth, seed)
+    reference, fast = (coco_metrics(truth, results, reference=which) for which in (True, False))
+    assert 0.1 < reference["AP"] < 0.9
+    assert figures(fast) == pytest.approx(figures(reference), abs=1e-9)
+    assert fast["per_category"].keys() == reference["per_category"].keys()
+    for name, expected in reference["per_category"].items():
+        assert fast["per_category"][name] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.skipif(not COCO_TINY.is_dir(), reason="needs ../shared")
+def test_the_figures_are_those_of_pycocotools_by_hand() -> None:
+    path = COCO_TINY / "annotations" / "instances_val2017.json"
+    truth = ground_truth(path)
+    results = noisy(truth, 5)
+    assert figures(coco_metrics(truth, results)) == by_hand(path, results)
+    some = [image["id"] for image in truth["images"]][10:30]
+    assert figures(coco_metrics(truth, results, some)) == by_hand(path, results, some)
+
+
+def test_the_mean_over_categories_is_the_ap(bare: Path) -> None:
+    truth = ground_truth(bare)
+    metrics = coco_metrics(truth, noisy(truth, 1))
+    values = [entry["AP"] for entry in metrics["per_category"].values() if entry["AP"] is not None]
+    assert len(values) == 3
+    assert np.mean(values) == pytest.approx(metrics["AP"], abs=1e-12)
+
+
+@pytest.mark.parametrize("reference", [True, False])
+def test_no_detections_score_zero(bare: Path, reference: bool) -> None:
+    metrics = coco_metrics(ground_truth(bare), [], reference=reference)
+    assert [metrics[name] for name in METRICS] == [0.0] * 12
+    assert metrics["per_category"]["cat"] == {"AP": 0.0, "AP50": 0.0}
+    assert metrics["per_category"]["unused"] == {"AP": None, "AP50": None}
+
+
+@pytest.mark.parametrize("reference", [True, False])
+def test_where_there_is_nothing_to_find_there_is_no_figure(bare: Path, reference: bool) -> None:
+    truth = ground_truth(bare)
+    for metrics in (
+        coco_metrics({**truth, "annotations": []}, perfect(truth), reference=reference),
+        coco_metrics(truth, perfect(truth), image_ids=[], reference=reference),
+        coco_metrics(truth, perfect(truth), image_ids=[0], reference=reference),
+    ):
+        assert [metrics[name] for name in METRICS] == [None] * 12
+    large = [a for a in truth["annotations"] if a["area"] > 96**2 and not a["iscrowd"]]
+    metrics = coco_metrics({**truth, "annotations": large}, perfect(truth), reference=reference)
+    assert (metrics["APsmall"], metrics["APmedium"], metrics["APlarge"]) == (None, None, pytest.approx(1))
+
+
+def test_categories_of_one_name_are_kept_apart(bare: Path) -> None:
+    truth = ground_truth(bare)
+    truth["categories"] = [{**c, "name": "cat" if c["name"] == "dog" else c["name"]} for c in truth["categories"]]
+    metrics = coco_metrics(truth, perfect(truth))
+    assert metrics["per_category"].keys() == {"cat (id 0)", "cat (id 4)", "unused", "cow"}
+
+
+def test_scoring_prints_nothing_and_changes_nothing(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = ground_truth(bare)
+    results = noisy(truth, 2)
+    kept = json.dumps(results)
+    first = coco_metrics(truth, results)
+    assert coco_metrics(truth, results) == first
+    assert json.dumps(results) == kept
+    assert capsys.readouterr().out == ""
+
+
+def test_an_area_that_is_no_number_is_that_of_the_box(tmp_path: Path) -> None:
+    content = bare_annotations()
+    content["annotations"][0] |= {"area": None, "bbox": [1, 2, 3, 4]}
+    content["annotations"][1] |= {"area": 77.5}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert [a["area"] for a in ground_truth(tmp_path / "a.json")["annotations"][:2]] == [12, 77.5]
+
+
+# From pictures to figures
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    make_data_set(tmp_path / "scenes", seed=1, train=3, val=5)
+    return tmp_path / "scenes"
+
+
+@pytest.fixture
+def images(scenes: Path) -> CocoImages:
+    return CocoImages.load(find_split(scenes, "val"))
+
+
+@pytest.fixture
+def detector(images: CocoImages) -> Detector:
+    return Detector(lively_model(len(images.categories)), images.categories, SIDE, conf=0.3, device="cpu")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_scores_the_boxes_that_the_detector_gives(
+    detector: Detector, images: CocoImages, workers: int
+) -> None:
+    scored = evaluate_model(detector, images, LoaderConfig(workers=workers), reference=False)
+    paths = [images.path(i) for i in range(len(images))]
+    expected = [
+        entry for i, found in enumerate(detector(paths)) for entry in found.to_coco(images.image_id(i))
+    ]  # infer = evaluate, to the last bit
+    assert scored.results == expected
+    assert len(expected) > 100
+    assert scored.unreadable == ()
+
+
+class Oracle(Detector):
+    """Finds exactly what the annotation file says, and letterboxes it there and back."""
+
+    def __init__(self, images: CocoImages) -> None:
+        super().__init__(lively_model(len(images.categories)), images.categories, SIDE, device="cpu")
+        self.images, self.next = images, 0
+
+    def detect_frames(self, frames: Tensor, letterboxes: Sequence[Letterbox]) -> list[Detections]:
+        assert frames.shape == (len(letterboxes), 3, SIDE, SIDE)
+        found = []
+        for letterbox in letterboxes:
+            boxes = torch.from_numpy(self.images.boxes(self.next))
+            labels = torch.from_numpy(self.images.labels(self.next))
+            boxes = letterbox.to_original(letterbox.to_frame(boxes))
+            found.append(Detections(boxes, torch.ones(len(boxes)), labels, self.categories))
+            self.next += 1
+        return found
+
+
+@pytest.mark.parametrize("data", ["scenes", "tiny"])
+def test_a_perfect_detector_scores_one_in_original_pixels(data: str, images: CocoImages) -> None:
+    if data == "tiny":
+        if not COCO_TINY.is_dir():
+            pytest.skip("needs ../shared")
+        images = CocoImages.load(find_split(COCO_TINY, "val"))
+    metrics = evaluate_model(Oracle(images), images, STRICT, reference=True).metrics
+    assert metrics["AP"] == pytest.approx(1, abs=1e-9)
+    assert metrics["AR100"] == pytest.approx(1, abs=1e-9)
+
+
+def write_weights(path: Path, images: CocoImages) -> Path:
+    info = WeightsInfo("yolo11n", images.categories, SIDE, {}, {}, "CC0-1.0")
+    save_weights(path, lively_model(len(images.categories)), info)
+    return path
+
+
+def test_evaluate_writes_what_anybody_can_score_again(
+    scenes: Path, images: CocoImages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, out = write_weights(tmp_path / "w.safetensors", images), tmp_path / "out"
+    report = evaluate(EvaluateConfig(str(weights), str(out), data=str(scenes), device="cpu", loader=STRICT))
+    assert json.loads((out / "metrics.json").read_text()) == report
+    assert figures(report) == by_hand(images.annotations_path, out / "detections.json")
+    assert (report["images"], report["unreadable"], report["image_size"]) == (5, [], SIDE)
+    assert (report["split"], report["weights"]) == ("val", str(weights))
+    results = json.loads((out / "detections.json").read_text())
+    assert {entry["category_id"] for entry in results} <= set(images.categories.ids)
+    assert {entry["image_id"] for entry in results} <= {images.image_id(i) for i in range(5)}
+    assert max(entry["score"] for entry in results) > 0.25 > min(entry["score"] for entry in results) >= 0.001
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (*METRICS, *images.categories.names))
+
+
+def test_an_unreadable_picture_is_left_out_of_the_score(images: CocoImages, detector: Detector) -> None:
+    images.path(1).write_bytes(b"no picture")
+    tolerant = LoaderConfig(workers=0, max_unreadable=0.2)
+    scored = evaluate_model(detector, images, tolerant, reference=True)
+    assert len(scored.unreadable) == 1
+    assert str(images.path(1)) in scored.unreadable[0]
+    others = [images.image_id(i) for i in (0, 2, 3, 4)]
+    assert {entry["image_id"] for entry in scored.results} == set(others)
+    assert figures(scored.metrics) == by_hand(images.annotations_path, scored.results, others)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_unreadable_pictures_stop_the_evaluation(images: CocoImages, detector: Detector, workers: int) -> None:
+    images.path(1).write_bytes(b"no picture")
+    images.path(2).unlink()
+    with pytest.raises(DataError, match=r"2 of 5 pictures .*--loader\.max_unreadable") as caught:
+        evaluate_model(detector, images, LoaderConfig(workers=workers, max_unreadable=0.2), reference=True)
+    assert str(images.path(1)) in str(caught.value)
+
+
+def test_a_split_without_a_readable_picture_has_no_figures(images: CocoImages, detector: Detector) -> None:
+    for i in range(len(images)):
+        images.path(i).write_bytes(b"no picture")
+    scored = evaluate_model(detector, images, LoaderConfig(workers=0, max_unreadable=1.0), reference=True)
+    assert scored.metrics["AP"] is None
+    assert len(scored.unreadable) == 5
+
+
+def test_weights_of_other_classes_are_refused(scenes: Path, images: CocoImages, tmp_path: Path) -> None:
+    weights = write_weights(tmp_path / "w.safetensors", images)
+    path = images.annotations_path
+    content = json.loads(path.read_text())
+    content["categories"][0]["name"] = "submarine"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"instances_val\.json.*'submarine' here"):
+        evaluate(EvaluateConfig(str(weights), str(tmp_path / "out"), data=str(scenes), loader=STRICT))
+
+
+def test_a_split_that_lacks_a_class_of_the_weights_is_scored(scenes: Path, images: CocoImages, tmp_path: Path) -> None:
+    weights = write_weights(tmp_path / "w.safetensors", images)
+    path = images.annotations_path
+    content = json.loads(path.read_text())
+    gone = content["categories"].pop(0)
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] != gone["id"]]
+    path.write_text(json.dumps(content))
+    report = evaluate(EvaluateConfig(str(weights), str(tmp_path / "out"), data=str(scenes), loader=STRICT))
+    assert gone["name"] not in report["per_category"]
+    assert figures(report) == by_hand(path, tmp_path / "out" / "detections.json")
+
+
+def test_a_dash_stands_where_there_is_no_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    print_metrics({"AP": 0.25, "APsmall": None}, {"[/red] cat": {"AP": None, "AP50": 1.0}})
+    printed = capsys.readouterr().out
+    assert "0.2500" in printed
+    assert "–" in printed
+    assert "[/red] cat" in printed
+
+
+# Which files
+
+
+def test_explicit_paths_win_over_the_folder(scenes: Path) -> None:
+    paths = PathsConfig(val_json="x.json", val_images="pictures")
+    assert split_paths(str(scenes), paths, "val") == SplitPaths(Path("x.json"), Path("pictures"))
+    assert split_paths(str(scenes), paths, "train") == find_split(scenes, "train")
+
+
+def test_without_any_paths_both_options_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"--data .*--paths\.test_json and --paths\.test_images"):
+        split_paths(None, PathsConfig(), "test")
+    with pytest.raises(ConfigError, match=r"--paths\.val_json and --paths\.val_images belong together"):
+        split_paths(None, PathsConfig(val_json="x.json"), "val")

@@ -1,0 +1,403 @@
+"""From pictures to boxes: postprocessing against brute force, one path for every kind of input, and `infer` on files."""
+
+import json
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from lively_model import lively_model
+from PIL import Image
+from torch import Tensor
+
+from detector.config import InferConfig
+from detector.data.pictures import read_picture
+from detector.demo.scenes import make_data_set
+from detector.errors import ConfigError, DataError, DetectorError
+from detector.geometry.letterbox import PAD_VALUE, Letterbox
+from detector.inference import postprocess
+from detector.inference.detector import Detector, resolve_device
+from detector.inference.infer import infer, output_names
+from detector.inference.postprocess import select
+from detector.models.base import DetectionModel
+from detector.nn.conv import fuse_conv_bn
+from detector.structures import Categories, Detections, Predictions
+from detector.weights.files import WeightsInfo, save_weights
+
+SIDE = 96
+CATEGORIES = Categories((3, 7, 90), ("cat", "dog", "cow"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small pictures gain nothing from a second one, and lose a lot where the other cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model() -> DetectionModel:
+    return lively_model(len(CATEGORIES))
+
+
+@pytest.fixture(scope="module")
+def detector(model: DetectionModel) -> Detector:
+    return Detector(model, CATEGORIES, SIDE, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def weights(model: DetectionModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    save_weights(path, model, WeightsInfo("yolo11n", CATEGORIES, SIDE, {}, {}, "CC0-1.0"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Pictures of different sizes."""
+    root = tmp_path_factory.mktemp("scenes")
+    make_data_set(root, seed=1, train=3, val=5)
+    return sorted((root / "val").glob("*.jpg"))
+
+
+def same(first: Detections, second: Detections) -> bool:
+    return (
+        torch.equal(first.boxes, second.boxes)
+        and torch.equal(first.scores, second.scores)
+        and torch.equal(first.labels, second.labels)
+    )
+
+
+# Postprocessing
+
+
+def overlap(a: list[float], b: list[float]) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+def brute_force(
+    boxes: Tensor, scores: Tensor, conf: float, iou: float, limit: int, wanted: list[int] | None = None
+) -> list[tuple[int, int]]:
+    """The (anchor, label) pairs that stay, by the definition of the procedure."""
+    best = [(float(row.max()), int(row.argmax()), anchor) for anchor, row in enumerate(scores)]
+    best = [entry for entry in best if entry[0] >= conf and (wanted is None or entry[1] in wanted)]
+    kept: list[tuple[int, int]] = []
+    corners = boxes.double().tolist()
+    for _, label, anchor in sorted(best, key=lambda entry: -entry[0]):
+        if all(label != other or overlap(corners[anchor], corners[rival]) <= iou for rival, other in kept):
+            kept.append((anchor, label))
+    return kept[:limit]
+
+
+def random_predictions(seed: int, anchors: int, classes: int, levels: int = 0) -> Predictions:
+    """Boxes in heaps, some reaching far out of the frame; with `levels`, scores of only so many values."""
+    generator = torch.Generator().manual_seed(seed)
+    heaps = torch.rand(12, 2, generator=generator) * 600
+    centre = heaps[torch.randint(12, (anchors,), generator=generator)] + 12 * torch.randn(
+        anchors, 2, generator=generator
+    )
+    half = 20 + 60 * torch.rand(anchors, 2, generator=generator)
+    scores = torch.rand(anchors, classes, generator=generator)
+    if levels:
+        scores = (scores * levels).floor() / levels
+    return Predictions(torch.cat((centre - half, centre + half), dim=1)[None], scores[None])
+
+
+@pytest.mark.parametrize(
+    ("anchors", "classes", "levels"), [(1, 1, 0), (60, 2, 0), (60, 2, 4), (300, 80, 0), (1500, 4, 0), (1500, 4, 20)]
+)
+def test_select_is_what_brute_force_says(anchors: int, classes: int, levels: int) -> None:
+    predictions = random_predictions(anchors + levels, anchors, classes, levels)
+    for conf, iou, limit in ((0.001, 0.7, 300), (0.5, 0.3, 20)):
+        expected = brute_force(predictions.boxes[0], predictions.scores[0], conf, iou, limit)
+        ((boxes, scores, labels),) = select(predictions, conf, iou, limit)
+        anchors_kept = torch.tensor([anchor for anchor, _ in expected], dtype=torch.int64)
+        assert labels.tolist() == [label for _, label in expected]
+        assert torch.equal(boxes, predictions.boxes[0, anchors_kept])
+        assert torch.equal(scores, predictions.scores[0, anchors_kept].amax(dim=1))
+        assert (scores.diff() <= 0).all()
+
+
+def test_select_treats_every_picture_of_a_batch_alone() -> None:
+    first, second = random_predictions(1, 200, 3), random_predictions(2, 200, 3)
+    both = Predictions(torch.cat((first.boxes, second.boxes)), torch.cat((first.scores, second.scores)))
+    alone = select(first, 0.3, 0.5, 50) + select(second, 0.3, 0.5, 50)
+    for ours, theirs in zip(select(both, 0.3, 0.5, 50), alone, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_boxes_far_outside_do_not_meet_another_class() -> None:
+    boxes = torch.tensor([[-480.0, -480, 24, 24], [620.0, 620, 1120, 1120]])
+    scores = torch.tensor([[0.1, 0.8], [0.9, 0.1]])
+    ((_, _, labels),) = select(Predictions(boxes[None], scores[None]), 0.5, 0.7, 300)
+    assert labels.tolist() == [0, 1]
+
+
+def test_the_threshold_itself_counts() -> None:
+    boxes, scores = torch.tensor([[0.0, 0, 9, 9], [20.0, 20, 29, 29]]), torch.tensor([[0.5], [0.49]])
+    ((_, kept, _),) = select(Predictions(boxes[None], scores[None]), 0.5, 0.7, 300)
+    assert kept.tolist() == [0.5]
+
+
+def test_nothing_found_is_empty_not_an_error() -> None:
+    ((boxes, scores, labels),) = select(Predictions(torch.rand(1, 9, 4), torch.zeros(1, 9, 3)), 0.5, 0.7, 300)
+    assert (boxes.shape, scores.shape, labels.shape) == ((0, 4), (0,), (0,))
+    assert labels.dtype == torch.int64
+
+
+def test_only_the_best_candidates_enter_nms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postprocess, "MOST_CANDIDATES", 40)
+    predictions = random_predictions(3, 500, 3)
+    ((_, scores, _),) = select(predictions, 0.001, 1.0, 300)
+    assert torch.equal(scores, predictions.scores[0].amax(dim=1).sort(descending=True).values[:40])
+
+
+def test_wanted_classes_are_not_crowded_out_by_others() -> None:
+    predictions = random_predictions(4, 400, 3)
+    wanted = torch.tensor([2])
+    ((_, _, labels),) = select(predictions, 0.2, 0.7, 5, wanted)
+    expected = brute_force(predictions.boxes[0], predictions.scores[0], 0.2, 0.7, 5, wanted=[2])
+    assert labels.tolist() == [2] * len(expected) == [2] * 5
+
+
+# Letterbox
+
+
+@pytest.mark.parametrize("size", [(640, 480), (333, 500), (1, 1), (5000, 3), (96, 96)])
+def test_letterbox_and_back_is_the_same_box(size: tuple[int, int]) -> None:
+    letterbox = Letterbox(*size, 96, 96)
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(50, 2, 2, generator=generator).sort(dim=1).values.flatten(1)
+    boxes = corners * torch.tensor(size * 2)
+    there = letterbox.to_frame(boxes)
+    assert ((there >= 0) & (there <= 96)).all()
+    assert torch.allclose(letterbox.to_original(there), boxes, atol=1e-4 * max(size))
+    frame = letterbox.image(np.zeros((size[1], size[0], 3), dtype=np.uint8))
+    assert frame.shape == (96, 96, 3)
+    assert {0} <= set(np.unique(frame).tolist()) <= {0, PAD_VALUE}
+
+
+# Detector
+
+
+def test_detections_are_sorted_and_inside_the_picture(detector: Detector, files: list[Path]) -> None:
+    for path in files:
+        found = detector(path)
+        height, width = read_picture(path).shape[:2]
+        assert len(found) > 10
+        assert (found.scores.diff() <= 0).all()
+        assert (found.scores >= 0.25).all()
+        assert (found.boxes >= 0).all()
+        assert (found.boxes <= torch.tensor([width, height] * 2)).all()
+        assert (found.boxes[:, 2:] >= found.boxes[:, :2]).all()
+        assert found.boxes.device.type == "cpu"
+
+
+def test_one_picture_and_a_list_give_the_same_bits(detector: Detector, files: list[Path]) -> None:
+    alone = [detector(path) for path in files]
+    together = detector(files)
+    shuffled = detector(files[::-1])[::-1]
+    assert all(same(a, b) and same(a, c) for a, b, c in zip(alone, together, shuffled, strict=True))
+    assert not same(alone[0], alone[1])
+    assert detector([]) == []
+
+
+def test_frames_in_one_batch_give_the_same_bits(detector: Detector, files: list[Path]) -> None:
+    pictures = [read_picture(path) for path in files]
+    boxes = [Letterbox(p.shape[1], p.shape[0], SIDE, SIDE) for p in pictures]
+    frames = torch.stack([torch.from_numpy(b.image(p)) for b, p in zip(boxes, pictures, strict=True)])
+    for frame_order in (frames.permute(0, 3, 1, 2), frames.permute(0, 3, 1, 2).contiguous()):
+        batch = detector.detect_frames(frame_order, boxes)
+        assert all(same(a, detector(path)) for a, path in zip(batch, files, strict=True))
+
+
+def test_every_kind_of_input_gives_the_same_boxes(detector: Detector, files: list[Path]) -> None:
+    path = files[0]
+    picture = read_picture(path)
+    tensor = torch.from_numpy(picture).permute(2, 0, 1)
+    expected = detector(path)
+    with Image.open(path) as image:
+        assert same(detector(image), expected)
+    for other in (str(path), picture, tensor, tensor.float() / 255, tensor.double() / 255):
+        assert same(detector(other), expected)
+    reverse = np.ascontiguousarray(picture[..., ::-1])
+    assert not same(detector(reverse), expected)  # BGR is another picture
+    assert same(detector(reverse[..., ::-1]), expected)  # a view with negative strides
+
+
+def test_grey_pictures_are_the_same_as_file_and_array(detector: Detector, files: list[Path], tmp_path: Path) -> None:
+    grey = cv2.cvtColor(read_picture(files[0]), cv2.COLOR_RGB2GRAY)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    expected = detector(np.stack([grey] * 3, axis=2))
+    assert same(detector(grey), expected)
+    assert same(detector(tmp_path / "grey.png"), expected)
+    assert same(detector(Image.fromarray(grey)), expected)
+
+
+def test_exif_turns_a_file_and_a_pil_image(detector: Detector, files: list[Path], tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray(read_picture(files[0]))
+    stored.save(tmp_path / "turned.png", exif=exif)
+    expected = detector(np.rot90(np.asarray(stored), k=-1))
+    assert same(detector(tmp_path / "turned.png"), expected)
+    with Image.open(tmp_path / "turned.png") as image:
+        assert same(detector(image), expected)
+
+
+@pytest.mark.parametrize(
+    ("picture", "complaint"),
+    [
+        (np.zeros((8, 8, 3), dtype=np.float32), "type float32; expected uint8"),
+        (np.zeros((8, 8, 4), dtype=np.uint8), "shape (8, 8, 4)"),
+        (np.zeros((3, 8, 8), dtype=np.uint8), "shape (3, 8, 8)"),
+        (np.zeros((1, 8, 8, 3), dtype=np.uint8), "shape (1, 8, 8, 3)"),
+        (np.zeros((0, 8, 3), dtype=np.uint8), "shape (0, 8, 3)"),
+        (np.zeros((0, 8), dtype=np.uint8), "shape (0, 8, 3)"),
+        (torch.zeros(8, 8, 3), "shape (8, 8, 3)"),
+        (torch.zeros(3, 0, 8), "shape (0, 8, 3)"),
+        (torch.full((3, 8, 8), 255.0), "outside 0..1"),
+        (torch.full((3, 8, 8), -0.1), "outside 0..1"),
+        (torch.full((3, 8, 8), float("nan")), "outside 0..1"),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), "type int64"),
+        ("missing.jpg", "missing.jpg: this picture does not exist"),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_one_line(detector: Detector, picture: Any, complaint: str) -> None:
+    with pytest.raises(DetectorError) as caught:
+        detector(picture)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_fused_network_says_what_the_network_says(detector: Detector, model: DetectionModel) -> None:
+    images = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(3)).double()
+    with torch.inference_mode():  # in float64, because these weights blow up rounding
+        plain, fused = deepcopy(model).double()(images), fuse_conv_bn(deepcopy(model).double())(images)
+        ours = deepcopy(detector.model).double()(images)
+    assert torch.allclose(fused.boxes, plain.boxes, atol=1e-6)
+    assert torch.allclose(fused.scores, plain.scores, atol=1e-6)
+    assert torch.allclose(ours.scores, plain.scores, atol=1e-3)
+
+
+def test_the_detector_takes_a_copy(model: DetectionModel) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.train()
+    Detector(model, CATEGORIES, SIDE, device="cpu")(np.zeros((9, 9, 3), dtype=np.uint8))
+    assert model.training
+    model.eval()
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_only_the_classes_asked_for(weights: Path, detector: Detector, files: list[Path]) -> None:
+    some = Detector.load(weights, classes=["cow", "cat"], device="cpu")
+    assert some.image_size == SIDE
+    found, everything = some(files[0]), detector(files[0])
+    assert {*found.names} == {"cow", "cat"}
+    assert len(everything) < 300  # so none was crowded out
+    assert found.scores.tolist() == [
+        score for score, name in zip(everything.scores.tolist(), everything.names, strict=True) if name != "dog"
+    ]
+    with pytest.raises(ConfigError, match="no class 'horse'; the weights know cat, dog, cow"):
+        Detector.load(weights, classes=["cat", "horse"])
+
+
+@pytest.mark.parametrize(
+    "setting", [{"image_size": 0}, {"image_size": 100}, {"conf": 25.0}, {"iou": -0.1}, {"max_detections": 0}]
+)
+def test_impossible_settings_are_refused(weights: Path, setting: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(setting))):
+        Detector.load(weights, **setting)
+
+
+def test_devices_by_name() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name, complaint in (("cuda:99", "is not there"), ("gpu", "is no device"), ("meta", "is not supported")):
+        with pytest.raises(ConfigError, match=f"{name}.*{complaint}.*use auto"):
+            resolve_device(name)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
+def test_cuda_finds_what_the_cpu_finds(model: DetectionModel, detector: Detector, files: list[Path]) -> None:
+    found, expected = Detector(model, CATEGORIES, SIDE, device="cuda")(files), detector(files)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.allclose(ours.scores[:5], theirs.scores[:5], atol=2e-2)
+
+
+# infer
+
+
+def run_infer(sources: list[str], weights: Path, out: Path, **settings: Any) -> tuple[int, list[dict[str, Any]]]:
+    code = infer(InferConfig(sources=sources, weights=str(weights), out=str(out), device="cpu", **settings))
+    return code, json.loads((out / "detections.json").read_text())
+
+
+def test_infer_writes_what_the_detector_finds(
+    weights: Path, detector: Detector, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, entries = run_infer([str(files[0].parent)], weights, tmp_path / "out")
+    assert code == 0
+    expected = [
+        {**entry, "file_name": str(path), "category_name": name}
+        for image_id, path in enumerate(files, start=1)
+        for found in [detector(path)]
+        for entry, name in zip(found.to_coco(image_id), found.names, strict=True)
+    ]
+    assert entries == expected
+    assert {entry["category_id"] for entry in entries} == set(CATEGORIES.ids)
+    for path in files:
+        assert read_picture(tmp_path / "out" / path.name).shape == read_picture(path).shape
+    assert f"{len(files)} pictures: " in capsys.readouterr().out
+
+
+def test_an_unreadable_picture_is_named_and_left_out(
+    weights: Path, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(files[0].read_bytes()[:500])
+    code, entries = run_infer([str(tmp_path / "broken.jpg"), str(files[0])], weights, tmp_path / "out")
+    assert code == 1
+    assert {(entry["image_id"], entry["file_name"]) for entry in entries} == {(2, str(files[0]))}
+    assert "broken.jpg" in capsys.readouterr().err
+    with pytest.raises(DataError, match="none of the 1 pictures"):
+        run_infer([str(tmp_path / "broken.jpg")], weights, tmp_path / "out")
+
+
+def test_infer_shows_only_the_classes_asked_for(weights: Path, files: list[Path], tmp_path: Path) -> None:
+    _, entries = run_infer([str(files[0])], weights, tmp_path, classes="dog, cow", conf=0.5)
+    assert {entry["category_name"] for entry in entries} == {"dog", "cow"}
+    assert min(entry["score"] for entry in entries) >= 0.5
+    with pytest.raises(ConfigError, match="no class 'sheep'"):
+        run_infer([str(files[0])], weights, tmp_path, classes="sheep")
+
+
+def test_infer_does_not_overwrite_the_pictures(weights: Path, files: list[Path], tmp_path: Path) -> None:
+    picture = tmp_path / "a.jpg"
+    picture.write_bytes(files[0].read_bytes())
+    with pytest.raises(DataError, match=r"a\.jpg is one of the pictures and would be overwritten"):
+        run_infer([str(picture)], weights, tmp_path)
+    assert picture.read_bytes() == files[0].read_bytes()
+
+
+def test_equal_names_do_not_meet(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a/1.jpg", "b/1.jpg", "b/2.JPEG", "c.webp", "c.webp.png", "c.png")]
+    names = output_names(files)
+    assert [str(name) for name in names[:3]] == ["a/1.jpg", "b/1.jpg", "b/2.JPEG"]
+    assert [str(name) for name in names[3:]] == ["c.webp.png", "c.webp_.png", "c.png"]
+
+
+def test_infer_keeps_apart_pictures_of_one_name(weights: Path, files: list[Path], tmp_path: Path) -> None:
+    for folder, source in zip(("a", "b"), files, strict=False):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        Image.fromarray(read_picture(source)).save(tmp_path / "in" / folder / "1.webp")
+    run_infer([str(tmp_path / "in")], weights, tmp_path / "out")
+    written = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert written == ["a/1.webp.png", "b/1.webp.png", "detections.json"]
