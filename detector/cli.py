@@ -1,6 +1,7 @@
 """The commands. `tools/NAME.py ...` and `detector NAME ...` are the same; each is one function on one configuration."""
 
 import difflib
+import os
 import re
 import sys
 from argparse import ArgumentError
@@ -72,6 +73,9 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; what the user can mend is one line on stderr, exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # read when torch is imported: threads that wait must not spin on cores that others need (loader workers, other
+    # programs); with one other busy process on 2 cores, spinning made a training step 2 to 20 times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(usage())

@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,6 @@ from detector.weights.files import WeightsInfo, save_weights
 COCO_TINY = Path(__file__).parents[2] / "shared" / "data" / "coco-tiny"
 SIDE = 96
 STRICT = LoaderConfig(workers=0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small pictures gain nothing from a second one, and lose a lot where the other cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def bare_annotations() -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """From pictures to boxes: postprocessing against brute force, one path for every kind of input, and `infer` on files."""
 
 import json
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -30,15 +29,6 @@ from detector.weights.files import WeightsInfo, save_weights
 
 SIDE = 96
 CATEGORIES = Categories((3, 7, 90), ("cat", "dog", "cow"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small pictures gain nothing from a second one, and lose a lot where the other cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
