@@ -8,4 +8,5 @@ import os
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 install_import_hook("detector", "shape_checker.check")
