@@ -18,6 +18,7 @@ class ExportGraph(nn.Module):
     def __init__(self, model: DetectionModel) -> None:
         super().__init__()
         self.model = fuse_conv_bn(model)
+        self.eval()
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]

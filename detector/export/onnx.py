@@ -1,6 +1,5 @@
 """ONNX files, and their outputs under onnxruntime."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,8 +21,7 @@ def write_onnx(path: Path, graph: ExportGraph, size: int, dynamic: bool, metadat
     """Write `graph` for inputs of size x size, or, if `dynamic`, any batch and any multiples of 32."""
     shapes = None
     if dynamic:
-        axes = {0: "batch", 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-        shapes = ({**axes, 0: torch.export.Dim.DYNAMIC},)
+        shapes = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
     program = torch.onnx.export(
         graph,
         (example_input(size, batch=2 if dynamic else 1),),
@@ -50,7 +48,3 @@ def onnx_runner(path: Path) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         return torch.from_numpy(np.asarray(boxes)), torch.from_numpy(np.asarray(scores))
 
     return run
-
-
-def decode_metadata(metadata: dict[str, str]) -> dict[str, object]:
-    return {key: json.loads(value) for key, value in metadata.items()}

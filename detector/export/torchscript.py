@@ -15,7 +15,7 @@ def write_torchscript(path: Path, graph: ExportGraph, size: int, metadata: dict[
     """Trace `graph`; the file takes any batch and any multiples of 32. `metadata` go in as extra files."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch advises torch.export, which is another format
-        traced = torch.jit.trace(graph.eval(), example_input(size, batch=2))  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(graph, example_input(size, batch=2))  # type: ignore[no-untyped-call]
         buffer = io.BytesIO()  # where the disk is full, torch's own writer ends the process
         torch.jit.save(traced, buffer, _extra_files=dict(metadata))
     path.write_bytes(buffer.getbuffer())

@@ -69,8 +69,8 @@ def compare(
                     f"the file's outputs have shapes {tuple(got.boxes.shape)}, {tuple(got.scores.shape)}, the model's"
                     f" {tuple(expected.boxes.shape)}, {tuple(expected.scores.shape)}"
                 )
-            box_difference = float(np.maximum(box_difference, (got.boxes - expected.boxes).abs().max()))
-            score_difference = float(np.maximum(score_difference, (got.scores - expected.scores).abs().max()))
+            box_difference = largest(box_difference, got.boxes - expected.boxes)
+            score_difference = largest(score_difference, got.scores - expected.scores)
             for side, predictions in enumerate((expected, got)):
                 counts[side] += sum(len(scores) for _, scores, _ in select(predictions, 0.25, 0.7, 300))
     return Comparison(len(pictures), box_difference, score_difference, counts[0], counts[1])
@@ -79,3 +79,8 @@ def compare(
 def shipped_pictures() -> list[Path]:
     """The photographs that come with the package."""
     return sorted((Path(__file__).parent / "pictures").glob("*.jpg"))
+
+
+def largest(so_far: float, difference: Tensor) -> float:
+    """The larger of two largest differences; NaN if there is one."""
+    return torch.maximum(torch.tensor(so_far), difference.abs().max()).item()

@@ -1,0 +1,179 @@
+"""Exported files say what the model says, in other runtimes, and a file that does not is not left."""
+
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from lively_model import lively_model
+from torch import Tensor
+
+import detector.export.export as export_module
+from detector.config import ExportConfig
+from detector.data.pictures import read_picture
+from detector.errors import ExportMismatchError
+from detector.export.export import export
+from detector.export.graph import ExportGraph
+from detector.export.verify import Comparison, compare, shipped_pictures
+from detector.inference.detector import Detector
+from detector.models.base import DetectionModel
+from detector.structures import Categories
+from detector.weights.files import WeightsInfo, save_weights
+
+BCCD = Path(__file__).parents[2] / "shared" / "data" / "bccd"
+SIDE = 128
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_shape_checks() -> Iterator[None]:
+    """A tracer can't look into the values that the run-time checks of shapes ask for."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def calm_model() -> DetectionModel:
+    """The lively model with a weaker head: its strong one magnifies float32's rounding beyond what a trained one does."""
+    model = lively_model(3)
+    with torch.no_grad():
+        for box, classes in zip(model.head.box_branches, model.head.class_branches, strict=True):
+            box[-1].weight *= 0.01
+            classes[-1].weight *= 0.01
+            classes[-1].bias[:] = -1.2
+    return model
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "lively.safetensors"
+    info = WeightsInfo("yolo11n", Categories((3, 7, 20), ("a", "b", "ç")), SIDE, {}, {}, "CC0")
+    save_weights(path, calm_model(), info)
+    return path
+
+
+@pytest.fixture(scope="module")
+def onnx_file(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        comparison = export(ExportConfig(weights=str(weights), out=str(path)))
+    assert comparison.model_detections == comparison.file_detections > 10
+    return path
+
+
+def same_detections(got: list[list[float]], expected: list[list[float]]) -> None:
+    """Each detection has its partner of the same label, the box within 0.5 px and the score within 1e-3."""
+    assert len(got) == len(expected) > 3
+    rest = np.array(expected)
+    for box in np.array(got):
+        near = (np.abs(rest[:, :4] - box[:4]) <= 0.5).all(axis=1) & (np.abs(rest[:, 4] - box[4]) <= 1e-3)
+        partners = np.flatnonzero(near & (rest[:, 5] == box[5]))
+        assert len(partners) > 0, box
+        rest = np.delete(rest, partners[0], axis=0)
+
+
+@pytest.mark.skipif(not BCCD.exists(), reason="the photographs lie outside the repository")
+@pytest.mark.parametrize("number", [0, 40, 80])
+def test_onnxruntime_alone_finds_what_the_detector_finds(weights: Path, onnx_file: Path, number: int) -> None:
+    picture = sorted((BCCD / "val").glob("*.jpg"))[number]
+    script = Path(__file__).parent / "onnx_alone.py"
+    command = [sys.executable, "-I", str(script), str(onnx_file), str(picture), "0.25"]
+    printed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    metadata = {key: json.loads(value) for key, value in printed["metadata"].items() if key != "format"}
+    assert metadata["class_names"] == ["a", "b", "ç"]
+    assert metadata["category_ids"] == [3, 7, 20]
+    assert metadata["image_size"] == SIDE
+    found = Detector.load(weights)(pillow_halved(picture))
+    expected = torch.cat((found.boxes, found.scores[:, None], found.labels[:, None].float()), dim=1).tolist()
+    scale = 640 / SIDE
+    same_detections(printed["detections"], [[*(scale * v for v in row[:4]), *row[4:]] for row in expected])
+
+
+def pillow_halved(path: Path) -> np.ndarray:
+    """The photograph shrunk to the network's side as the script does it, so that the resize is not what is compared."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        assert image.size == (640, 480)
+        return np.asarray(image.convert("RGB").resize((SIDE, SIDE * 3 // 4), Image.Resampling.BOX))
+
+
+def test_a_dynamic_onnx_file_takes_other_batches_and_sizes(weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "dynamic.onnx"
+    export(ExportConfig(weights=str(weights), out=str(path), dynamic=True))
+    assert [file.name for file in tmp_path.iterdir()] == ["dynamic.onnx"]
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    model = calm_model()
+    for shape in [(1, 3, 32, 32), (3, 3, 64, 160), (2, 3, 256, 96)]:
+        images = torch.rand(shape)
+        boxes, scores = session.run(["boxes", "scores"], {"images": images.numpy()})
+        with torch.no_grad():
+            expected = model(images)
+        assert np.abs(boxes - expected.boxes.numpy()).max() < 0.05
+        assert np.abs(scores - expected.scores.numpy()).max() < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.*:FutureWarning")
+def test_torchscript_takes_other_batches_and_sizes_and_carries_its_metadata(weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    export(ExportConfig(weights=str(weights), out=str(path), format="torchscript"))
+    extra = {"class_names": ""}
+    module = torch.jit.load(str(path), _extra_files=extra)
+    assert json.loads(extra["class_names"]) == ["a", "b", "ç"]
+    model = calm_model()
+    for shape in [(1, 3, SIDE, SIDE), (3, 3, 64, 160)]:
+        images = torch.rand(shape)
+        with torch.no_grad():
+            boxes, scores = module(images)
+            expected = model(images)
+        assert (boxes - expected.boxes).abs().max() < 0.05
+        assert (scores - expected.scores).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+def test_a_spoiled_file_is_refused_and_not_left(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    """One weight of the graph is changed before it is written, as a faulty exporter might."""
+
+    def spoiled(model: torch.nn.Module) -> ExportGraph:
+        graph = ExportGraph(model)
+        with torch.no_grad():
+            graph.model.head.class_branches[0][-1].bias[0] += 0.05
+        return graph
+
+    monkeypatch.setattr(export_module, "ExportGraph", spoiled)
+    out = tmp_path / "file"
+    out.write_text("an older export")
+    with pytest.raises(ExportMismatchError, match=r"scores by up to 0\.01"):
+        export(ExportConfig(weights=str(weights), out=str(out), format=format))
+    assert out.read_text() == "an older export"
+    assert list(tmp_path.iterdir()) == [out]
+    assert ExportMismatchError.exit_code == 1
+
+
+def test_nan_and_other_shapes_are_refused() -> None:
+    model = calm_model()
+    picture = read_picture(shipped_pictures()[0])
+
+    def nan(images: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            boxes, scores = model(images)
+        boxes[0, 0, 0] = float("nan")
+        return boxes, scores
+
+    assert not compare(model, nan, [picture], [(64, 64)]).passes()
+    with pytest.raises(ExportMismatchError, match="shapes"):
+        compare(model, lambda _: (torch.zeros(1, 1, 4), torch.zeros(1, 1, 3)), [picture], [(64, 64)])
+    assert not Comparison(0, 0.0, 0.0, 0, 0).passes()
+
+
+def test_three_photographs_come_with_the_package() -> None:
+    assert [read_picture(path).shape for path in shipped_pictures()] == [(384, 384, 3), (300, 451, 3), (400, 600, 3)]
