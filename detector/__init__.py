@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detector.evaluation.evaluate import evaluate
-    from detector.export.export import export
+    from detector.exporting.export import export
     from detector.inference.detector import Detector
     from detector.models.catalog import create_model
     from detector.training.loop import train
@@ -20,7 +20,7 @@ _HOMES = {
     "Detector": ("detector.inference.detector", "Detector"),
     "create_model": ("detector.models.catalog", "create_model"),
     "evaluate": ("detector.evaluation.evaluate", "evaluate"),
-    "export": ("detector.export.export", "export"),
+    "export": ("detector.exporting.export", "export"),
     "load_model": ("detector.weights.files", "load_weights"),
     "train": ("detector.training.loop", "train"),
 }

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from detector.errors import ConfigError
 
@@ -12,6 +13,24 @@ from detector.errors import ConfigError
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
         raise ConfigError(f"{name}: {value!r} is not possible; expected {expected}")
+
+
+def _require_types(section: str, config: Any) -> None:
+    """Each value has the type of its field; the command line has seen to that already, Python code may not have."""
+    hints = get_type_hints(type(config))
+    for name in (each.name for each in fields(config)):
+        expected = str(hints[name]).removeprefix("typing.") if get_origin(hints[name]) else hints[name].__name__
+        _require(_fits(getattr(config, name), hints[name]), f"{section}{name}", getattr(config, name), expected)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, choice) for choice in get_args(hint))
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else get_origin(hint) or hint)
 
 
 def _require_range(section: str, config: object, bounds: Mapping[str, tuple[float, float]]) -> None:
@@ -33,6 +52,7 @@ class LossConfig:
     """Weight of the cross-entropy of the distance bins."""
 
     def __post_init__(self) -> None:
+        _require_types("loss.", self)
         _require_range("loss", self, dict.fromkeys(("box", "classification", "distribution"), (0, math.inf)))
 
 
@@ -78,6 +98,7 @@ class TrainLoopConfig:
     """cpu, cuda, cuda:1, …; auto takes CUDA where there is a card."""
 
     def __post_init__(self) -> None:
+        _require_types("train.", self)
         size = self.image_size
         _require(size >= 32 and size % 32 == 0, "train.image_size", size, "a positive multiple of 32")
         whole = dict.fromkeys(("epochs", "batch_size", "nominal_batch_size", "ema_ramp_steps"), (1, math.inf))
@@ -125,6 +146,7 @@ class AugmentConfig:
     """The albumentations pipeline, each entry one transform's name with its arguments: - HorizontalFlip: {p: 0.5}"""
 
     def __post_init__(self) -> None:
+        _require_types("augment.", self)
         bounds = {"mosaic": (0, 1), "close_mosaic_epochs": (0, math.inf), "scale": (0, 0.99), "translate": (0, 1)}
         _require_range("augment", self, bounds)
 
@@ -146,6 +168,9 @@ class PathsConfig:
     test_images: str | None = None
     """Folder that the test file's file_name entries start from."""
 
+    def __post_init__(self) -> None:
+        _require_types("paths.", self)
+
 
 @dataclass(frozen=True)
 class LoaderConfig:
@@ -157,6 +182,7 @@ class LoaderConfig:
     """Share of pictures that may be unreadable; they are named, counted and left out. More stop the run."""
 
     def __post_init__(self) -> None:
+        _require_types("loader.", self)
         _require_range("loader", self, {"workers": (-1, math.inf), "max_unreadable": (0, 1)})
 
 
@@ -172,6 +198,8 @@ class TrainConfig:
     """Name of the network: yolo11n, yolo11s, yolo11m, yolo11l or yolo11x."""
     weights: str | None = None
     """Weights file to start from; random weights without."""
+    licence: str = "not stated"
+    """Licence of the resulting weights, written into their files."""
     resume: str | None = None
     """Folder of a run to continue from its last checkpoint, with the configuration it was started with."""
     train: TrainLoopConfig = field(default_factory=TrainLoopConfig)
@@ -179,6 +207,9 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+
+    def __post_init__(self) -> None:
+        _require_types("", self)
 
 
 @dataclass(frozen=True)
@@ -207,6 +238,7 @@ class EvaluateConfig:
     paths: PathsConfig = field(default_factory=PathsConfig)
 
     def __post_init__(self) -> None:
+        _require_types("", self)
         _require_prediction_settings(self)
 
 
@@ -234,6 +266,7 @@ class InferConfig:
     """cpu, cuda, cuda:1, …; auto takes CUDA where there is a card."""
 
     def __post_init__(self) -> None:
+        _require_types("", self)
         _require_prediction_settings(self)
 
 
@@ -250,11 +283,12 @@ class ExportConfig:
     image_size: int | None = None
     """Side of the network input in pixels, a multiple of 32; that of the training if not given."""
     dynamic: bool = False
-    """Leave batch, height and width open (multiples of 32) instead of fixing them."""
+    """Leave batch, height and width of an ONNX file open (multiples of 32); those of a TorchScript file always are."""
     data: str | None = None
     """Folder of a data set whose validation pictures the comparison uses; photographs shipped with the package if not given."""
 
     def __post_init__(self) -> None:
+        _require_types("", self)
         _require_image_size(self.image_size)
 
 
@@ -277,3 +311,6 @@ class DemoConfig:
     """Folder for everything that the demo makes; an earlier demo there is replaced."""
     seed: int = 0
     """Of the drawn pictures and of the training."""
+
+    def __post_init__(self) -> None:
+        _require_types("", self)

@@ -5,9 +5,7 @@ Two frames exist: the *original picture* and the *network input* (after `geometr
 Labels are contiguous, 0..C-1; `Categories` alone knows the data set's own category ids.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -24,11 +22,6 @@ class Categories:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    @cached_property
-    def label_of(self) -> Mapping[int, int]:
-        """Category id -> label, the inverse of `ids`."""
-        return {category_id: label for label, category_id in enumerate(self.ids)}
 
 
 @dataclass(frozen=True)

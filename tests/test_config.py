@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from detector.cli import COMMANDS, parse
+from detector.cli import COMMANDS, build_parser, parse
 from detector.config import TrainConfig, TrainLoopConfig
 from detector.errors import ConfigError
 
@@ -42,12 +42,44 @@ def run(*arguments: str) -> str:
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "tools").glob("*.py")))
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_says_what_every_option_means(name: str) -> None:
-    text = run(f"tools/{name}", "--help")
-    options = [line for line in text.splitlines() if line.lstrip().startswith("--")]
-    assert len(options) >= 5
-    assert "Weights file" in text
+    parser = build_parser(name, COMMANDS[name])
+    helps = {action.dest: action.help for action in parser._actions if "." in action.dest or action.dest != "help"}
+    assert len(helps) >= 3
+    assert [dest for dest, text in helps.items() if not text or text.startswith("<")] == []
+    text = run(f"tools/{name}.py" if (ROOT / "tools" / f"{name}.py").exists() else "-m", *module_of(name), "--help")
+    assert all(f"--{dest}" in text for dest in helps if dest not in ("sources", "print_config"))
+
+
+def module_of(name: str) -> list[str]:
+    """What to put after `python -m` for a command without a tool of its own."""
+    return [] if (ROOT / "tools" / f"{name}.py").exists() else ["detector.cli", name]
+
+
+def test_a_flag_needs_no_value_after_it() -> None:
+    parsed = [
+        parse("export", COMMANDS["export"], ["--weights", "w", "--out", "o", *flags]) for flags in ([], ["--dynamic"])
+    ]
+    assert [config.dynamic for config in parsed] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("optimizer", "adam"), ("epochs", 2.5), ("epochs", "5"), ("learning_rate", "high"), ("seed", True)],
+)
+def test_types_are_checked_on_construction(field: str, value: object) -> None:
+    """In a process of its own, since the tests' run-time checks would complain first."""
+    code = f"from detector.config import TrainLoopConfig\ntry: TrainLoopConfig({field}={value!r})\nexcept Exception as e: print(e)"
+    assert f"train.{field}: {value!r} is not possible" in run("-c", code)
+
+
+@pytest.mark.parametrize("name", ["Detector", "create_model", "load_model", "train", "evaluate", "export"])
+def test_public_names_stay_what_they_are(name: str) -> None:
+    """Importing everything first must not put a sub-package in the place of a function."""
+    modules = "detector.exporting.export, detector.evaluation.evaluate, detector.training.loop, detector.weights.files"
+    code = f"import detector, {modules}; a = detector.{name}; from detector import {name}; print(callable({name}), a is {name})"
+    assert run("-c", code).strip() == "True True"
 
 
 def test_print_config_can_be_fed_back(tmp_path: Path) -> None:

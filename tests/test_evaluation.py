@@ -205,6 +205,13 @@ def test_scoring_prints_nothing_and_changes_nothing(bare: Path, capsys: pytest.C
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_annotation_files_of_other_encodings_are_scored(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(bare_annotations()), encoding=encoding)
+    assert ground_truth(path)["categories"] == bare_annotations()["categories"]
+
+
 def test_an_area_that_is_no_number_is_that_of_the_box(tmp_path: Path) -> None:
     content = bare_annotations()
     content["annotations"][0] |= {"area": None, "bbox": [1, 2, 3, 4]}
@@ -218,7 +225,7 @@ def test_an_area_that_is_no_number_is_that_of_the_box(tmp_path: Path) -> None:
 
 @pytest.fixture
 def scenes(tmp_path: Path) -> Path:
-    make_data_set(tmp_path / "scenes", seed=1, train=3, val=5)
+    make_data_set(tmp_path / "scenes", seed=1, train=3, val=5, test=3)
     return tmp_path / "scenes"
 
 

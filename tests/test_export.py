@@ -15,13 +15,13 @@ import torch
 from lively_model import lively_model
 from torch import Tensor
 
-import detector.export.export as export_module
+import detector.exporting.export as export_module
 from detector.config import ExportConfig
 from detector.data.pictures import read_picture
 from detector.errors import ExportMismatchError
-from detector.export.export import export
-from detector.export.graph import ExportGraph
-from detector.export.verify import Comparison, compare, shipped_pictures
+from detector.exporting.export import export
+from detector.exporting.graph import ExportGraph
+from detector.exporting.verify import Comparison, compare, shipped_pictures
 from detector.inference.detector import Detector
 from detector.models.base import DetectionModel, scale_pixels
 from detector.structures import Categories

@@ -52,7 +52,7 @@ def weights(model: DetectionModel, tmp_path_factory: pytest.TempPathFactory) -> 
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Pictures of different sizes."""
     root = tmp_path_factory.mktemp("scenes")
-    make_data_set(root, seed=1, train=3, val=5)
+    make_data_set(root, seed=1, train=3, val=5, test=3)
     return sorted((root / "val").glob("*.jpg"))
 
 

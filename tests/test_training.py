@@ -7,26 +7,29 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
-from detector.config import AugmentConfig, LoaderConfig, LossConfig, TrainConfig, TrainLoopConfig
+from detector.config import AugmentConfig, LoaderConfig, LossConfig, PathsConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoImages
 from detector.data.layouts import find_split
 from detector.data.loader import EpochSampler, SampleKey, TrainingPictures, collate, training_loader
 from detector.demo.scenes import make_data_set
+from detector.errors import DetectorError
 from detector.geometry.boxes import make_anchors
 from detector.models.base import scale_pixels
 from detector.models.catalog import create_model
 from detector.training.ema import ModelEma
-from detector.training.loop import train
+from detector.training.loop import backward, grouped, train
 from detector.training.loss import detection_loss
 from detector.training.optim import build_optimizer, learning_rate
+from detector.training.setup import set_up
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("scenes")
-    make_data_set(root, seed=1, train=12, val=4)
+    make_data_set(root, seed=1, train=12, val=4, test=3)
     return root
 
 
@@ -131,12 +134,42 @@ def test_early_stop(scenes: Path, tmp_path: Path) -> None:
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-def test_accumulation_gives_the_gradient_of_the_whole_batch(scenes: Path, tmp_path: Path) -> None:
-    """Two halves of a batch accumulate to the mean of their gradients; one optimiser step follows."""
+def test_a_step_sums_the_gradients_of_its_forward_passes(scenes: Path, tmp_path: Path) -> None:
     config = tiny(scenes, tmp_path / "run", epochs=1)
-    train(replace(config, train=replace(config.train, nominal_batch_size=12)))
-    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(rows[0])["step"] == 1
+    config = replace(config, train=replace(config.train, nominal_batch_size=8))
+    run, state = set_up(config)
+    assert (run.accumulate, run.steps_per_epoch) == (2, 2)
+    batches = list(run.loader)[:2]
+    state.model.train()
+    name = "head.class_branches.0.2.bias"
+    gradients = []
+    for chosen in ([batches[0]], [batches[1]], batches):
+        state.optimizer.zero_grad()
+        for batch in chosen:
+            backward(run, state, batch)
+        gradients.append(state.model.get_parameter(name).grad.clone())
+    assert torch.allclose(gradients[2], gradients[0] + gradients[1], rtol=1e-4)
+    assert [len(group) for group in grouped(run.loader, 2)] == [2, 1]
+
+
+def test_a_diverged_run_stops_and_keeps_its_last_checkpoint(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(DetectorError, match=r"not finite.*--train\.learning_rate below"):
+        train(tiny(scenes, out, learning_rate=1e12, clip_gradient_norm=1e12, warmup_epochs=0.0))
+    assert torch.load(out / "last.pt", weights_only=True)["epoch"] == 0
+    assert not (out / "best.safetensors").exists()
+
+
+def test_a_run_can_be_resumed_from_another_folder(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(scenes)
+    config = tiny(Path(), tmp_path / "run", epochs=1)
+    train(replace(config, paths=PathsConfig(val_json="annotations/instances_test.json", val_images="test")))
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert written["data"] == str(scenes)
+    assert written["paths"]["val_images"] == str(scenes / "test")
+    assert written["paths"]["train_json"] is None
 
 
 def test_a_sample_follows_from_its_key_alone(scenes: Path) -> None:
@@ -165,7 +198,7 @@ def test_every_picture_comes_once_an_epoch_and_in_another_order_in_the_next() ->
 
 
 def test_unreadable_pictures_are_left_out_and_named(tmp_path: Path) -> None:
-    make_data_set(tmp_path, seed=1, train=4, val=3)
+    make_data_set(tmp_path, seed=1, train=4, val=3, test=3)
     broken = sorted((tmp_path / "train").glob("*.jpg"))[2]
     broken.write_bytes(broken.read_bytes()[:500])
     pictures = TrainingPictures(CocoImages.load(find_split(tmp_path, "train")), 64, AugmentConfig(), seed=0)

@@ -17,7 +17,10 @@ from detector.errors import DetectorError
 
 def worker_count(config: LoaderConfig) -> int:
     """The number of workers that `config` asks for."""
-    return config.workers if config.workers >= 0 else min(os.cpu_count() or 1, 8)
+    if config.workers >= 0:
+        return config.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8)
 
 
 def start_worker(_worker: int) -> None:

@@ -17,21 +17,22 @@ from detector.config import (
 from detector.demo.scenes import make_data_set
 from detector.errors import DataError
 from detector.evaluation.evaluate import evaluate
-from detector.export.export import export
+from detector.exporting.export import export
 from detector.inference.draw import contact_sheet
 from detector.inference.infer import infer
 from detector.training.loop import train
 
 IMAGE_SIZE = 256
 EPOCHS = 24
+MARK = ".detector-demo"
+"""File by which a folder is known as the demo's own."""
 
 
 def demo(config: DemoConfig) -> None:
     """Leaves in `config.out`: data/, train/, metrics.json, detections.json, pictures/, model.onnx, contact_sheet.png."""
     out = Path(config.out)
     data, run = out / "data", out / "train"
-    for folder in (data, run, out / "pictures"):
-        remove(folder)
+    replace_earlier(out)
     print(f"drawing a data set: {data}")
     make_data_set(data, config.seed)
     train(
@@ -42,8 +43,8 @@ def demo(config: DemoConfig) -> None:
         )
     )
     weights = str(run / "best.safetensors")
-    metrics = evaluate(EvaluateConfig(weights=weights, out=str(out), data=str(data)))
-    infer(InferConfig(sources=[str(data / "val")], weights=weights, out=str(out / "pictures")))
+    metrics = evaluate(EvaluateConfig(weights=weights, out=str(out), data=str(data), split="test"))
+    infer(InferConfig(sources=[str(data / "test")], weights=weights, out=str(out / "pictures")))
     export(ExportConfig(weights=weights, out=str(out / "model.onnx"), data=str(data)))
     pictures = [np.asarray(Image.open(path)) for path in sorted((out / "pictures").glob("*.[jp][pn]g"))[:16]]
     Image.fromarray(contact_sheet(pictures, columns=4, cell=(320, 320))).save(out / "contact_sheet.png")
@@ -58,10 +59,15 @@ def demo(config: DemoConfig) -> None:
     )
 
 
-def remove(folder: Path) -> None:
-    """Remove what an earlier demo left, or nothing."""
+def replace_earlier(out: Path) -> None:
+    """Remove what an earlier demo left in `out`. Raises DataError if somebody else made something there."""
+    mark = out / MARK
     try:
-        if folder.exists():
-            shutil.rmtree(folder)
+        if out.exists() and any(out.iterdir()) and not mark.exists():
+            raise DataError(f"--out: {out} holds files that no demo made; choose another folder")
+        for name in ("data", "train", "pictures"):
+            shutil.rmtree(out / name, ignore_errors=True)
+        out.mkdir(parents=True, exist_ok=True)
+        mark.write_text("made by detector demo, which replaces data/, train/ and pictures/ here\n", encoding="utf-8")
     except OSError as error:
-        raise DataError(f"--out: {folder} can't be replaced ({error.strerror}); choose another folder") from error
+        raise DataError(f"--out: {out} can't be used ({error.strerror}); choose another folder") from error

@@ -265,20 +265,20 @@ def _make_split(root: Path, split: str, count: int, seeds: tuple[int, int]) -> N
     (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def make_data_set(root: Path, seed: int = 0, train: int = 240, val: int = 60) -> None:
-    """Draws a data set in the COCO layout: `annotations/instances_{train,val}.json`, `train/*.jpg`, `val/*.jpg`.
+def make_data_set(root: Path, seed: int = 0, train: int = 240, val: int = 60, test: int = 60) -> None:
+    """Draws a data set in the COCO layout: `annotations/instances_{train,val,test}.json`, `train/*.jpg` and so on.
 
     Boxes are those of the whole objects, in pixels of the picture. The same seed gives the same bytes (as long as
     OpenCV and NumPy stay the same), and a split's pictures do not depend on how many follow them. Some pictures are
     empty, some hold an `iscrowd` region. A data set drawn here before is overwritten. Raises DataError for a split of
     less than 3 pictures, or if `root` already holds other annotations.
     """
-    for split, count in (("train", train), ("val", val)):
+    for split, count in (("train", train), ("val", val), ("test", test)):
         if count < 3:
             raise DataError(f"{split}={count}: a demo split needs at least 3 pictures (one full, one empty, one crowd)")
         old = root / "annotations" / f"instances_{split}.json"
         if old.exists() and DESCRIPTION not in old.read_text(encoding="utf-8", errors="replace")[:200]:
             raise DataError(f"{old}: holds annotations that are not the demo's; choose another folder")
     (root / "annotations").mkdir(parents=True, exist_ok=True)
-    for number, (split, count) in enumerate((("train", train), ("val", val))):
+    for number, (split, count) in enumerate((("train", train), ("val", val), ("test", test))):
         _make_split(root, split, count, (seed, number))

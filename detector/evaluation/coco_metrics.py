@@ -36,7 +36,7 @@ def ground_truth(annotations: Path) -> dict[str, Any]:
     The numbering matters: COCOeval takes an annotation with id 0 for one that was not found, and keeps only one of two
     with the same id.
     """
-    content: dict[str, Any] = json.loads(annotations.read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(annotations.read_bytes())
     entries = [
         {
             "id": number,

@@ -58,6 +58,8 @@ def infer(config: InferConfig) -> int:
             f"none of the {len(files)} pictures can be read (see above); give JPEG, PNG, WebP or TIFF files"
         )
     write_json(out / "detections.json", entries)
+    if unreadable:
+        print(f"left out: {unreadable} of {len(files)} pictures, named above", file=sys.stderr)
     summary = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing found"
     print(f"{len(files) - unreadable} pictures: {summary}")
     print(f"written: {out / 'detections.json'} and the annotated pictures beside it")

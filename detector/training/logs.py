@@ -124,6 +124,7 @@ class RunProgress:
     def epoch_done(self, row: dict[str, Any]) -> None:
         """Print the epoch's line."""
         self._last_ap = figure_text(row["AP"])
+        self._bar.update(self._task, status=f"AP {self._last_ap}")
         self.console.print(
             f"epoch {row['epoch']:>3}/{self._epochs}  box {row['box_loss']:.3f}  cls {row['class_loss']:.3f}"
             f"  dfl {row['distribution_loss']:.3f}  AP {self._last_ap}  AP50 {figure_text(row['AP50'])}"

@@ -1,4 +1,4 @@
-"""Optimiser, learning-rate schedule and the averaged weights' decay: what changes from step to step."""
+"""The optimiser and its learning rate from step to step."""
 
 import math
 

@@ -84,8 +84,9 @@ def save_weights(path: Path, model: DetectionModel, info: WeightsInfo) -> None:
     atomic_write(path, lambda temporary: save_file(state, temporary, metadata=info.to_metadata()))
 
 
-def load_weights(path: Path) -> tuple[DetectionModel, WeightsInfo]:
+def load_weights(path: str | Path) -> tuple[DetectionModel, WeightsInfo]:
     """The model in evaluation mode, float32, on the CPU. Raises WeightsError naming the file and what is wrong with it."""
+    path = Path(path)
     if not path.is_file():
         raise WeightsError(f"--weights: there is no file {path}; training leaves best.safetensors in its --out folder")
     try:

@@ -9,9 +9,9 @@ from detector.config import ExportConfig, PathsConfig
 from detector.data.coco import CocoImages
 from detector.data.pictures import read_picture
 from detector.data.splits import split_paths
-from detector.errors import ExportMismatchError
-from detector.export.graph import ExportGraph
-from detector.export.verify import Comparison, Runner, compare, shipped_pictures
+from detector.errors import ConfigError, ExportMismatchError
+from detector.exporting.graph import ExportGraph
+from detector.exporting.verify import Comparison, Runner, compare, shipped_pictures
 from detector.fileio import atomic_write, require_writable
 from detector.weights.files import WeightsInfo, load_weights
 
@@ -25,12 +25,15 @@ def export(config: ExportConfig) -> Comparison:
     kinds for what the user can mend.
     """
     require_writable(Path(config.out).parent)
+    if Path(config.out).is_dir():
+        raise ConfigError(f"--out: {config.out} is a folder; name the file to write")
     model, info = load_weights(Path(config.weights))
     size = config.image_size or info.image_size
     pictures = comparison_pictures(config, info)
     graph = ExportGraph(model)
     metadata = {**info.to_metadata(), "image_size": str(size)}
-    sizes = [(size, size), (size, size + 64)] if config.dynamic else [(size, size)]
+    open_sizes = config.dynamic or config.format == "torchscript"
+    sizes = [(size, size), (size, size + 64)] if open_sizes else [(size, size)]
     comparison: Comparison | None = None
 
     def write_and_compare(path: Path) -> None:
@@ -49,11 +52,11 @@ def export(config: ExportConfig) -> Comparison:
 def write(path: Path, graph: ExportGraph, size: int, config: ExportConfig, metadata: dict[str, str]) -> Runner:
     """Write the file; returns what runs it. The format's packages are imported only where it is asked for."""
     if config.format == "onnx":
-        from detector.export.onnx import onnx_runner, write_onnx
+        from detector.exporting.onnx import onnx_runner, write_onnx
 
         write_onnx(path, graph, size, config.dynamic, metadata)
         return onnx_runner(path)
-    from detector.export.torchscript import torchscript_runner, write_torchscript
+    from detector.exporting.torchscript import torchscript_runner, write_torchscript
 
     write_torchscript(path, graph, size, metadata)
     return torchscript_runner(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from detector.export.graph import ExportGraph, example_input
+from detector.exporting.graph import ExportGraph, example_input
 
 
 def write_torchscript(path: Path, graph: ExportGraph, size: int, metadata: dict[str, str]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from detector.errors import ConfigError
-from detector.export.graph import INPUT_NAME, OUTPUT_NAMES, ExportGraph, example_input
+from detector.exporting.graph import INPUT_NAME, OUTPUT_NAMES, ExportGraph, example_input
 
 try:
     import onnx
