@@ -132,6 +132,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     out = Path(config.out)
     write_json(out / "detections.json", scored.results)
     write_json(out / "metrics.json", report)
+    if not scored.results:
+        print(
+            f"no detection has a score of {config.conf:g} or more, so every figure is 0: train longer, or lower --conf"
+        )
     print_metrics({name: report[name] for name in METRICS}, scored.metrics["per_category"])
     print(f"written: {out / 'metrics.json'}, {out / 'detections.json'}")
     return report
