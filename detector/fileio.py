@@ -23,7 +23,8 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        # not path.name, which may be as long as a name can be; torch.save wants something before the last dot
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".unfinished.")
         os.close(handle)
         temporary = Path(name)
         write(temporary)
@@ -38,7 +39,7 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
     except (RuntimeError, SafetensorError) as error:
         if not any(mark in str(error) for mark in WRITE_FAILURES):
             raise
-        raise _cannot_write(path, "the disk is full or the file too large") from error
+        raise _cannot_write(path, f"the disk is full or the file too large: {str(error).splitlines()[0]}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

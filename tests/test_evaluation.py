@@ -195,14 +195,19 @@ def test_categories_of_one_name_are_kept_apart(bare: Path) -> None:
     assert metrics["per_category"].keys() == {"cat (id 0)", "cat (id 4)", "unused", "cow"}
 
 
-def test_scoring_prints_nothing_and_changes_nothing(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("reference", [True, False])
+def test_scoring_prints_nothing_and_changes_nothing(
+    bare: Path, capsys: pytest.CaptureFixture[str], reference: bool
+) -> None:
     truth = ground_truth(bare)
     results = noisy(truth, 2)
-    kept = json.dumps(results)
-    first = coco_metrics(truth, results)
-    assert coco_metrics(truth, results) == first
-    assert json.dumps(results) == kept
-    assert capsys.readouterr().out == ""
+    kept = json.dumps([truth, results])
+    first = coco_metrics(truth, results, reference=reference)
+    assert coco_metrics(truth, results, reference=reference) == first
+    coco_metrics(truth, [], reference=reference)
+    assert json.dumps([truth, results]) == kept
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

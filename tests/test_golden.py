@@ -120,7 +120,7 @@ def test_loss_and_gradients(name: str, golden: dict) -> None:
 
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())
-    gradients = to_published({key: p.grad for key, p in model.named_parameters()}, name)
+    gradients = to_published({**model.state_dict(), **{key: p.grad for key, p in model.named_parameters()}}, name)
     for key, norm in golden[name]["grad_norm"].items():
         assert gradients[key].norm().item() == pytest.approx(norm, rel=0.01, abs=2e-5), key
 

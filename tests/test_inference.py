@@ -258,6 +258,8 @@ def test_exif_turns_a_file_and_a_pil_image(detector: Detector, files: list[Path]
         (torch.full((3, 8, 8), -0.1), "outside 0..1"),
         (torch.full((3, 8, 8), float("nan")), "outside 0..1"),
         (torch.zeros(3, 8, 8, dtype=torch.int64), "type int64"),
+        (Image.new("RGB", (8, 0)), "shape (0, 8, 3)"),
+        (Image.new("F", (8, 8)), "floating-point"),
         ("missing.jpg", "missing.jpg: this picture does not exist"),
     ],
 )
@@ -266,6 +268,21 @@ def test_what_is_no_picture_is_refused_in_one_line(detector: Detector, picture: 
         detector(picture)
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_pil_image_whose_file_is_cut_off_is_refused(detector: Detector, files: list[Path], tmp_path: Path) -> None:
+    """Pillow opens it without complaint and reads it only when its pixels are asked for."""
+    cut = tmp_path / "cut.jpg"
+    Image.open(files[0]).convert("RGB").save(cut)
+    cut.write_bytes(cut.read_bytes()[:-400])
+    with Image.open(cut) as image, pytest.raises(DetectorError, match="a PIL image can't be used"):
+        detector(image)
+
+
+def test_detections_are_the_callers_to_change(detector: Detector, files: list[Path]) -> None:
+    found = detector(files[0])
+    found.boxes[:, 2:] -= found.boxes[:, :2]
+    found.scores.mul_(2)
 
 
 def test_the_fused_network_says_what_the_network_says(detector: Detector, model: DetectionModel) -> None:

@@ -1,7 +1,10 @@
 """Weights files: what goes in comes out, what is no weights file is refused in one line, nothing half-written stays."""
 
 import json
+import re
 import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
 from detector.structures import Categories
 from detector.weights.files import WeightsInfo, load_weights, save_weights
+from detector.weights.importers import from_published, to_published
 
 INFO = WeightsInfo(
     model="yolo11n",
@@ -69,6 +73,20 @@ def test_the_file_explains_itself_without_this_program(saved: Path) -> None:
     assert json.loads(metadata["class_names"]) == list(INFO.categories.names)
     assert json.loads(metadata["category_ids"]) == [3, 7, 90]
     assert json.loads(metadata["image_size"]) == 320
+
+
+def test_the_file_alone_makes_a_detector(saved: Path, tmp_path: Path) -> None:
+    """In a process of its own, in an empty folder, from nothing but the file."""
+    script = (
+        "import sys, json, numpy, detector\n"
+        "found = detector.Detector.load(sys.argv[1], conf=0.0, device='cpu')\n"
+        "detections = found(numpy.zeros((40, 60, 3), dtype=numpy.uint8))\n"
+        "print(json.dumps([found.categories.names, found.categories.ids, found.image_size, len(detections) > 0]))\n"
+    )
+    (tmp_path / "file").symlink_to(saved)
+    command = [sys.executable, "-c", script, "file"]
+    printed = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert json.loads(printed) == [list(INFO.categories.names), list(INFO.categories.ids), INFO.image_size, True]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -193,8 +211,40 @@ def test_any_other_failure_passes_through_and_leaves_nothing(tmp_path: Path, err
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_longest_file_name_can_be_written(tmp_path: Path) -> None:
+    atomic_write(tmp_path / ("x" * 255), lambda temporary: torch.save({"a": 1}, temporary))
+    assert torch.load(tmp_path / ("x" * 255), weights_only=True) == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["x" * 255]
+
+
 def test_a_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
     write_json(tmp_path / "new" / "a.json", {"x": [1]})
     (tmp_path / "plain").write_text("")
     assert (tmp_path / "new" / "a.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert json.loads((tmp_path / "new" / "a.json").read_text()) == {"x": [1]}
+
+
+@pytest.mark.parametrize("convert", [from_published, to_published])
+@pytest.mark.parametrize("entry", ["stem.0.conv.weight", "attention.blocks.0.feed_forward.0.bn.bias"])
+def test_a_state_of_another_model_is_refused_by_its_first_wrong_entry(
+    model: DetectionModel, convert: Callable[..., dict[str, Tensor]], entry: str
+) -> None:
+    ours = model.state_dict()
+    position = list(ours).index(entry)
+    theirs = to_published(ours, "yolo11n")
+    state, name = (theirs, list(theirs)[position]) if convert is from_published else (ours, entry)
+    assert torch.equal(state[name], ours[entry])
+    assert len(convert(state, "yolo11n")) > 0
+
+    missing = {key: tensor for key, tensor in state.items() if key != name}
+    with pytest.raises(WeightsError, match=f"state has no {re.escape(name)}: "):
+        convert(missing, "yolo11n")
+    with pytest.raises(WeightsError, match=r"state has extra\.weight, which .*yolo11n does not"):
+        convert({**state, "extra.weight": torch.zeros(1)}, "yolo11n")
+    with pytest.raises(WeightsError, match=re.escape(f"{name} has shape (1, 2, 3) instead of")):
+        convert({**state, name: torch.zeros(1, 2, 3)}, "yolo11n")
+    for other in ({}, {"extra.weight": torch.zeros(1)}):
+        with pytest.raises(WeightsError, match=r"state has no .*: it is not"):
+            convert(other, "yolo11n")
+    with pytest.raises(WeightsError, match="yolo11m"):
+        convert(state, "yolo11m")

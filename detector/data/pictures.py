@@ -47,10 +47,11 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> UInt8[np.nd
 
 
 def picture_from_pil(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
-    """A Pillow image as contiguous 8-bit RGB, turned as its EXIF orientation says. Raises DataError for float pixels."""
+    """A Pillow image as contiguous 8-bit RGB, turned as its EXIF orientation says. Raises DataError for one
+    whose pixels are floats or whose file, which Pillow reads only now, is broken."""
     try:
         return np.ascontiguousarray(_turn(*_pixels_of(image)))
-    except ValueError as error:
+    except Exception as error:  # as in `_decode`
         raise DataError(f"a PIL image can't be used: {error}") from error
 
 

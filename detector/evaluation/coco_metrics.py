@@ -66,7 +66,7 @@ def coco_metrics(
     loader, evaluator = (COCO, COCOeval) if reference else (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster)
     with contextlib.redirect_stdout(io.StringIO()):
         coco = loader()
-        coco.dataset = json.loads(json.dumps(truth)) if reference else truth
+        coco.dataset = {**truth, "annotations": [dict(entry) for entry in truth["annotations"]]}  # both write into them
         coco.createIndex()
         found = coco.loadRes([dict(entry) for entry in results]) if results else empty_results(loader, truth)
         scores = evaluator(coco, found, "bbox")

@@ -112,7 +112,7 @@ class Detector:
             found += self.detect_frames(torch.from_numpy(frames).permute(0, 3, 1, 2), boxes)
         return found
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode, whose tensors the caller could not change in place
     def detect_frames(
         self, frames: UInt8[Tensor, "batch 3 height width"], letterboxes: Sequence[Letterbox]
     ) -> list[Detections]:
@@ -136,7 +136,7 @@ def as_array(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
     if isinstance(picture, str | Path):
         return read_picture(Path(picture))
     if isinstance(picture, PIL.Image.Image):
-        return picture_from_pil(picture)
+        picture = picture_from_pil(picture)
     if isinstance(picture, Tensor):
         if picture.ndim != 3 or picture.shape[0] != 3:
             raise DataError(f"a picture tensor has shape {tuple(picture.shape)}; expected (3, height, width), RGB")

@@ -44,6 +44,8 @@ CHILDREN: dict[type[nn.Module], dict[str, str]] = {
 }
 """For each module: our child's name -> the published one; a child that is not listed has the same name in both."""
 
+CLASS_BIAS = "head.class_branches.0.2.bias"  # its length is the number of classes
+
 
 def _published_names(module: nn.Module, ours: str = "", theirs: str = "") -> Iterator[tuple[str, str]]:
     """Pairs (our state name, published state name) of everything in `module`."""
@@ -66,34 +68,47 @@ def _bins_name(names: Mapping[str, str]) -> str:
     return f"{layer}dfl.conv.weight"
 
 
+def _num_classes(state: Mapping[str, Tensor], class_bias: str, whose: str) -> int:
+    if class_bias not in state:
+        raise WeightsError(f"state has no {class_bias}: it is not {whose}")
+    return max(state[class_bias].numel(), 1)
+
+
+def _require_entries(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], whose: str) -> None:
+    """Raise WeightsError naming the first superfluous, missing or differently shaped entry."""
+    if superfluous := state.keys() - expected.keys():
+        raise WeightsError(f"state has {min(superfluous)}, which {whose} does not: it is another model's")
+    for name, tensor in expected.items():
+        if name not in state:
+            raise WeightsError(f"state has no {name}: it is not {whose}")
+        if state[name].shape != tensor.shape:
+            shapes = f"{tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+            raise WeightsError(f"{name} has shape {shapes}: the state is not {whose}")
+
+
 def from_published(state: Mapping[str, Tensor], model_name: str) -> dict[str, Tensor]:
     """A published state (names as in the published checkpoints) as a state of `create_model(model_name, classes)`.
 
-    The number of classes is read off the tensors. Raises WeightsError naming the first missing, superfluous or
+    The number of classes is read off the tensors. Raises WeightsError naming the first superfluous, missing or
     differently shaped entry.
     """
+    whose = f"a published {model_name}"
     _, names = _names(model_name, 1)
-    class_bias = names["head.class_branches.0.2.bias"]
-    if class_bias not in state:
-        raise WeightsError(f"state has no {class_bias}: it is not a published {model_name}")
-    model, names = _names(model_name, state[class_bias].shape[0])
-    expected = model.state_dict()
-    superfluous = state.keys() - names.values() - {_bins_name(names)}
-    if superfluous:
-        raise WeightsError(f"state has {min(superfluous)}, which {model_name} does not: it is another model's")
-    for ours, theirs in names.items():
-        if theirs not in state:
-            raise WeightsError(f"state has no {theirs}: it is not a published {model_name}")
-        if state[theirs].shape != expected[ours].shape:
-            shapes = f"{tuple(state[theirs].shape)} instead of {tuple(expected[ours].shape)}"
-            raise WeightsError(f"{theirs} has shape {shapes}: the state is not a published {model_name}")
+    model, names = _names(model_name, _num_classes(state, names[CLASS_BIAS], whose))
+    expected = {names[ours]: tensor for ours, tensor in model.state_dict().items()}
+    bins = _bins_name(names)
+    _require_entries({theirs: tensor for theirs, tensor in state.items() if theirs != bins}, expected, whose)
     return {ours: state[theirs] for ours, theirs in names.items()}
 
 
 def to_published(state: Mapping[str, Tensor], model_name: str) -> dict[str, Tensor]:
-    """The inverse of `from_published`: our state under the published names, in the published order."""
-    num_classes = state["head.class_branches.0.2.bias"].shape[0]
-    _, names = _names(model_name, num_classes)
-    published = {theirs: state[ours] for ours, theirs in names.items() if ours in state}
+    """The inverse of `from_published`: our state under the published names, in the published order.
+
+    Raises WeightsError as `from_published` does.
+    """
+    whose = f"a state of {model_name}"
+    model, names = _names(model_name, _num_classes(state, CLASS_BIAS, whose))
+    _require_entries(state, model.state_dict(), whose)
+    published = {theirs: state[ours] for ours, theirs in names.items()}
     published[_bins_name(names)] = torch.arange(BINS, dtype=torch.float32).view(1, BINS, 1, 1)
     return published
