@@ -127,17 +127,14 @@ def instantiate(parser: ArgumentParser, command: Command, parsed: Namespace) -> 
     return command.config(**values)
 
 
-FLAGS = {"dynamic": "Leave batch, height and width of an ONNX file open (multiples of 32)."}
-"""Help of the options that take no value."""
-
-
 def build_parser(name: str, command: Command) -> ArgumentParser:
     parser = ArgumentParser(prog=f"detector {name}", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below; later ones win.")
     skip = set()
-    for flag in (f for f in fields(command.config) if f.type is bool):  # so that --dynamic needs no "true" after it
-        parser.add_argument(f"--{flag.name}", action="store_true", help=FLAGS[flag.name])
-        skip.add(flag.name)
+    if command.config is ExportConfig:  # so that --dynamic needs no "true" after it
+        help_text = "Leave batch, height and width of an ONNX file open (multiples of 32)."
+        parser.add_argument("--dynamic", action="store_true", help=help_text)
+        skip.add("dynamic")
     if command.config is InferConfig:
         parser.add_argument("sources", nargs="+", type=str, help="Pictures, folders or globs.")
         skip.add("sources")
