@@ -107,10 +107,9 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> Any:
     try:
         parsed = parser.parse_args(list(arguments))
         if name == "train" and parsed["resume"] is not None:
-            path = resumed_file(parsed["resume"], arguments)
+            path = resumed_file(parsed["resume"])
             check_file(name, command, path)
-            parsed = parser.parse_path(path)
-            parsed["resume"] = str(Path(path).parent)
+            parsed = parser.parse_args(["--config", path, *arguments])  # training refuses what differs from the run
     except ArgumentError as error:
         raise ConfigError(explain(parser, error)) from error
     return instantiate(parser, command, parsed)
@@ -227,12 +226,8 @@ def described(expected: str) -> str:
     return TYPES.get(names[0], "keys with values") if names else expected.removeprefix("Expected ").strip(" .")
 
 
-def resumed_file(folder: str, arguments: Sequence[str]) -> str:
+def resumed_file(folder: str) -> str:
     """The file with the configuration that the run to resume was started with."""
-    if len([a for a in arguments if a.startswith("--")]) > 1:
-        raise ConfigError(
-            "--resume: a run continues with the configuration it was started with; leave other options out"
-        )
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"--resume: {folder} holds no run (there is no {path}); give the folder that --out named")

@@ -64,8 +64,8 @@ class TrainLoopConfig:
     """Passes over the training split."""
     image_size: int = 640
     """Side of the square network input in pixels, a multiple of 32."""
-    batch_size: int = 16
-    """Pictures a forward pass."""
+    batch_size: int | Literal["auto"] = 16
+    """Pictures a forward pass, over all processes; auto measures how many fit on a CUDA card."""
     nominal_batch_size: int = 16
     """Pictures an optimiser step: gradients are accumulated over nominal_batch_size / batch_size forward passes."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
@@ -90,8 +90,20 @@ class TrainLoopConfig:
     """Longest gradient, by its 2-norm."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the forward pass on CUDA; auto takes bf16 where the card has it, else fp16. A CPU runs fp32."""
+    stopping_metric: Literal["AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge", "AR100"] = "AP"
+    """The validation figure that tells the best epoch, whose weights are kept, and when to stop early."""
     patience: int = 50
-    """Stop after this many epochs without a better validation AP; 0 never stops early."""
+    """Stop after this many epochs without a better stopping_metric; 0 never stops early."""
+    max_skipped_steps: int = 10
+    """A step whose gradient is not finite is skipped; this many in a row stop the run."""
+    checkpoint_minutes: float = 10.0
+    """last.pt is written after each epoch, and within an epoch whenever it is older than this."""
+    compile: bool = False
+    """Compile the network with torch.compile: minutes at the start, faster steps."""
+    deterministic: bool = False
+    """Refuse operations that may differ from run to run on CUDA; a CPU run can always be repeated bit for bit."""
+    sync_batch_norm: bool = False
+    """With several processes: the norms' statistics are those of the whole batch, not of each process's share."""
     seed: int = 0
     """Of weights, shuffling and augmentation."""
     device: str = "auto"
@@ -101,7 +113,9 @@ class TrainLoopConfig:
         _require_types("train.", self)
         size = self.image_size
         _require(size >= 32 and size % 32 == 0, "train.image_size", size, "a positive multiple of 32")
-        whole = dict.fromkeys(("epochs", "batch_size", "nominal_batch_size", "ema_ramp_steps"), (1, math.inf))
+        whole = dict.fromkeys(("epochs", "nominal_batch_size", "ema_ramp_steps", "max_skipped_steps"), (1, math.inf))
+        if self.batch_size != "auto":
+            whole["batch_size"] = (1, math.inf)
         rates = {
             "learning_rate": (0, math.inf),
             "final_learning_rate": (0, 1),
@@ -111,6 +125,7 @@ class TrainLoopConfig:
             "ema_decay": (0, 1),
             "clip_gradient_norm": (0, math.inf),
             "patience": (0, math.inf),
+            "checkpoint_minutes": (0, math.inf),
             "seed": (0, 2**32 - 1),
         }
         _require_range("train", self, {**whole, **rates})

@@ -15,6 +15,10 @@ WRITE_FAILURES = ("I/O error", "inline_container", "write failed", "No space lef
 """In the messages with which safetensors and torch.save report a full disk; neither raises OSError."""
 
 
+UNFINISHED = ".unfinished."
+"""How the names of temporary files begin; one stays behind only where the process was killed."""
+
+
 def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
     """Have `write` fill a temporary file in the same folder, then put it in the place of `path`.
 
@@ -24,7 +28,7 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # not path.name, which may be as long as a name can be; torch.save wants something before the last dot
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".unfinished.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
         os.close(handle)
         temporary = Path(name)
         write(temporary)
@@ -47,6 +51,12 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
 
 def _cannot_write(path: Path, reason: str) -> WriteError:
     return WriteError(f"{path}: can't be written ({reason}); free some space or choose another folder with --out")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote have left in `folder`."""
+    for path in folder.glob(f"{UNFINISHED}*"):
+        path.unlink(missing_ok=True)
 
 
 def require_writable(folder: Path) -> None:

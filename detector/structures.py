@@ -5,7 +5,7 @@ Two frames exist: the *original picture* and the *network input* (after `geometr
 Labels are contiguous, 0..C-1; `Categories` alone knows the data set's own category ids.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -49,19 +49,21 @@ class Batch:
     """Pictures in the network-input frame with their targets.
 
     images: (batch, 3, height, width) uint8 RGB, 0..255; targets: one `Targets` a picture;
-    unreadable: one line for each picture that was left out because it could not be read.
+    unreadable: one line for each picture that was left out because it could not be read;
+    pictures: the index of each picture in its split.
     """
 
     images: UInt8[Tensor, "batch 3 height width"]
     targets: tuple[Targets, ...]
     unreadable: tuple[str, ...] = ()
+    pictures: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> "Batch":
         targets = tuple(target.to(device) for target in self.targets)
-        return Batch(self.images.to(device, non_blocking=True), targets, self.unreadable)
+        return replace(self, images=self.images.to(device, non_blocking=True), targets=targets)
 
     def pin_memory(self) -> "Batch":
-        return Batch(self.images.pin_memory(), self.targets, self.unreadable)
+        return replace(self, images=self.images.pin_memory())
 
 
 class RawPredictions(NamedTuple):

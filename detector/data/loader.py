@@ -30,6 +30,7 @@ class TrainingItem(NamedTuple):
 
     sample: Sample | None
     unreadable: tuple[str, ...]
+    picture: int
 
 
 class TrainingPictures(Dataset[TrainingItem]):
@@ -54,7 +55,7 @@ class TrainingPictures(Dataset[TrainingItem]):
             except UnreadablePictureError as error:
                 unreadable.append(str(error))
         if not samples:
-            return TrainingItem(None, tuple(unreadable))
+            return TrainingItem(None, tuple(unreadable), key.picture)
         if len(samples) < 4:
             samples = samples[:1]
         sizes = [(sample.image.shape[1], sample.image.shape[0]) for sample in samples]
@@ -62,15 +63,18 @@ class TrainingPictures(Dataset[TrainingItem]):
         sample = compose(samples, placements, self._side)
         if self._pipeline is not None:
             sample = self._pipeline(sample, rng)
-        return TrainingItem(sample, tuple(unreadable))
+        return TrainingItem(sample, tuple(unreadable), key.picture)
 
 
 class EpochSampler(Sampler[list[SampleKey]]):
     """Batches of keys in an order that follows from (seed, epoch); set `epoch` and `mosaic` before iterating."""
 
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+    def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
         self.epoch = 0
         self.mosaic = True
+        self.start = 0
+        self._rank = rank
+        self._world = world
         self._count = count
         self._batch_size = batch_size
         self._seed = seed
@@ -80,20 +84,23 @@ class EpochSampler(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         order = np.random.default_rng((self._seed, self.epoch)).permutation(self._count)
-        for start in range(0, self._count, self._batch_size):
+        for start in range(self.start * self._batch_size, self._count, self._batch_size):
             indices = order[start : start + self._batch_size].tolist()
-            yield [SampleKey(self.epoch, picture, self.mosaic) for picture in indices]
+            low, high = (len(indices) * r // self._world for r in (self._rank, self._rank + 1))
+            yield [SampleKey(self.epoch, picture, self.mosaic) for picture in indices[low:high]]
 
 
 def collate(items: list[TrainingItem]) -> Batch:
     """Stack what was readable."""
     samples = [item.sample for item in items if item.sample is not None]
+    pictures = tuple(item.picture for item in items if item.sample is not None)
     images = [torch.from_numpy(sample.image).permute(2, 0, 1) for sample in samples]
     targets = tuple(
         Targets(torch.from_numpy(s.boxes), torch.from_numpy(s.labels), torch.from_numpy(s.crowd_boxes)) for s in samples
     )
     unreadable = tuple(line for item in items for line in item.unreadable)
-    return Batch(torch.stack(images) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8), targets, unreadable)
+    stacked = torch.stack(images) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+    return Batch(stacked, targets, unreadable, pictures)
 
 
 def training_loader(

@@ -1,13 +1,14 @@
 """Scoring a detector on a split of a data set."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from detector.config import EvaluateConfig, LoaderConfig
 from detector.data.coco import CocoImages
@@ -63,37 +64,58 @@ class Frames(Dataset[Frame]):
         return Frame(image_id, letterbox, torch.from_numpy(letterbox.image(picture)).permute(2, 0, 1), "")
 
 
-def evaluate_model(detector: Detector, images: CocoImages, loader: LoaderConfig, reference: bool) -> Evaluation:
-    """Detect on every picture of `images` and score; the boxes are those that `detector(path)` gives.
+@dataclass
+class Found:
+    """Detections in the COCO results format, the ids of the pictures that were read, and a line for each that was not."""
 
-    Pictures that can't be read are left out, of the figures too; raises DataError if their share is above
-    `loader.max_unreadable`.
-    """
+    results: list[dict[str, Any]] = field(default_factory=list)
+    image_ids: list[int] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+
+def detect_all(detector: Detector, images: CocoImages, loader: LoaderConfig, indices: range) -> Found:
+    """Detect on the pictures of `images` with these indices; the boxes are those that `detector(path)` gives."""
     batches = DataLoader(
-        Frames(images, detector.image_size),
+        Subset(Frames(images, detector.image_size), indices),
         batch_size=Detector.BATCH,
         num_workers=worker_count(loader),
         collate_fn=list,
         worker_init_fn=start_worker,
     )
-    results: list[dict[str, Any]] = []
-    image_ids, unreadable = [], []
+    found = Found()
     for batch in batches_of(batches):
         frames = [frame for frame in batch if frame.pixels is not None]
-        unreadable += [frame.problem for frame in batch if frame.pixels is None]
+        found.unreadable += [frame.problem for frame in batch if frame.pixels is None]
         if not frames:
             continue
-        image_ids += [frame.image_id for frame in frames]
+        found.image_ids += [frame.image_id for frame in frames]
         pixels = torch.stack([frame.pixels for frame in frames])
-        for frame, found in zip(frames, detector.detect_frames(pixels, [f.letterbox for f in frames]), strict=True):
-            results += found.to_coco(frame.image_id)
-    if len(unreadable) > loader.max_unreadable * len(images):
+        for frame, seen in zip(frames, detector.detect_frames(pixels, [f.letterbox for f in frames]), strict=True):
+            found.results += seen.to_coco(frame.image_id)
+    return found
+
+
+def score(shares: Sequence[Found], images: CocoImages, max_unreadable: float, reference: bool) -> Evaluation:
+    """The figures of detections that may come from several processes, each of its own share of the pictures.
+
+    Pictures that can't be read are left out, of the figures too; raises DataError if their share is above `max_unreadable`.
+    """
+    results = [result for share in shares for result in share.results]
+    image_ids = [image_id for share in shares for image_id in share.image_ids]
+    unreadable = [line for share in shares for line in share.unreadable]
+    if len(unreadable) > max_unreadable * len(images):
         raise DataError(
             f"{len(unreadable)} of {len(images)} pictures of {images.annotations_path} can't be read, the first:"
             f" {unreadable[0]}; mend or remove them, or allow more with --loader.max_unreadable"
         )
     metrics = coco_metrics(ground_truth(images.annotations_path), results, image_ids, reference)
     return Evaluation(metrics, results, tuple(unreadable))
+
+
+def evaluate_model(detector: Detector, images: CocoImages, loader: LoaderConfig, reference: bool) -> Evaluation:
+    """`detect_all` and `score` on every picture of `images`."""
+    found = detect_all(detector, images, loader, range(len(images)))
+    return score([found], images, loader.max_unreadable, reference)
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:

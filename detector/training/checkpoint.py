@@ -1,10 +1,13 @@
-"""The state of a run between two epochs, written atomically and read without running code."""
+"""The state of a run between two steps, written atomically and read without running code."""
 
-from dataclasses import dataclass
+import random
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from detector.errors import WeightsError
 from detector.fileio import atomic_write
@@ -15,8 +18,38 @@ START_ANEW = "start a new run in another folder; its --weights may be best.safet
 
 
 @dataclass
+class EpochTally:
+    """How far the running epoch is.
+
+    batches: batches of the sampler that are done; losses: (3,) sums of the box, class and distribution loss over the
+    `passes` forward passes that counted; images: pictures in them; skipped_steps: steps left out since their gradient
+    was not finite; seconds: time spent.
+    """
+
+    batches: int = 0
+    passes: int = 0
+    images: int = 0
+    losses: Tensor = field(default_factory=lambda: torch.zeros(3))
+    skipped_steps: int = 0
+    seconds: float = 0.0
+
+    def images_per_second(self) -> float:
+        return self.images / max(self.seconds, 1e-9)
+
+    def mean_losses(self) -> tuple[float, float, float]:
+        """Means of the box, class and distribution loss; NaN where nothing counted."""
+        box, classification, distribution = (self.losses / self.passes).tolist()
+        return box, classification, distribution
+
+
+@dataclass
 class TrainState:
-    """Everything that a run changes as it goes; `epoch` counts the finished epochs, `step` the optimiser steps."""
+    """Everything that a run changes as it goes.
+
+    epoch: finished epochs; step: optimiser steps, the skipped ones too; skipped_in_row: steps skipped since the last one
+    that counted; best: the best value of the stopping metric, reached in best_epoch; unreadable: a line for each picture
+    left out so far.
+    """
 
     model: DetectionModel
     ema: ModelEma
@@ -24,50 +57,83 @@ class TrainState:
     scaler: torch.amp.GradScaler
     epoch: int = 0
     step: int = 0
-    best_ap: float = -1.0
+    skipped_in_row: int = 0
+    best: float = -1.0
     best_epoch: int = 0
+    unreadable: set[str] = field(default_factory=set)
+    tally: EpochTally = field(default_factory=EpochTally)
 
 
-def save_checkpoint(path: Path, state: TrainState) -> None:
-    """Write `state`; the file that was there before stays until the new one is complete."""
+COUNTERS = ("epoch", "step", "skipped_in_row", "best", "best_epoch")
+
+
+def save_checkpoint(path: Path, state: TrainState, origin: dict[str, Any]) -> None:
+    """Write `state` and `origin`, what the run is made of; the file that was there before stays until the new one is complete."""
     content: dict[str, Any] = {
+        "origin": origin,
         "model": state.model.state_dict(),
         "ema": state.ema.model.state_dict(),
         "ema_steps": state.ema.steps,
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
-        "epoch": state.epoch,
-        "step": state.step,
-        "best_ap": state.best_ap,
-        "best_epoch": state.best_epoch,
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        **{name: getattr(state, name) for name in COUNTERS},
+        "unreadable": sorted(state.unreadable),
+        "tally": asdict(state.tally),
+        "rng": rng_states(),
     }
     atomic_write(path, lambda temporary: torch.save(content, temporary))
 
 
-def restore_checkpoint(path: Path, state: TrainState, device: torch.device) -> None:
-    """Bring `state` to what the file holds. Raises WeightsError if there is no such file or it can't be read."""
+def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """The content of the file. Raises WeightsError if there is no such file or it can't be read."""
     if not path.exists():
         raise WeightsError(f"{path}: there is no checkpoint to resume from; --resume takes the folder of a run")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch.load raises many kinds; whichever it is, the file is not usable
         raise WeightsError(f"{path}: not a readable checkpoint ({type(error).__name__}); {START_ANEW}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("origin"), dict):
+        raise WeightsError(f"{path}: not a checkpoint of this version of the program; {START_ANEW}")
+    return content
+
+
+def restore_checkpoint(path: Path, content: dict[str, Any], state: TrainState) -> None:
+    """Bring `state` to what `read_checkpoint` found at `path`. Raises WeightsError if that is of another model."""
     try:
-        _restore(content, state)
+        state.model.load_state_dict(content["model"])
+        state.ema.model.load_state_dict(content["ema"])
+        state.ema.steps = content["ema_steps"]
+        state.optimizer.load_state_dict(content["optimizer"])
+        state.scaler.load_state_dict(content["scaler"])
+        for name in COUNTERS:
+            setattr(state, name, content[name])
+        state.unreadable = set(content["unreadable"])
+        state.tally = EpochTally(**content["tally"])
+        restore_rng_states(content["rng"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise WeightsError(f"{path}: not a checkpoint of this run's model and configuration; {START_ANEW}") from error
 
 
-def _restore(content: dict[str, Any], state: TrainState) -> None:
-    state.model.load_state_dict(content["model"])
-    state.ema.model.load_state_dict(content["ema"])
-    state.ema.steps = content["ema_steps"]
-    state.optimizer.load_state_dict(content["optimizer"])
-    state.scaler.load_state_dict(content["scaler"])
-    state.epoch, state.step = content["epoch"], content["step"]
-    state.best_ap, state.best_epoch = content["best_ap"], content["best_epoch"]
-    torch.set_rng_state(content["rng"].cpu())
-    if content["cuda_rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([rng.cpu() for rng in content["cuda_rng"]])
+def rng_states() -> dict[str, Any]:
+    """The state of every random number generator a transform or module might draw from, as tensors and numbers.
+
+    The program's own draws don't need it: they follow from the seed, the epoch and the picture.
+    """
+    version, internal, gauss = random.getstate()
+    _, key, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [torch.from_numpy(np.array(key, dtype=np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_rng_states(states: dict[str, Any]) -> None:
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    key, position, has_gauss, cached = states["numpy"]
+    np.random.set_state(("MT19937", key.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(states["torch"].cpu())
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])

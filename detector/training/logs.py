@@ -3,7 +3,7 @@
 import json
 import platform
 import sys
-import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from detector.fileio import write_text
-from detector.training.loss import Losses
+from detector.training.checkpoint import EpochTally
 
 PACKAGES = (
     "detector",
@@ -51,11 +51,21 @@ def append_metrics(path: Path, row: dict[str, Any]) -> None:
     write_text(path, before + json.dumps(row) + "\n")
 
 
+def append_skipped_step(path: Path, entry: dict[str, Any]) -> None:
+    """Add one line of JSON about a step that was left out."""
+    append_metrics(path, entry)
+
+
 def drop_metrics_after(path: Path, epoch: int) -> None:
     """Take back the lines of epochs that a resumed run does again."""
+    drop_lines(path, lambda row: row["epoch"] > epoch)
+
+
+def drop_lines(path: Path, unwanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Take lines of JSON out of a file, if it exists."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        write_text(path, "".join(line for line in lines if json.loads(line)["epoch"] <= epoch))
+        write_text(path, "".join(line for line in lines if not unwanted(json.loads(line))))
 
 
 def figure_text(value: float | None) -> str:
@@ -66,14 +76,10 @@ def figure_text(value: float | None) -> str:
 class RunProgress:
     """A bar over the whole run with images/s, time left, losses and the last AP; a line stays for each epoch."""
 
-    def __init__(self, epochs: int, batches: int, done_epochs: int) -> None:
+    def __init__(self, epochs: int, batches: int, done_batches: int) -> None:
         self._batches = batches
         self._epochs = epochs
-        self._images = 0
-        self._sums: torch.Tensor | None = None
-        self._count = 0
         self._last_ap = figure_text(None)
-        self._started = time.monotonic()
         self.console = Console()
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -83,9 +89,7 @@ class RunProgress:
             TextColumn("{task.fields[status]}"),
             console=self.console,
         )
-        self._task: TaskID = self._bar.add_task(
-            "train", total=epochs * batches, completed=done_epochs * batches, status=""
-        )
+        self._task: TaskID = self._bar.add_task("train", total=epochs * batches, completed=done_batches, status="")
 
     def __enter__(self) -> "RunProgress":
         self._bar.start()
@@ -94,41 +98,25 @@ class RunProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def start_epoch(self) -> None:
-        self._images, self._count, self._sums = 0, 0, None
-        self._started = time.monotonic()
-
-    def batch(self, epoch: int, images: int, losses: Losses) -> None:
-        """Count a batch; the losses are fetched from the device only every few batches."""
-        values = torch.stack([loss.detach() for loss in losses])
-        self._sums = values if self._sums is None else self._sums + values
-        self._images += images
-        self._count += 1
-        self._bar.update(self._task, advance=1, description=f"epoch {epoch}/{self._epochs}")
-        if self._count % 10 == 1 or self._count == self._batches:
-            box, classification, distribution = self.mean_losses()
+    def step_done(self, epoch: int, tally: EpochTally) -> None:
+        """Move the bar; the losses are fetched from the device only every few batches."""
+        done = (epoch - 1) * self._batches + tally.batches
+        self._bar.update(self._task, completed=done, description=f"epoch {epoch}/{self._epochs}")
+        if tally.passes % 10 == 1 or tally.batches == self._batches:
+            box, classification, distribution = tally.mean_losses()
             losses_text = f"box {box:.3f}  cls {classification:.3f}  dfl {distribution:.3f}"
-            status = f"{self.images_per_second():.1f} img/s  {losses_text}  AP {self._last_ap}"
+            status = f"{tally.images_per_second():.1f} img/s  {losses_text}  AP {self._last_ap}"
             self._bar.update(self._task, status=status)
-
-    def mean_losses(self) -> tuple[float, float, float]:
-        """Means over the epoch so far of the box, class and distribution losses."""
-        if self._sums is None:
-            return (float("nan"),) * 3
-        box, classification, distribution = (self._sums / self._count).tolist()
-        return box, classification, distribution
-
-    def images_per_second(self) -> float:
-        return self._images / max(time.monotonic() - self._started, 1e-9)
 
     def epoch_done(self, row: dict[str, Any]) -> None:
         """Print the epoch's line."""
         self._last_ap = figure_text(row["AP"])
         self._bar.update(self._task, status=f"AP {self._last_ap}")
+        skipped = f"  {row['skipped_steps']} steps left out" if row["skipped_steps"] else ""
         self.console.print(
             f"epoch {row['epoch']:>3}/{self._epochs}  box {row['box_loss']:.3f}  cls {row['class_loss']:.3f}"
             f"  dfl {row['distribution_loss']:.3f}  AP {self._last_ap}  AP50 {figure_text(row['AP50'])}"
-            f"  {row['images_per_second']:.1f} img/s  {row['seconds']:.0f} s",
+            f"  {row['images_per_second']:.1f} img/s  {row['seconds']:.0f} s{skipped}",
             highlight=False,
             soft_wrap=True,
         )

@@ -3,8 +3,11 @@
 import dataclasses
 import math
 import shlex
+import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,15 +18,16 @@ from detector.data.loader import TrainingItem
 from detector.data.workers import batches_of
 from detector.errors import DataError, DetectorError, WriteError
 from detector.evaluation.coco_metrics import METRICS
-from detector.evaluation.evaluate import evaluate_model
+from detector.evaluation.evaluate import detect_all, score
 from detector.inference.detector import Detector
-from detector.models.base import scale_pixels
 from detector.structures import Batch
-from detector.training.checkpoint import TrainState, save_checkpoint
+from detector.training.batch_size import batch_that_fits
+from detector.training.checkpoint import EpochTally, TrainState, save_checkpoint
+from detector.training.distributed import LostProcessError, joined
 from detector.training.logs import RunProgress, append_metrics
-from detector.training.loss import Losses, detection_loss
 from detector.training.optim import learning_rate
 from detector.training.setup import Run, set_up
+from detector.training.step import take_step
 from detector.weights.files import WeightsInfo, load_weights, save_weights
 
 
@@ -31,37 +35,60 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """Train as `config` says; returns the metrics of the best epoch (`METRICS` and `epoch`).
 
     Leaves in `config.out`: best.safetensors and last.safetensors (averaged weights), last.pt (to resume from),
-    metrics.jsonl, config.yaml, environment.json. Raises DetectorError kinds for what the user can mend.
+    metrics.jsonl, config.yaml, environment.json. Started by torchrun, it is one of several processes that train together.
+    Raises DetectorError kinds for what the user can mend.
     """
-    run, state = set_up(config)
-    command = f"tools/train.py --resume {shlex.quote(str(run.out))}"
-    try:
-        fit(run, state)
-    except KeyboardInterrupt:
-        raise DetectorError(
-            f"interrupted after {state.epoch} of {config.train.epochs} epochs; continue with: {command}"
-        ) from None
-    except WriteError as error:
-        if not (run.out / "last.pt").exists():
-            raise
-        raise WriteError(f"{error}; then continue with: {command}") from error
-    _, info = load_weights(run.out / "best.safetensors")
-    return {"epoch": state.best_epoch, **info.metrics}
+    with joined() as world:
+        run, state = set_up(config, world)
+        try:
+            fit(run, state)
+        except KeyboardInterrupt:
+            raise DetectorError(f"interrupted {position(run, state)}; {remedy(run)}") from None
+        except torch.OutOfMemoryError as error:
+            raise DetectorError(out_of_memory(run, state)) from error
+        except (WriteError, LostProcessError) as error:
+            if not (run.out / "last.pt").exists():
+                raise
+            raise type(error)(f"{error}; then {remedy(run)}") from error
+        _, info = load_weights(run.out / "best.safetensors")
+        return {"epoch": state.best_epoch, **info.metrics}
+
+
+def position(run: Run, state: TrainState) -> str:
+    """How far a run is, in words."""
+    within = f" and {state.tally.batches} of {len(run.sampler)} batches" if state.tally.batches else ""
+    return f"after {state.epoch} of {run.config.train.epochs} epochs{within}"
+
+
+def remedy(run: Run) -> str:
+    return f"continue with: tools/train.py --resume {shlex.quote(str(run.out))}"
+
+
+def out_of_memory(run: Run, state: TrainState) -> str:
+    """What to do about a card that is too small, with the batch that fits, which is measured."""
+    state.optimizer.zero_grad()
+    size, side = run.config.train.batch_size, run.config.train.image_size
+    fits = batch_that_fits(state.model, run.config.train, run.autocast) * run.world.size
+    if fits == 0:
+        return f"CUDA ran out of memory: not even one picture of {side} px fits; lower --train.image_size or take a smaller --model"
+    return (
+        f"CUDA ran out of memory with --train.batch_size {size} at {side} px; {fits} fit: start again with"
+        f" --train.batch_size {fits} (--train.nominal_batch_size {run.config.train.nominal_batch_size} keeps the step's size)"
+    )
 
 
 def fit(run: Run, state: TrainState) -> None:
     """Epoch after epoch: train, validate, keep what is best, write the checkpoint."""
-    settings = run.config.train
-    if state.epoch == 0:
-        save_checkpoint(run.out / "last.pt", state)  # so that a run can be resumed from its first minute on
-    with RunProgress(settings.epochs, len(run.sampler), state.epoch) as progress:
+    settings, world = run.config.train, run.world
+    if world.is_main and state.step == 0:
+        save_checkpoint(run.out / "last.pt", state, run.origin)  # so that a run can be resumed from its first minute on
+    done = state.epoch * len(run.sampler) + state.tally.batches
+    with stop_requests() as stop, RunProgress(settings.epochs, len(run.sampler), done) as progress:
         while state.epoch < settings.epochs and not out_of_patience(run, state):
+            train_epoch(run, state, progress, stop)
             started = time.monotonic()
-            train_epoch(run, state, progress)
-            box, classification, distribution = progress.mean_losses()
-            images_per_second = progress.images_per_second()
-            require_finite(box + classification + distribution, state, settings.learning_rate)
             metrics = validate(run, state)
+            box, classification, distribution = state.tally.mean_losses()
             state.epoch += 1
             row = {
                 "epoch": state.epoch,
@@ -71,26 +98,20 @@ def fit(run: Run, state: TrainState) -> None:
                 "distribution_loss": distribution,
                 "learning_rate": state.optimizer.param_groups[0]["lr"],
                 **{name: metrics[name] for name in METRICS},
-                "images_per_second": images_per_second,
-                "seconds": time.monotonic() - started,
+                "skipped_steps": state.tally.skipped_steps,
+                "images_per_second": state.tally.images_per_second(),
+                "seconds": state.tally.seconds + time.monotonic() - started,
             }
+            state.tally = EpochTally(losses=torch.zeros_like(state.tally.losses))
             finish_epoch(run, state, row)
             progress.epoch_done(row)
-        if run.unreadable:
-            print(f"left out: {len(run.unreadable)} of {len(run.train_images)} training pictures, named above")
+        if state.unreadable:
+            print(f"left out: {len(state.unreadable)} of {len(run.train_images)} training pictures, named above")
+        name = settings.stopping_metric
         if state.epoch < settings.epochs:
-            progress.console.print(f"stopped early: no better AP for {settings.patience} epochs (train.patience)")
+            progress.console.print(f"stopped early: no better {name} for {settings.patience} epochs (train.patience)")
         progress.console.print(
-            f"best AP {state.best_ap:.4f} in epoch {state.best_epoch}: {run.out / 'best.safetensors'}"
-        )
-
-
-def require_finite(loss: float, state: TrainState, rate: float) -> None:
-    """Raise DetectorError for a run that has diverged; its last checkpoint is from before."""
-    if not math.isfinite(loss):
-        raise DetectorError(
-            f"the loss of epoch {state.epoch + 1} is not finite: training has diverged; start again with a"
-            f" --train.learning_rate below {rate:g}; last.pt and the weights hold epoch {state.epoch}"
+            f"best {name} {state.best:.4f} in epoch {state.best_epoch}: {run.out / 'best.safetensors'}"
         )
 
 
@@ -99,22 +120,50 @@ def out_of_patience(run: Run, state: TrainState) -> bool:
     return patience > 0 and state.epoch - state.best_epoch >= patience
 
 
-def train_epoch(run: Run, state: TrainState, progress: RunProgress) -> None:
-    """One pass over the training split."""
-    config, settings = run.config, run.config.train
+@contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, so that the step under way is finished; a second Ctrl-C does not wait."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
+        yield stop
+        return
+
+    def request(number: int, _frame: Any) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train_epoch(run: Run, state: TrainState, progress: RunProgress, stop: threading.Event) -> None:
+    """What is left of one pass over the training split. Raises DetectorError, with the state saved, if asked to stop."""
+    config, settings, tally = run.config, run.config.train, state.tally
     closing = min(config.augment.close_mosaic_epochs, settings.epochs // 2)
     run.sampler.epoch = state.epoch
+    run.sampler.start = tally.batches
     run.sampler.mosaic = state.epoch < settings.epochs - closing
     state.model.train()
-    progress.start_epoch()
+    since, saved = time.monotonic() - tally.seconds, time.monotonic()
     for batches in grouped(run.loader, run.accumulate):
         set_learning_rate(run, state)
-        for batch in batches:
-            report_unreadable(run, batch)
-            if len(batch.images) > 0:
-                losses = backward(run, state, batch.to(run.device))
-                progress.batch(state.epoch + 1, len(batch.images), losses)
-        step(state, settings.clip_gradient_norm)
+        report_unreadable(run, state, batches)
+        take_step(run, state, batches)
+        tally.batches += len(batches)
+        tally.seconds = time.monotonic() - since
+        progress.step_done(state.epoch + 1, tally)
+        stopping = run.world.sum(torch.tensor(int(stop.is_set()))) > 0
+        too_old = time.monotonic() - saved > 60 * settings.checkpoint_minutes
+        if run.world.is_main and (stopping or too_old):
+            save_checkpoint(run.out / "last.pt", state, run.origin)
+            saved = time.monotonic()
+        if stopping:
+            raise DetectorError(f"interrupted {position(run, state)}; {remedy(run)}")
 
 
 def grouped(loader: DataLoader[TrainingItem], size: int) -> Iterator[list[Batch]]:
@@ -129,27 +178,6 @@ def grouped(loader: DataLoader[TrainingItem], size: int) -> Iterator[list[Batch]
         yield group
 
 
-def backward(run: Run, state: TrainState, batch: Batch) -> Losses:
-    """Add the gradients of one forward pass; a step sums those of its passes."""
-    images = scale_pixels(batch.images).contiguous(memory_format=torch.channels_last)
-    with run.autocast:
-        raw = state.model(images)
-    losses = detection_loss(raw, run.anchors, batch, run.config.loss)
-    state.scaler.scale(losses.total() * len(images)).backward()  # type: ignore[no-untyped-call]
-    return losses
-
-
-def step(state: TrainState, longest_gradient: float) -> None:
-    """One step of the optimiser and of the averaged weights."""
-    state.scaler.unscale_(state.optimizer)
-    torch.nn.utils.clip_grad_norm_(state.model.parameters(), longest_gradient)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
-    state.optimizer.zero_grad()
-    state.ema.update(state.model)
-    state.step += 1
-
-
 def set_learning_rate(run: Run, state: TrainState) -> None:
     settings = run.config.train
     steps = settings.epochs * run.steps_per_epoch
@@ -158,34 +186,47 @@ def set_learning_rate(run: Run, state: TrainState) -> None:
         group["lr"] = learning_rate(state.step, steps, warmup, settings)
 
 
-def report_unreadable(run: Run, batch: Batch) -> None:
+def report_unreadable(run: Run, state: TrainState, batches: list[Batch]) -> None:
     """Name each unreadable picture once; too many of them stop the run."""
-    for line in batch.unreadable:
-        if line not in run.unreadable:
-            run.unreadable.add(line)
+    lines = [line for batch in batches for line in batch.unreadable]
+    if run.world.sum(torch.tensor(len(lines))) == 0:
+        return
+    everywhere = run.world.from_main([line for share in run.world.gather(lines) for line in share])
+    for line in everywhere:
+        if line not in state.unreadable:
+            state.unreadable.add(line)
             print(f"left out: {line}")
-    count, total = len(run.unreadable), len(run.train_images)
+    count, total = len(state.unreadable), len(run.train_images)
     if count > run.config.loader.max_unreadable * total:
         raise DataError(
-            f"{count} of {total} training pictures can't be read, the last: {batch.unreadable[-1]};"
+            f"{count} of {total} training pictures can't be read, the last: {everywhere[-1]};"
             f" mend or remove them, or allow more with --loader.max_unreadable {math.ceil(100 * count / total) / 100:g}"
         )
 
 
 def validate(run: Run, state: TrainState) -> dict[str, Any]:
-    """COCO metrics of the averaged weights on the validation split."""
-    categories, size = run.train_images.categories, run.config.train.image_size
+    """COCO metrics of the averaged weights on the validation split, each process detecting on its share of the pictures."""
+    categories, size, world = run.train_images.categories, run.config.train.image_size, run.world
     detector = Detector(state.ema.model, categories, size, conf=0.001, device=run.device)
-    scored = evaluate_model(detector, run.val_images, run.config.loader, reference=False)
+    share = range(world.rank, len(run.val_images), world.size)
+    shares = world.gather(detect_all(detector, run.val_images, run.config.loader, share))
+    if not world.is_main:
+        return world.from_main(None)  # type: ignore[no-any-return]
+    scored = score(shares, run.val_images, run.config.loader.max_unreadable, reference=False)
     if state.epoch == 0:
         for line in scored.unreadable:
             print(f"left out: {line}")
-    return scored.metrics
+    return world.from_main(scored.metrics)  # type: ignore[no-any-return]
 
 
 def finish_epoch(run: Run, state: TrainState, row: dict[str, Any]) -> None:
     """Keep the averaged weights as last, and as best if they are; then the checkpoint and the log."""
-    figures = {name: row[name] for name in METRICS}
+    value = row[run.config.train.stopping_metric] or 0.0
+    is_best = value > state.best
+    if is_best:
+        state.best, state.best_epoch = value, state.epoch
+    if not run.world.is_main:
+        return
     training = {
         "data": str(run.train_images.annotations_path),
         "epoch": state.epoch,
@@ -196,12 +237,11 @@ def finish_epoch(run: Run, state: TrainState, row: dict[str, Any]) -> None:
         categories=run.train_images.categories,
         image_size=run.config.train.image_size,
         training=training,
-        metrics=figures,
+        metrics={name: row[name] for name in METRICS},
         licence=run.config.licence,
     )
-    if (row["AP"] or 0.0) > state.best_ap:
-        state.best_ap, state.best_epoch = row["AP"] or 0.0, state.epoch
+    if is_best:
         save_weights(run.out / "best.safetensors", state.ema.model, info)
     save_weights(run.out / "last.safetensors", state.ema.model, info)
     append_metrics(run.out / "metrics.jsonl", row)
-    save_checkpoint(run.out / "last.pt", state)
+    save_checkpoint(run.out / "last.pt", state, run.origin)

@@ -1,5 +1,6 @@
 """What the network pays: CIoU for boxes, binary cross-entropy for classes, distribution focal loss for distances."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -25,8 +26,18 @@ class Losses(NamedTuple):
         return self.box + self.classification + self.distribution
 
 
-def detection_loss(raw: RawPredictions, anchors: Anchors, batch: Batch, config: LossConfig) -> Losses:
-    """Loss of a batch; a step minimises `total() · batch size`. Computed in float32 whatever the network ran in."""
+def detection_loss(
+    raw: RawPredictions,
+    anchors: Anchors,
+    batch: Batch,
+    config: LossConfig,
+    over_processes: Callable[[Tensor], Tensor] = lambda own: own,
+) -> Losses:
+    """Loss of a batch; a step minimises `total() · batch size`. Computed in float32 whatever the network ran in.
+
+    `over_processes` sums a value over the processes that share the batch: the losses of all are then divided by the same
+    sum of class targets, and add up to those of the whole batch.
+    """
     raw = RawPredictions(raw.boxes.float(), raw.scores.float())
     predictions = decode(raw, anchors)
     targets = pad_targets(batch.targets)
@@ -35,7 +46,7 @@ def detection_loss(raw: RawPredictions, anchors: Anchors, batch: Batch, config: 
     image, anchor = assignment.foreground.nonzero(as_tuple=True)
     obj = assignment.object_index[image, anchor]
     weight = assignment.weights[image, anchor]
-    normaliser = weight.sum().clamp_min(1)
+    normaliser = over_processes(weight.sum()).clamp_min(1)
 
     scores = raw.scores.transpose(1, 2)
     class_targets = torch.zeros_like(scores)

@@ -2,32 +2,44 @@
 
 import dataclasses
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from detector.config import PathsConfig, TrainConfig
+from detector.config import PathsConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoImages
 from detector.data.loader import EpochSampler, TrainingItem, TrainingPictures, training_loader
 from detector.data.splits import split_paths
 from detector.errors import ConfigError, DataError
-from detector.fileio import require_writable, write_json, write_text
+from detector.fileio import remove_unfinished, require_writable, write_json, write_text
 from detector.geometry.boxes import Anchors, make_anchors
 from detector.inference.detector import resolve_device
+from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
-from detector.training.checkpoint import TrainState, restore_checkpoint
+from detector.training.batch_size import batch_that_fits
+from detector.training.checkpoint import EpochTally, TrainState, read_checkpoint, restore_checkpoint
+from detector.training.distributed import World, was_restarted, with_synchronised_norms
 from detector.training.ema import ModelEma
-from detector.training.logs import drop_metrics_after, environment
+from detector.training.logs import drop_lines, drop_metrics_after, environment
 from detector.training.optim import build_optimizer
+from detector.training.resume import inexact, origin_of, require_same
 from detector.weights.files import load_weights
 
 
 @dataclass
 class Run:
-    """What stays the same during a run."""
+    """What stays the same during a run.
+
+    world: the processes that share it; network: the model as training calls it, which exchanges gradients between the
+    processes; origin: what goes into the checkpoint so that nothing else is resumed from it.
+    """
 
     config: TrainConfig
     out: Path
@@ -38,11 +50,14 @@ class Run:
     sampler: EpochSampler
     loader: DataLoader[TrainingItem]
     anchors: Anchors
-    unreadable: set[str]
+    world: World
+    network: nn.Module
+    origin: dict[str, Any]
 
     @property
     def accumulate(self) -> int:
         """Forward passes an optimiser step."""
+        assert self.config.train.batch_size != "auto"
         return max(round(self.config.train.nominal_batch_size / self.config.train.batch_size), 1)
 
     @property
@@ -50,10 +65,16 @@ class Run:
         return math.ceil(len(self.sampler) / self.accumulate)
 
 
-def set_up(config: TrainConfig) -> tuple[Run, TrainState]:
+def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState]:  # noqa: B008, it is frozen
     """Read the data, build the model, and open or reopen the folder of the run."""
+    if was_restarted() and config.resume is None and (Path(config.out) / "last.pt").exists():
+        config = dataclasses.replace(config, resume=config.out)
     settings, out = config.train, Path(config.resume or config.out)
     device = resolve_device(settings.device)
+    if device.type == "cuda" and world.size > 1:
+        device = torch.device("cuda", world.local_rank)
+        torch.cuda.set_device(device)
+    be_deterministic(settings)
     require_writable(out)
     if config.resume is None and holds_results(out):
         raise DataError(f"--out: {out} holds a run already; --resume {out} continues it, another folder starts anew")
@@ -68,20 +89,31 @@ def set_up(config: TrainConfig) -> tuple[Run, TrainState]:
         start_from(config.weights, config.model, train_images, model)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     precision = choose_precision(settings.precision, device)
+    autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
+    if settings.batch_size == "auto":
+        settings = dataclasses.replace(settings, batch_size=automatic_batch(model, settings, autocast, world))
+        config = dataclasses.replace(config, train=settings)
+    assert settings.batch_size != "auto"
+    if settings.batch_size < world.size:
+        raise ConfigError(
+            f"train.batch_size: {settings.batch_size} pictures can't be shared by {world.size} processes; give at least"
+            f" --train.batch_size {world.size}"
+        )
     state = TrainState(
         model,
         ModelEma(model, settings),
         build_optimizer(model, settings),
         torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
+        tally=EpochTally(losses=torch.zeros(3, device=device)),
     )
     side = settings.image_size
     pictures = TrainingPictures(train_images, side, config.augment, settings.seed)
-    sampler = EpochSampler(len(train_images), settings.batch_size, settings.seed)
+    sampler = EpochSampler(len(train_images), settings.batch_size, settings.seed, world.rank, world.size)
     run = Run(
         config=config,
         out=out,
         device=device,
-        autocast=torch.autocast(device.type, precision, enabled=precision != torch.float32),
+        autocast=autocast,
         train_images=train_images,
         val_images=val_images,
         sampler=sampler,
@@ -89,14 +121,65 @@ def set_up(config: TrainConfig) -> tuple[Run, TrainState]:
         anchors=make_anchors(
             [(side // s, side // s) for s in model.head.strides], model.head.strides, torch.zeros(1, device=device)
         ),
-        unreadable=set(),
+        world=world,
+        network=as_network(model, settings, device, world),
+        origin=origin_of(config, train_images, val_images, device, world),
     )
     if config.resume is not None:
-        restore_checkpoint(out / "last.pt", state, device)
-        drop_metrics_after(out / "metrics.jsonl", state.epoch)
-    else:
+        reopen(run, state)
+    elif world.is_main:
         open_run_folder(run)
     return run, state
+
+
+def as_network(model: nn.Module, settings: TrainLoopConfig, device: torch.device, world: World) -> nn.Module:
+    """The model as training calls it: compiled, and exchanging gradients, if asked to. The model's tensors keep their names."""
+    if world.size == 1:
+        if settings.compile:
+            model.compile()
+        return model
+    if settings.sync_batch_norm:
+        with_synchronised_norms(model, device)
+    if settings.compile:
+        model.compile()
+    cards = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=cards, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def be_deterministic(settings: TrainLoopConfig) -> None:
+    """Have torch refuse what may differ from run to run, if asked to; else let cuDNN look for its fastest algorithms."""
+    torch.use_deterministic_algorithms(settings.deterministic)
+    torch.backends.cudnn.benchmark = not settings.deterministic
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+
+
+def automatic_batch(model: DetectionModel, settings: TrainLoopConfig, autocast: torch.autocast, world: World) -> int:
+    """The batch that fits on the card, measured, times the number of processes."""
+    if next(model.parameters()).device.type != "cuda":
+        raise ConfigError("train.batch_size: auto measures a CUDA card's memory; on a CPU give a number, such as 16")
+    fits = batch_that_fits(model, settings, autocast)
+    if fits == 0:
+        raise ConfigError(
+            f"train.batch_size: not even one picture of {settings.image_size} px fits; lower --train.image_size"
+        )
+    size: int = world.from_main(fits) * world.size
+    print(f"train.batch_size auto: {size}")
+    return size
+
+
+def reopen(run: Run, state: TrainState) -> None:
+    """Bring `state` to where the run was. Raises ConfigError or DataError if the settings or the data are not the same."""
+    path = run.out / "last.pt"
+    content = read_checkpoint(path, run.device)
+    require_same(content["origin"], run.origin, run.out)
+    restore_checkpoint(path, content, state)
+    if run.world.is_main:
+        if difference := inexact(content["origin"], run.origin):
+            print(difference)
+        remove_unfinished(run.out)
+        drop_metrics_after(run.out / "metrics.jsonl", state.epoch)
+        drop_lines(run.out / "skipped_steps.jsonl", lambda entry: entry["step"] > state.step)
 
 
 def holds_results(out: Path) -> bool:
@@ -106,6 +189,7 @@ def holds_results(out: Path) -> bool:
 
 def open_run_folder(run: Run) -> None:
     """Write down what the run is made of."""
+    remove_unfinished(run.out)
     text = yaml.safe_dump(dataclasses.asdict(with_absolute_paths(run.config)), sort_keys=False, allow_unicode=True)
     write_text(run.out / "config.yaml", text)
     write_json(run.out / "environment.json", environment(run.device))

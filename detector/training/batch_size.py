@@ -1,0 +1,69 @@
+"""The largest batch that fits on a CUDA card, found by trying."""
+
+from collections.abc import Callable
+
+import torch
+
+from detector.config import LossConfig, TrainLoopConfig
+from detector.geometry.boxes import make_anchors
+from detector.models.base import DetectionModel, scale_pixels
+from detector.structures import Batch, Targets
+from detector.training.loss import detection_loss
+
+LARGEST_BATCH = 1024
+FREE_SHARE = 0.1
+"""Of the card's memory, left free by the batch that is chosen: pictures with more objects than the trial's need it."""
+TRIAL_OBJECTS = 100
+
+
+def largest_batch(fits: Callable[[int], bool], limit: int = LARGEST_BATCH) -> int:
+    """The largest batch up to `limit` for which `fits` holds, exact to an eighth; 0 if not even 1 does.
+
+    `fits` is taken to hold for every smaller batch too.
+    """
+    if not fits(1):
+        return 0
+    low, high = 1, 2
+    while high <= limit and fits(high):
+        low, high = high, 2 * high
+    high = min(high, limit + 1)
+    while high - low > max(low // 8, 1):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def batch_that_fits(model: DetectionModel, settings: TrainLoopConfig, autocast: torch.autocast) -> int:
+    """Pictures of `settings.image_size` of which `model`, on its CUDA card, takes a training step within the free memory."""
+    device = next(model.parameters()).device
+
+    def fits(size: int) -> bool:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        try:
+            try_step(model, settings, autocast, size)
+        except torch.OutOfMemoryError:
+            return False
+        finally:
+            model.zero_grad()
+        _, total = torch.cuda.mem_get_info(device)
+        return torch.cuda.max_memory_reserved(device) <= (1 - FREE_SHARE) * total
+
+    size = largest_batch(fits)
+    torch.cuda.empty_cache()
+    return size
+
+
+def try_step(model: DetectionModel, settings: TrainLoopConfig, autocast: torch.autocast, size: int) -> None:
+    """Forward, loss and backward of `size` grey pictures with 100 objects each."""
+    side, device = settings.image_size, next(model.parameters()).device
+    corners = torch.rand(TRIAL_OBJECTS, 2, device=device) * side / 2
+    boxes = torch.cat((corners, corners + side / 4), dim=1)
+    labels = torch.zeros(TRIAL_OBJECTS, dtype=torch.int64, device=device)
+    targets = Targets(boxes, labels, boxes[:0])
+    images = torch.full((size, 3, side, side), 114, dtype=torch.uint8, device=device)
+    strides = model.head.strides
+    anchors = make_anchors([(side // s, side // s) for s in strides], strides, torch.zeros(1, device=device))
+    with autocast:
+        raw = model(scale_pixels(images).contiguous(memory_format=torch.channels_last))
+    detection_loss(raw, anchors, Batch(images, (targets,) * size), LossConfig()).total().backward()  # type: ignore[no-untyped-call]

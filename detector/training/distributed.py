@@ -1,0 +1,181 @@
+"""Several processes as one run: torchrun starts them, each takes its share of every batch, all keep the same weights."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
+
+from detector.errors import DetectorError
+
+RESTARTED = "TORCHELASTIC_RESTART_COUNT"
+"""torchrun's count of how often it has started this run again after a process was lost."""
+LOST_CONNECTION = ("gloo", "Connection", "NCCL", "Socket", "TCPStore")
+"""In the messages of errors that mean that another process is gone."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run; with one of them nothing here does anything.
+
+    rank: the number of this process, 0 writes and prints; size: how many there are; local_rank: the number on this machine;
+    store: torch's key-value store that all of them reach.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    store: Any = None
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of `values` over the processes; no gradient flows through it."""
+        if self.size > 1:
+            values = values.detach().clone()
+            dist.all_reduce(values)
+        return values
+
+    @torch.no_grad()
+    def average_statistics(self, model: nn.Module) -> None:
+        """Replace each running statistic of the norms by its mean over the processes, so that all keep the same model."""
+        if self.size > 1:
+            buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+            flat = torch.cat([buffer.flatten() for buffer in buffers])
+            mean = self.sum(flat) / self.size
+            for buffer, values in zip(buffers, torch.split(mean, [b.numel() for b in buffers]), strict=True):
+                buffer.copy_(values.view_as(buffer))
+
+    def gather(self, value: Any) -> list[Any]:
+        """Each process's value by rank, in the main process; an empty list in the others."""
+        if self.size == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.size
+        dist.gather_object(value, gathered if self.is_main else None)
+        return gathered if self.is_main else []
+
+    def from_main(self, value: Any) -> Any:
+        """The main process's value, in every process."""
+        if self.size == 1:
+            return value
+        carrier = [value]
+        dist.broadcast_object_list(carrier)
+        return carrier[0]
+
+    def first_to_tell(self) -> bool:
+        """Whether this process is the first that has an error to tell; the others keep quiet."""
+        if self.store is None:
+            return True
+        mine = str(self.rank)
+        with contextlib.suppress(RuntimeError):  # the store went down with the process that kept it
+            return bool(self.store.compare_set("told by", "", mine).decode() == mine)
+        return self.rank == min(1, self.size - 1)
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[World]:
+    """The world that torchrun's environment variables describe, connected for the time of the block; else just this process.
+
+    Only the main process prints. If one process fails, every process ends and one of them says why: a DetectorError is
+    raised there, SystemExit (2) in the others. An error that is a bug keeps its traceback.
+    """
+    if "RANK" not in os.environ:
+        yield World()
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    store, rank, size = next(iter(rendezvous("env://")))
+    world = World(rank, size, int(os.environ["LOCAL_RANK"]), store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    try:
+        with (
+            Path(os.devnull).open("w") as nowhere,
+            contextlib.redirect_stdout(sys.stdout if world.is_main else nowhere),
+        ):
+            yield world
+    except DetectorError:
+        if world.first_to_tell():
+            raise
+        sys.exit(2)
+    except RuntimeError as error:
+        if not any(mark in str(error) for mark in LOST_CONNECTION):
+            raise
+        if world.first_to_tell():
+            raise LostProcessError("another process of this run has ended or can't be reached") from error
+        sys.exit(2)
+    finally:
+        with contextlib.suppress(RuntimeError):
+            dist.destroy_process_group()
+
+
+class LostProcessError(DetectorError):
+    """A run of several processes has lost one."""
+
+
+def was_restarted() -> bool:
+    """Whether torchrun has started this run again after it lost a process."""
+    return int(os.environ.get(RESTARTED, "0")) > 0
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """BatchNorm2d whose statistics are those of the pictures of all processes; torch's own runs on CUDA only.
+
+    Source: Ioffe and Szegedy, Batch Normalization, 2015, with sums over processes (Peng et al., MegDet, 2018, section 3.3).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        sums = _SumOverProcesses.apply(torch.cat((x.sum((0, 2, 3)), x.new_tensor([x.numel() / x.shape[1]]))))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        variance = _SumOverProcesses.apply((x - mean[:, None, None]).square().sum((0, 2, 3))) / count
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1).clamp_min(1), self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * (variance + self.eps).rsqrt()
+        y: Tensor = x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+        return y
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """A sum over processes whose gradient is the sum of their gradients."""
+
+    @staticmethod
+    def forward(_context: Any, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(_context: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def with_synchronised_norms(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model` with the statistics of its norms taken over all processes; changed in place, same names of tensors."""
+    if device.type == "cuda":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return converted
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.BatchNorm2d:
+                synchronised = SyncBatchNorm(child.num_features, child.eps, child.momentum)
+                synchronised.load_state_dict(child.state_dict())
+                setattr(module, name, synchronised.to(device))
+    return model

@@ -1,0 +1,107 @@
+"""One step: forward and backward passes, the check that the gradient is finite, the optimiser, the averaged weights."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from detector.errors import DetectorError
+from detector.geometry.letterbox import PAD_VALUE
+from detector.models.base import scale_pixels
+from detector.structures import Batch, Targets
+from detector.training.checkpoint import TrainState
+from detector.training.logs import append_skipped_step
+from detector.training.loss import Losses, detection_loss
+from detector.training.setup import Run
+
+
+def take_step(run: Run, state: TrainState, batches: Sequence[Batch]) -> None:
+    """One step of the optimiser on the gradients of `batches`, summed; left out if they are not finite.
+
+    Raises DetectorError when too many steps in a row had to be left out.
+    """
+    statistics = [buffer.clone() for buffer in state.model.buffers()]
+    passes = [backward(run, state, batch, last=batch is batches[-1]) for batch in batches]
+    state.scaler.unscale_(state.optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(
+        [p for p in state.model.parameters() if p.requires_grad], run.config.train.clip_gradient_norm
+    )
+    if bool(norm.isfinite()):
+        state.scaler.step(state.optimizer)
+        if not run.config.train.sync_batch_norm:
+            run.world.average_statistics(state.model)
+        state.ema.update(state.model)
+        state.skipped_in_row = 0
+        for losses, images in passes:
+            state.tally.losses += losses
+            state.tally.images += images
+            state.tally.passes += images > 0
+    else:
+        with torch.no_grad():  # a forward pass that was not finite has spoilt them
+            for buffer, before in zip(state.model.buffers(), statistics, strict=True):
+                buffer.copy_(before)
+        report_skipped(run, state, batches)
+    state.scaler.update()
+    state.optimizer.zero_grad()
+    state.step += 1
+
+
+def backward(run: Run, state: TrainState, batch: Batch, last: bool) -> tuple[Tensor, int]:
+    """Add the gradients of one forward pass; returns its three losses and the pictures in it, over all processes.
+
+    `last`: of the passes before a step, the one at whose end the processes exchange gradients.
+    """
+    world, own = run.world, len(batch.images)
+    images = int(world.sum(torch.tensor(own)))
+    if images == 0:
+        return state.tally.losses.new_zeros(3), 0
+    batch = (batch if own else stand_in(run)).to(run.device)
+    pixels = scale_pixels(batch.images).contiguous(memory_format=torch.channels_last)
+    with nullcontext() if last or world.size == 1 else exchange_later(run):
+        with run.autocast:
+            raw = run.network(pixels)
+        losses = detection_loss(raw, run.anchors, batch, run.config.loss, world.sum)
+        # the gradients of the processes are averaged, and a step minimises the sum over all pictures
+        total = losses.total() * (images * world.size if own else 0)
+        state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+    return world.sum(stacked(losses) * (own > 0)), images
+
+
+def exchange_later(run: Run) -> AbstractContextManager[None]:
+    assert isinstance(run.network, DistributedDataParallel)
+    return run.network.no_sync()
+
+
+def stacked(losses: Losses) -> Tensor:
+    return torch.stack([loss.detach() for loss in losses])
+
+
+def stand_in(run: Run) -> Batch:
+    """A grey picture for a process whose share of the batch is empty: it must take part in the exchange all the same."""
+    side = run.config.train.image_size
+    none = torch.zeros(0, 4)
+    targets = Targets(none, torch.zeros(0, dtype=torch.int64), none)
+    return Batch(torch.full((1, 3, side, side), PAD_VALUE, dtype=torch.uint8), (targets,))
+
+
+def report_skipped(run: Run, state: TrainState, batches: Sequence[Batch]) -> None:
+    """Print and log the pictures of a step that was left out. Raises DetectorError at the last one allowed in a row."""
+    state.skipped_in_row += 1
+    state.tally.skipped_steps += 1
+    own = [run.train_images.file_name(picture) for batch in batches for picture in batch.pictures]
+    names = [name for share in run.world.gather(own) for name in share]
+    if run.world.is_main:
+        print(f"step {state.step + 1} left out, its gradient is not finite; its pictures: {', '.join(names)}")
+        entry = {"epoch": state.epoch + 1, "step": state.step + 1, "pictures": names}
+        append_skipped_step(run.out / "skipped_steps.jsonl", entry)
+    if state.skipped_in_row >= run.config.train.max_skipped_steps:
+        settings = run.config.train
+        half = " or --train.precision fp32" if state.scaler.is_enabled() else ""
+        raise DetectorError(
+            f"{state.skipped_in_row} steps in a row had a gradient that is not finite, up to step {state.step + 1} in epoch"
+            f" {state.epoch + 1}: training has diverged; start again with a --train.learning_rate below"
+            f" {settings.learning_rate:g}{half}, and look at the pictures in {run.out / 'skipped_steps.jsonl'};"
+            " last.pt and the weights are from before"
+        )
