@@ -176,6 +176,7 @@ def with_synchronised_norms(model: nn.Module, device: torch.device) -> nn.Module
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d:
                 synchronised = SyncBatchNorm(child.num_features, child.eps, child.momentum)
-                synchronised.load_state_dict(child.state_dict())
-                setattr(module, name, synchronised.to(device))
+                for kept in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+                    setattr(synchronised, kept, getattr(child, kept))  # the optimiser knows these tensors
+                setattr(module, name, synchronised)
     return model

@@ -33,12 +33,13 @@ def detection_loss(
     config: LossConfig,
     over_processes: Callable[[Tensor], Tensor] = lambda own: own,
 ) -> Losses:
-    """Loss of a batch; a step minimises `total() · batch size`. Computed in float32 whatever the network ran in.
+    """Loss of a batch; a step minimises `total() · batch size`. Computed in float32 also if the network ran in less.
 
     `over_processes` sums a value over the processes that share the batch: the losses of all are then divided by the same
     sum of class targets, and add up to those of the whole batch.
     """
-    raw = RawPredictions(raw.boxes.float(), raw.scores.float())
+    wide = torch.promote_types(raw.boxes.dtype, torch.float32)
+    raw = RawPredictions(raw.boxes.to(wide), raw.scores.to(wide))
     predictions = decode(raw, anchors)
     targets = pad_targets(batch.targets)
     detached = type(predictions)(predictions.boxes.detach(), predictions.scores.detach())

@@ -143,7 +143,7 @@ def as_network(model: nn.Module, settings: TrainLoopConfig, device: torch.device
     if settings.compile:
         model.compile()
     cards = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=cards, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, device_ids=cards, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 def be_deterministic(settings: TrainLoopConfig) -> None:
