@@ -92,6 +92,8 @@ class TrainLoopConfig:
     """Of the forward pass on CUDA; auto takes bf16 where the card has it, else fp16. A CPU runs fp32."""
     patience: int = 50
     """Stop after this many epochs without a better validation AP; 0 never stops early."""
+    freeze: list[str] = field(default_factory=list)
+    """Modules that stay as they are, running statistics too, by name: [stem, stage2]; names as in model.named_modules()."""
     seed: int = 0
     """Of weights, shuffling and augmentation."""
     device: str = "auto"
@@ -197,7 +199,7 @@ class TrainConfig:
     model: str = "yolo11n"
     """Name of the network: yolo11n, yolo11s, yolo11m, yolo11l or yolo11x."""
     weights: str | None = None
-    """Weights file to start from; random weights without."""
+    """Weights file to start from, or the name of shipped weights; other classes are possible; random weights without."""
     licence: str = "not stated"
     """Licence of the resulting weights, written into their files."""
     resume: str | None = None
@@ -217,7 +219,7 @@ class EvaluateConfig:
     """Score weights on a split, as COCOeval does, in pixels of the original pictures."""
 
     weights: str
-    """Weights file."""
+    """Weights file, or the name of shipped weights."""
     out: str
     """Folder for metrics.json and detections.json."""
     data: str | None = None
@@ -249,7 +251,7 @@ class InferConfig:
     sources: list[str]
     """Pictures, folders or globs."""
     weights: str
-    """Weights file."""
+    """Weights file, or the name of shipped weights."""
     out: str
     """Folder for the annotated pictures and detections.json."""
     image_size: int | None = None
@@ -275,11 +277,11 @@ class ExportConfig:
     """Write weights as a file for another runtime, and refuse to leave one that differs."""
 
     weights: str
-    """Weights file."""
+    """Weights file, or the name of shipped weights."""
     out: str
     """File to write."""
-    format: Literal["onnx", "torchscript"] = "onnx"
-    """Format of the file."""
+    format: Literal["onnx", "torchscript", "safetensors"] = "onnx"
+    """Format of the file; safetensors: a weights file of half the size, in half precision."""
     image_size: int | None = None
     """Side of the network input in pixels, a multiple of 32; that of the training if not given."""
     dynamic: bool = False

@@ -20,6 +20,7 @@ from detector.inference.detector import Detector
 from detector.models.base import scale_pixels
 from detector.structures import Batch
 from detector.training.checkpoint import TrainState, save_checkpoint
+from detector.training.freeze import train_mode
 from detector.training.logs import RunProgress, append_metrics
 from detector.training.loss import Losses, detection_loss
 from detector.training.optim import learning_rate
@@ -105,7 +106,7 @@ def train_epoch(run: Run, state: TrainState, progress: RunProgress) -> None:
     closing = min(config.augment.close_mosaic_epochs, settings.epochs // 2)
     run.sampler.epoch = state.epoch
     run.sampler.mosaic = state.epoch < settings.epochs - closing
-    state.model.train()
+    train_mode(state.model)
     progress.start_epoch()
     for batches in grouped(run.loader, run.accumulate):
         set_learning_rate(run, state)
