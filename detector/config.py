@@ -104,6 +104,8 @@ class TrainLoopConfig:
     """Refuse operations that may differ from run to run on CUDA; a CPU run can always be repeated bit for bit."""
     sync_batch_norm: bool = False
     """With several processes: the norms' statistics are those of the whole batch, not of each process's share."""
+    freeze: list[str] = field(default_factory=list)
+    """Modules that stay as they are, running statistics too, by name: [stem, stage2]; names as in model.named_modules()."""
     seed: int = 0
     """Of weights, shuffling and augmentation."""
     device: str = "auto"
@@ -212,7 +214,7 @@ class TrainConfig:
     model: str = "yolo11n"
     """Name of the network: yolo11n, yolo11s, yolo11m, yolo11l or yolo11x."""
     weights: str | None = None
-    """Weights file to start from; random weights without."""
+    """Weights file to start from, or the name of shipped weights; other classes are possible; random weights without."""
     licence: str = "not stated"
     """Licence of the resulting weights, written into their files."""
     resume: str | None = None
@@ -232,7 +234,7 @@ class EvaluateConfig:
     """Score weights on a split, as COCOeval does, in pixels of the original pictures."""
 
     weights: str
-    """Weights file."""
+    """Weights file, or the name of shipped weights."""
     out: str
     """Folder for metrics.json and detections.json."""
     data: str | None = None
@@ -264,7 +266,7 @@ class InferConfig:
     sources: list[str]
     """Pictures, folders or globs."""
     weights: str
-    """Weights file."""
+    """Weights file, or the name of shipped weights."""
     out: str
     """Folder for the annotated pictures and detections.json."""
     image_size: int | None = None
@@ -290,11 +292,11 @@ class ExportConfig:
     """Write weights as a file for another runtime, and refuse to leave one that differs."""
 
     weights: str
-    """Weights file."""
+    """Weights file, or the name of shipped weights."""
     out: str
     """File to write."""
-    format: Literal["onnx", "torchscript"] = "onnx"
-    """Format of the file."""
+    format: Literal["onnx", "torchscript", "safetensors"] = "onnx"
+    """Format of the file; safetensors: a weights file of half the size, in half precision."""
     image_size: int | None = None
     """Side of the network input in pixels, a multiple of 32; that of the training if not given."""
     dynamic: bool = False

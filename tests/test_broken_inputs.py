@@ -251,6 +251,14 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         lambda place, good: [*train("--model=yolo11s")(place, good), f"--weights={good.weights}"],
         ("--weights", "weights.safetensors is for yolo11n, not yolo11s", "add --model yolo11n"),
     ),
+    "weights-of-an-unknown-name": (
+        infer("--weights=yolo11n-blood"),
+        ("--weights", "no file yolo11n-blood;", "names of shipped weights are:"),
+    ),
+    "unknown-module-to-freeze": (
+        train("--train.freeze=[stage22]"),
+        ("train.freeze", "'stage22'", "near names: stage2"),
+    ),
     "unknown-class": (infer("--classes=circle,sqare"), ("classes", "'sqare'", "circle, square")),
     # the configuration
     "unknown-option": (train("--train.epoch=3"), ("no option train.epoch;", "did you mean train.epochs?")),

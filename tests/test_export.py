@@ -5,6 +5,8 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import jaxtyping
@@ -25,7 +27,7 @@ from detector.exporting.verify import Comparison, compare, shipped_pictures
 from detector.inference.detector import Detector
 from detector.models.base import DetectionModel, scale_pixels
 from detector.structures import Categories
-from detector.weights.files import WeightsInfo, save_weights
+from detector.weights.files import WeightsInfo, load_weights, save_weights
 
 BCCD = Path(__file__).parents[2] / "shared" / "data" / "bccd"
 SIDE = 128
@@ -173,3 +175,33 @@ def test_nan_and_other_shapes_are_refused(model: DetectionModel) -> None:
 
 def test_three_photographs_come_with_the_package() -> None:
     assert [read_picture(path).shape for path in shipped_pictures()] == [(384, 384, 3), (300, 451, 3), (400, 600, 3)]
+
+
+def test_a_half_precision_file_is_half_as_large_and_finds_the_same(weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    comparison = export(ExportConfig(weights=str(weights), out=str(path), format="safetensors", image_size=96))
+    assert comparison.model_detections > 3
+    assert comparison.box_difference > 0  # it is rounded indeed
+    assert path.stat().st_size < 0.53 * weights.stat().st_size
+    model, info = load_weights(path)
+    original, original_info = load_weights(weights)
+    assert info == replace(original_info, image_size=96)
+    for name, tensor in original.state_dict().items():
+        rounded = tensor.half().float() if tensor.ndim == 4 else tensor
+        assert torch.equal(model.state_dict()[name], rounded), name
+
+
+def test_a_half_precision_file_that_lost_too_much_is_refused(model: DetectionModel, tmp_path: Path) -> None:
+    """Weights so small that float16 makes them zeros, and a norm that makes up for it."""
+    small = deepcopy(model)
+    conv, norm = small.stem[0].conv, small.stem[0].bn
+    with torch.no_grad():
+        conv.weight.mul_(1e-9)
+        norm.weight.mul_(1e9 * (norm.eps / (norm.running_var + norm.eps)).sqrt())
+        norm.running_mean.mul_(1e-9)
+        norm.running_var.zero_()
+    path = tmp_path / "small.safetensors"
+    save_weights(path, small, WeightsInfo("yolo11n", Categories((3, 7, 20, 21, 90), NAMES), SIDE, {}, {}, "CC0"))
+    with pytest.raises(ExportMismatchError, match="was not written"):
+        export(ExportConfig(weights=str(path), out=str(tmp_path / "half.safetensors"), format="safetensors"))
+    assert list(tmp_path.iterdir()) == [path]

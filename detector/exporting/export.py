@@ -1,5 +1,6 @@
-"""Weights to a file for another runtime, which stays only if it says what the model says."""
+"""Weights to a file for another runtime, or a smaller one for this, which stays only if it says what the model says."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from detector.data.pictures import read_picture
 from detector.data.splits import split_paths
 from detector.errors import ConfigError, ExportMismatchError
 from detector.exporting.graph import ExportGraph
-from detector.exporting.verify import Comparison, Runner, compare, shipped_pictures
+from detector.exporting.half import write_half
+from detector.exporting.verify import HALF, Comparison, Runner, compare, shipped_pictures
 from detector.fileio import atomic_write, require_writable
 from detector.weights.files import WeightsInfo, load_weights
 
@@ -31,15 +33,18 @@ def export(config: ExportConfig) -> Comparison:
     size = config.image_size or info.image_size
     pictures = comparison_pictures(config, info)
     graph = ExportGraph(model)
-    metadata = {**info.to_metadata(), "image_size": str(size)}
+    info = replace(info, image_size=size)
     open_sizes = config.dynamic or config.format == "torchscript"
     sizes = [(size, size), (size, size + 64)] if open_sizes else [(size, size)]
     comparison: Comparison | None = None
 
     def write_and_compare(path: Path) -> None:
         nonlocal comparison
-        run = write(path, graph, size, config, metadata)
-        comparison = compare(model, run, pictures, sizes)
+        if config.format == "safetensors":
+            comparison = compare(model, write_half(path, model, info), pictures, sizes, HALF)
+        else:
+            run = write(path, graph, size, config, info.to_metadata())
+            comparison = compare(model, run, pictures, sizes)
         if not comparison.passes():
             raise ExportMismatchError(f"{config.out} was not written: {comparison}")
 

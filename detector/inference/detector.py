@@ -75,8 +75,11 @@ class Detector:
         classes: Sequence[str] | None = None,
         device: str | torch.device = "auto",
     ) -> "Detector":
-        """From a weights file; `image_size` is that of its training if not given. Raises WeightsError."""
-        model, info = load_weights(Path(path))
+        """From a weights file or shipped weights by name; `image_size` is that of their training if not given.
+
+        Raises WeightsError.
+        """
+        model, info = load_weights(path)
         return cls(
             model,
             info.categories,

@@ -24,6 +24,7 @@ from detector.structures import Batch
 from detector.training.batch_size import batch_that_fits
 from detector.training.checkpoint import EpochTally, TrainState, save_checkpoint
 from detector.training.distributed import LostProcessError, joined
+from detector.training.freeze import train_mode
 from detector.training.logs import RunProgress, append_metrics
 from detector.training.optim import learning_rate
 from detector.training.setup import Run, set_up
@@ -148,8 +149,8 @@ def train_epoch(run: Run, state: TrainState, progress: RunProgress, stop: thread
     run.sampler.epoch = state.epoch
     run.sampler.start = tally.batches
     run.sampler.mosaic = state.epoch < settings.epochs - closing
-    state.model.train()
     since, saved = time.monotonic() - tally.seconds, time.monotonic()
+    train_mode(state.model)
     for batches in grouped(run.loader, run.accumulate):
         set_learning_rate(run, state)
         report_unreadable(run, state, batches)

@@ -23,14 +23,18 @@ from detector.geometry.boxes import Anchors, make_anchors
 from detector.inference.detector import resolve_device
 from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
+from detector.structures import Categories
 from detector.training.batch_size import batch_that_fits
 from detector.training.checkpoint import EpochTally, TrainState, read_checkpoint, restore_checkpoint
 from detector.training.distributed import World, was_restarted, with_synchronised_norms
 from detector.training.ema import ModelEma
+from detector.training.freeze import freeze
 from detector.training.logs import drop_lines, drop_metrics_after, environment
 from detector.training.optim import build_optimizer
 from detector.training.resume import inexact, origin_of, require_same
 from detector.weights.files import load_weights
+from detector.weights.shipped import find_weights
+from detector.weights.transfer import transfer
 
 
 @dataclass
@@ -86,7 +90,8 @@ def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState
     torch.manual_seed(settings.seed)
     model = create_model(config.model, len(train_images.categories))
     if config.weights is not None and config.resume is None:
-        start_from(config.weights, config.model, train_images, model)
+        start_from(config.weights, config.model, train_images.categories, model)
+    freeze(model, settings.freeze)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     precision = choose_precision(settings.precision, device)
     autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
@@ -202,20 +207,16 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         return None if path is None else str(Path(path).absolute())
 
     paths = PathsConfig(**{name: absolute(path) for name, path in dataclasses.asdict(config.paths).items()})
-    return dataclasses.replace(config, data=absolute(config.data), weights=absolute(config.weights), paths=paths)
+    weights = config.weights if config.weights is None else str(find_weights(config.weights).absolute())
+    return dataclasses.replace(config, data=absolute(config.data), weights=weights, paths=paths)
 
 
-def start_from(weights: str, model_name: str, images: CocoImages, model: torch.nn.Module) -> None:
-    """Load a weights file into `model`; it must be of the same model and the same classes."""
-    loaded, info = load_weights(Path(weights))
+def start_from(weights: str, model_name: str, categories: Categories, model: DetectionModel) -> None:
+    """Take what a weights file of the same model holds into `model`; says which classes it keeps."""
+    source, info = load_weights(weights)
     if info.model != model_name:
         raise ConfigError(f"--weights: {weights} is for {info.model}, not {model_name}; add --model {info.model}")
-    if info.categories.names != images.categories.names:
-        raise ConfigError(
-            f"--weights: {weights} has the classes {', '.join(info.categories.names)}, but {images.annotations_path} has"
-            f" {', '.join(images.categories.names)}; give weights of these classes or leave --weights out"
-        )
-    model.load_state_dict(loaded.state_dict())
+    print(f"start from {weights}: {transfer(model, categories, source, info.categories)}")
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

@@ -16,6 +16,7 @@ from detector.fileio import atomic_write
 from detector.models.base import DetectionModel
 from detector.models.catalog import MODELS, create_model
 from detector.structures import Categories
+from detector.weights.shipped import find_weights
 
 FORMAT = "detector-1"
 METADATA_TYPES: dict[str, type] = {
@@ -78,17 +79,23 @@ class WeightsInfo:
         )
 
 
-def save_weights(path: Path, model: DetectionModel, info: WeightsInfo) -> None:
-    """Write the model's tensors and `info`, atomically."""
+def save_weights(path: Path, model: DetectionModel, info: WeightsInfo, half: bool = False) -> None:
+    """Write the model's tensors and `info`, atomically; `half`: what convolutions multiply by as float16.
+
+    Norms and biases, a few per cent of the size, stay float32: a variance may lie outside of float16's range.
+    """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        state = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in state.items()}
     atomic_write(path, lambda temporary: save_file(state, temporary, metadata=info.to_metadata()))
 
 
 def load_weights(path: str | Path) -> tuple[DetectionModel, WeightsInfo]:
-    """The model in evaluation mode, float32, on the CPU. Raises WeightsError naming the file and what is wrong with it."""
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"--weights: there is no file {path}; training leaves best.safetensors in its --out folder")
+    """The model in evaluation mode, float32, on the CPU; `path` may be the name of shipped weights.
+
+    Raises WeightsError naming the file and what is wrong with it.
+    """
+    path = find_weights(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -1,0 +1,44 @@
+"""Weights that come with the program, loaded by name: `weights/` in a clone, the same files in an installed package."""
+
+import hashlib
+from pathlib import Path
+
+from detector.errors import WeightsError
+
+PACKAGED = Path(__file__).parent / "shipped_files"
+"""In a clone a link to the folder `weights/`, by which its files come into a built package; a system without links has
+a text file there, and then only the clone knows the names."""
+FOLDER = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "weights"
+SUMS = "SHA256SUMS"
+
+
+def find_weights(weights: str | Path) -> Path:
+    """The file that is meant: the one at this path, or the shipped one of this name, whose checksum is verified.
+
+    Raises WeightsError if there is neither, or if the shipped one is damaged.
+    """
+    path = Path(weights)
+    if path.is_file():
+        return path
+    sums = checksums()
+    shipped = FOLDER / f"{weights}.safetensors"
+    if f"{weights}.safetensors" not in sums:
+        names = ", ".join(name.removesuffix(".safetensors") for name in sums) or "none"
+        raise WeightsError(
+            f"--weights: there is no file {path}; training leaves best.safetensors in its --out folder; the names of"
+            f" shipped weights are: {names}"
+        )
+    if not shipped.is_file() or hashlib.sha256(shipped.read_bytes()).hexdigest() != sums[shipped.name]:
+        raise WeightsError(
+            f"{shipped}: missing or damaged, its checksum is not that of {SUMS}; git checkout weights/ brings it back"
+            " in a clone, else install the package again"
+        )
+    return shipped
+
+
+def checksums() -> dict[str, str]:
+    """File name -> SHA-256 of each shipped file, from the file that `sha256sum --check` reads too."""
+    if not (FOLDER / SUMS).is_file():
+        return {}
+    lines = (FOLDER / SUMS).read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, name in (line.split() for line in lines)}
