@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=-1, help="as --loader.workers")
     parser.add_argument("--device", default="cuda", help="cpu only shows that this program works")
     parser.add_argument("--seconds", type=float, default=12, help="length of a measurement")
-    parser.add_argument("--budget", type=float, default=110, help="seconds after which a section is cut off")
+    parser.add_argument("--budget", type=float, default=100, help="seconds after which a section is cut off")
     options = parser.parse_args()
     device = resolve_device(options.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
