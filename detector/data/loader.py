@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detector.config import AugmentConfig, LoaderConfig
-from detector.data.augment import Pipeline
+from detector.data.augment import Pipeline, mirror_and_recolour
 from detector.data.coco import CocoImages
 from detector.data.mosaic import compose, random_placements
 from detector.data.pictures import UnreadablePictureError
@@ -60,6 +60,7 @@ class TrainingPictures(Dataset[TrainingItem]):
         sizes = [(sample.image.shape[1], sample.image.shape[0]) for sample in samples]
         placements = random_placements(sizes, self._side, self._config, rng)
         sample = compose(samples, placements, self._side)
+        sample = mirror_and_recolour(sample, self._config, rng)
         if self._pipeline is not None:
             sample = self._pipeline(sample, rng)
         return TrainingItem(sample, tuple(unreadable))
