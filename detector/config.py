@@ -172,12 +172,15 @@ class LoaderConfig:
 
     workers: int = -1
     """Processes that read and augment; 0 reads in the main process; -1 takes one a core, at most 8."""
+    cache_gb: float = 2.0
+    """Memory for decoded training pictures, shared by all workers, in GiB; at most half of what is free; 0 keeps none."""
     max_unreadable: float = 0.01
     """Share of pictures that may be unreadable; they are named, counted and left out. More stop the run."""
 
     def __post_init__(self) -> None:
         _require_types("loader.", self)
-        _require_range("loader", self, {"workers": (-1, math.inf), "max_unreadable": (0, 1)})
+        bounds = {"workers": (-1, math.inf), "cache_gb": (0, math.inf), "max_unreadable": (0, 1)}
+        _require_range("loader", self, bounds)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,9 @@ def set_up(config: TrainConfig) -> tuple[Run, TrainState]:
         torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
     )
     side = settings.image_size
-    pictures = TrainingPictures(train_images, side, config.augment, settings.seed)
+    pictures = TrainingPictures(train_images, side, config.augment, settings.seed, config.loader.cache_gb)
+    if pictures.sources.told:
+        print(pictures.sources.told)
     sampler = EpochSampler(len(train_images), settings.batch_size, settings.seed)
     run = Run(
         config=config,
