@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -133,23 +132,9 @@ class TrainLoopConfig:
         _require_range("train", self, {**whole, **rates})
 
 
-DEFAULT_TRANSFORMS: list[dict[str, dict[str, Any]]] = [
-    {"HorizontalFlip": {"p": 0.5}},
-    {
-        "ColorJitter": {
-            "brightness": [0.6, 1.4],
-            "contrast": [1.0, 1.0],
-            "saturation": [0.3, 1.7],
-            "hue": [-0.015, 0.015],
-            "p": 1.0,
-        }
-    },
-]
-
-
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What happens to a training picture. Mosaic, scale and translation are one warp of our own, the rest albumentations."""
+    """What happens to a training picture: one warp (mosaic, scale, translation), mirror, one colour matrix, albumentations."""
 
     mosaic: float = 1.0
     """Probability that four pictures are tiled into one."""
@@ -159,13 +144,22 @@ class AugmentConfig:
     """The picture is scaled by a factor from 1 - scale to 1 + scale."""
     translate: float = 0.1
     """The picture is shifted by up to this share of its side."""
-    transforms: list[dict[str, dict[str, Any]]] = field(default_factory=lambda: deepcopy(DEFAULT_TRANSFORMS))
-    """The albumentations pipeline, each entry one transform's name with its arguments: - HorizontalFlip: {p: 0.5}"""
+    mirror: float = 0.5
+    """Probability that the picture is mirrored left to right."""
+    hue: float = 0.015
+    """Hues are turned by up to this share of the colour circle, either way."""
+    saturation: float = 0.7
+    """Colourfulness is multiplied by a factor from 1 - saturation to 1 + saturation."""
+    brightness: float = 0.4
+    """Brightness is multiplied by a factor from 1 - brightness to 1 + brightness."""
+    transforms: list[dict[str, dict[str, Any]]] = field(default_factory=list)
+    """albumentations transforms after all that, each entry one's name with its arguments: - ToGray: {p: 0.01}"""
 
     def __post_init__(self) -> None:
         _require_types("augment.", self)
-        bounds = {"mosaic": (0, 1), "close_mosaic_epochs": (0, math.inf), "scale": (0, 0.99), "translate": (0, 1)}
-        _require_range("augment", self, bounds)
+        shares = dict.fromkeys(("mosaic", "translate", "mirror", "saturation", "brightness"), (0, 1))
+        bounds = {"close_mosaic_epochs": (0, math.inf), "scale": (0, 0.99), "hue": (0, 0.5)}
+        _require_range("augment", self, {**shares, **bounds})
 
 
 @dataclass(frozen=True)
@@ -195,12 +189,15 @@ class LoaderConfig:
 
     workers: int = -1
     """Processes that read and augment; 0 reads in the main process; -1 takes one a core, at most 8."""
+    cache_gb: float = 2.0
+    """Memory for decoded training pictures, shared by all workers, in GiB; at most half of what is free; 0 keeps none."""
     max_unreadable: float = 0.01
     """Share of pictures that may be unreadable; they are named, counted and left out. More stop the run."""
 
     def __post_init__(self) -> None:
         _require_types("loader.", self)
-        _require_range("loader", self, {"workers": (-1, math.inf), "max_unreadable": (0, 1)})
+        bounds = {"workers": (-1, math.inf), "cache_gb": (0, math.inf), "max_unreadable": (0, 1)}
+        _require_range("loader", self, bounds)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """Boxes stay on what they frame, through placement, warp and pipeline."""
 
 import os
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
 from detector.config import AugmentConfig
-from detector.data.augment import Pipeline
+from detector.data.augment import TO_YIQ, Pipeline, colour_matrix, mirror_and_recolour
 from detector.data.mosaic import Placement, compose, place_mosaic, place_single, random_placements
 from detector.data.sample import Sample
 from detector.errors import ConfigError
@@ -93,6 +94,76 @@ def test_shrinking_averages_instead_of_skipping_pixels() -> None:
     sample = Sample(stripes, empty, np.zeros(0, dtype=np.int64), empty)
     result = compose([sample], [place_single((512, 512), SIDE, 1.0, (0.0, 0.0))], SIDE)
     assert np.abs(result.image.astype(int) - 100).max() <= 1
+
+
+UNCHANGED = AugmentConfig(mirror=0.0, hue=0.0, saturation=0.0, brightness=0.0)
+
+
+def coloured_sample(seed: int = 0) -> Sample:
+    image = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    image[20:60, 10:40] = 255
+    boxes = np.array([[10, 20, 40, 60]], dtype=np.float32)
+    return Sample(image, boxes, np.array([1]), np.array([[0, 0, 32, 16]], dtype=np.float32))
+
+
+def test_mirror_moves_boxes_and_crowds_with_the_picture() -> None:
+    sample = coloured_sample()
+    always = replace(UNCHANGED, mirror=1.0)
+    result = mirror_and_recolour(sample, always, np.random.default_rng(0))
+    assert (result.image == sample.image[:, ::-1]).all()
+    assert result.boxes.tolist() == [[88, 20, 118, 60]]
+    assert result.crowd_boxes.tolist() == [[96, 0, 128, 16]]
+    again = mirror_and_recolour(result, always, np.random.default_rng(0))
+    assert (again.image == sample.image).all()
+    assert (again.boxes == sample.boxes).all()
+
+
+def test_ranges_of_zero_change_nothing() -> None:
+    sample = coloured_sample()
+    result = mirror_and_recolour(sample, UNCHANGED, np.random.default_rng(0))
+    assert (result.image == sample.image).all()
+    assert (result.boxes == sample.boxes).all()
+
+
+def test_half_of_the_pictures_are_mirrored() -> None:
+    rng, sample = np.random.default_rng(0), coloured_sample()
+    config = replace(UNCHANGED, mirror=0.5)
+    mirrored = sum((mirror_and_recolour(sample, config, rng).boxes != sample.boxes).any() for _ in range(200))
+    assert 75 < mirrored < 125
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_colours_turn_and_scale_while_luma_stays(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    turn, saturation, brightness = rng.uniform(-0.5, 0.5), rng.uniform(0, 2), rng.uniform(0.5, 1.5)
+    rgb = rng.uniform(size=3)
+    before, after = TO_YIQ @ rgb, TO_YIQ @ colour_matrix(turn, saturation, brightness) @ rgb
+    assert after[0] == pytest.approx(brightness * before[0])
+    one, two = complex(*before[1:]), complex(*after[1:])
+    assert abs(two) == pytest.approx(brightness * saturation * abs(one))
+    assert np.exp(1j * np.angle(two / one)) == pytest.approx(np.exp(2j * np.pi * turn))
+
+
+def test_colours_stay_in_the_range_that_is_set() -> None:
+    grey = coloured_sample()
+    grey.image[:] = 100
+    config = replace(UNCHANGED, brightness=0.4, saturation=0.7, hue=0.015)
+    values = [mirror_and_recolour(grey, config, np.random.default_rng(seed)).image for seed in range(50)]
+    assert all(np.ptp(image) <= 1 for image in values)  # grey stays grey
+    assert 60 <= min(image.min() for image in values) < 70
+    assert 130 < max(image.max() for image in values) <= 140
+
+
+def test_pixels_are_the_matrix_rounded_and_clipped() -> None:
+    sample = coloured_sample()
+    config = replace(UNCHANGED, brightness=0.4, saturation=0.7, hue=0.015)
+    result = mirror_and_recolour(sample, config, np.random.default_rng(3))
+    rng = np.random.default_rng(3)
+    rng.random()
+    drawn = [rng.uniform(-0.015, 0.015), rng.uniform(0.3, 1.7), rng.uniform(0.6, 1.4)]
+    expected = (sample.image @ colour_matrix(*drawn).T).clip(0, 255)
+    assert np.abs(result.image - expected).max() < 1  # OpenCV multiplies in fixed point
+    assert (result.image != sample.image).any()
 
 
 def test_pipeline_moves_boxes_labels_and_crowds_with_the_picture() -> None:

@@ -112,7 +112,8 @@ def test_a_resumed_run_ends_where_the_whole_run_ends(
 
 def test_the_network_learns_a_batch_by_heart(scenes: Path) -> None:
     torch.manual_seed(0)
-    augment = AugmentConfig(mosaic=0.0, scale=0.0, translate=0.0, transforms=[])
+    ranges = dict.fromkeys(("mosaic", "scale", "translate", "mirror", "hue", "saturation", "brightness"), 0.0)
+    augment = AugmentConfig(**ranges)
     pictures = TrainingPictures(CocoImages.load(find_split(scenes, "train")), 96, augment, seed=0)
     batch = collate([pictures[SampleKey(0, i, False)] for i in (0, 3, 4, 5)])
     model = create_model("yolo11n", 5)

@@ -5,14 +5,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from detector.config import AugmentConfig, LoaderConfig
-from detector.data.augment import Pipeline
+from detector.data.augment import Pipeline, mirror_and_recolour
 from detector.data.coco import CocoImages
-from detector.data.mosaic import compose, random_placements
+from detector.data.mosaic import compose, longest_source_side, random_placements
 from detector.data.pictures import UnreadablePictureError
 from detector.data.sample import Sample
+from detector.data.sources import SourcePictures
 from detector.data.workers import start_worker, worker_count
 from detector.structures import Batch, Targets
 
@@ -34,10 +36,13 @@ class TrainingItem(NamedTuple):
 
 
 class TrainingPictures(Dataset[TrainingItem]):
-    """Augmented training pictures of side x side pixels; the same key gives the same picture in any process."""
+    """Augmented training pictures of side x side pixels; the same key gives the same picture in any process.
 
-    def __init__(self, images: CocoImages, side: int, config: AugmentConfig, seed: int) -> None:
-        self._images = images
+    sources: the pictures before, kept in at most `cache_gb` GiB of memory.
+    """
+
+    def __init__(self, images: CocoImages, side: int, config: AugmentConfig, seed: int, cache_gb: float = 0.0) -> None:
+        self.sources = SourcePictures(images, longest_source_side(side, config), cache_gb)
         self._side = side
         self._config = config
         self._seed = seed
@@ -47,11 +52,11 @@ class TrainingPictures(Dataset[TrainingItem]):
         rng = np.random.default_rng((self._seed, key.epoch, key.picture))
         indices = [key.picture]
         if key.mosaic and rng.random() < self._config.mosaic:
-            indices += rng.integers(len(self._images), size=3).tolist()
+            indices += rng.integers(len(self.sources), size=3).tolist()
         samples, unreadable = [], []
         for index in indices:
             try:
-                samples.append(self._images.read(index))
+                samples.append(self.sources.read(index))
             except UnreadablePictureError as error:
                 unreadable.append(str(error))
         if not samples:
@@ -61,6 +66,7 @@ class TrainingPictures(Dataset[TrainingItem]):
         sizes = [(sample.image.shape[1], sample.image.shape[0]) for sample in samples]
         placements = random_placements(sizes, self._side, self._config, rng)
         sample = compose(samples, placements, self._side)
+        sample = mirror_and_recolour(sample, self._config, rng)
         if self._pipeline is not None:
             sample = self._pipeline(sample, rng)
         return TrainingItem(sample, tuple(unreadable), key.picture)
@@ -91,16 +97,19 @@ class EpochSampler(Sampler[list[SampleKey]]):
 
 
 def collate(items: list[TrainingItem]) -> Batch:
-    """Stack what was readable."""
+    """Stack what was readable; the images lie in memory with their channels last, as the networks take them."""
     samples = [item.sample for item in items if item.sample is not None]
     pictures = tuple(item.picture for item in items if item.sample is not None)
-    images = [torch.from_numpy(sample.image).permute(2, 0, 1) for sample in samples]
     targets = tuple(
         Targets(torch.from_numpy(s.boxes), torch.from_numpy(s.labels), torch.from_numpy(s.crowd_boxes)) for s in samples
     )
     unreadable = tuple(line for item in items for line in item.unreadable)
-    stacked = torch.stack(images) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-    return Batch(stacked, targets, unreadable, pictures)
+    if not samples:
+        return Batch(torch.empty(0, 3, 0, 0, dtype=torch.uint8), (), unreadable)
+    images: Tensor = default_collate(
+        [torch.from_numpy(sample.image) for sample in samples]
+    )  # a worker's: shared memory
+    return Batch(images.permute(0, 3, 1, 2), targets, unreadable, pictures)
 
 
 def training_loader(

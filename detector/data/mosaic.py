@@ -5,6 +5,7 @@ centre and shifted. Both steps are a scaling and a shift, so each source has one
 Source: the mosaic of Bochkovskiy et al., YOLOv4, 2020, section 3.3.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,6 +67,11 @@ def random_placements(
         return [place_single(sizes[0], side, factor, shift)]
     joint = (rng.uniform(side / 2, 3 * side / 2), rng.uniform(side / 2, 3 * side / 2))
     return place_mosaic(sizes, side, joint, factor, shift)
+
+
+def longest_source_side(side: int, config: AugmentConfig) -> int:
+    """Pixels: a source picture whose longer side has more is shrunk by every placement."""
+    return math.ceil(side * (1 + config.scale))
 
 
 def compose(samples: Sequence[Sample], placements: Sequence[Placement], side: int) -> Sample:

@@ -112,7 +112,9 @@ def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState
         tally=EpochTally(losses=torch.zeros(3, device=device)),
     )
     side = settings.image_size
-    pictures = TrainingPictures(train_images, side, config.augment, settings.seed)
+    pictures = TrainingPictures(train_images, side, config.augment, settings.seed, config.loader.cache_gb)
+    if pictures.sources.told:
+        print(pictures.sources.told)
     sampler = EpochSampler(len(train_images), settings.batch_size, settings.seed, world.rank, world.size)
     run = Run(
         config=config,

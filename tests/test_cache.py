@@ -1,0 +1,288 @@
+"""The picture cache changes nothing but the time: same bits, never a stale or half-written picture, never too much memory."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cache_reader import SHAPE, content, read, read_all
+from PIL import Image
+
+import detector.data.sources as sources_module
+from detector.config import AugmentConfig, LoaderConfig
+from detector.data.cache import PictureCache, bookkeeping, needed
+from detector.data.coco import CocoImages
+from detector.data.layouts import find_split
+from detector.data.loader import EpochSampler, SampleKey, TrainingPictures, collate, training_loader
+from detector.data.mosaic import compose, longest_source_side, place_single
+from detector.data.pictures import UnreadablePictureError, read_picture
+from detector.data.sources import SourcePictures, shrunk_size
+from detector.demo.scenes import make_data_set
+
+ROOM = needed(int(np.prod(SHAPE)))
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> CocoImages:
+    root = tmp_path_factory.mktemp("scenes")
+    make_data_set(root, seed=1, train=8, val=3, test=3)
+    return CocoImages.load(find_split(root, "train"))
+
+
+def files(folder: Path, count: int) -> list[Path]:
+    """Files whose pixels a test decodes as what `content` says of the number in them."""
+    paths = [folder / f"{i}.txt" for i in range(count)]
+    for i, path in enumerate(paths):
+        path.write_text(str(i))
+    return paths
+
+
+def cache_for(pictures: int, room_for: int) -> PictureCache:
+    return PictureCache(pictures, bookkeeping(pictures) + room_for * ROOM)
+
+
+def memory(cache: PictureCache) -> int:
+    """Bytes that the cache really takes, of the kernel's pages."""
+    return os.fstat(cache._descriptor).st_blocks * 512
+
+
+def test_batches_are_the_same_with_and_without_cache_in_any_number_of_workers(scenes: CocoImages) -> None:
+    assert max(scenes.size(0)) > longest_source_side(64, AugmentConfig())  # they are shrunk
+    reference: list[torch.Tensor] = []
+    for cache_gb, workers in ((0.0, 0), (1.0, 0), (1.0, 2), (0.0001, 2)):
+        pictures = TrainingPictures(scenes, 64, AugmentConfig(), 3, cache_gb)
+        sampler = EpochSampler(len(scenes), 3, seed=3)
+        loader = training_loader(pictures, sampler, LoaderConfig(workers=workers), pin_memory=False)
+        batches = []
+        for epoch in range(2):
+            sampler.epoch = epoch
+            batches += list(loader)
+        found = [batch.images for batch in batches] + [target.boxes for batch in batches for target in batch.targets]
+        reference = reference or found
+        assert all(torch.equal(one, two) for one, two in zip(reference, found, strict=True))
+
+
+def test_a_file_is_decoded_once(tmp_path: Path) -> None:
+    paths, cache, decoded = files(tmp_path, 3), cache_for(3, room_for=3), []
+    for _ in range(3):
+        for i, path in enumerate(paths):
+            assert (read(cache, i, path, decoded) == content(i)).all()
+    assert decoded == [0, 1, 2]
+
+
+def test_what_comes_from_memory_cannot_be_written_to(tmp_path: Path) -> None:
+    (path,), cache = files(tmp_path, 1), cache_for(1, room_for=1)
+    read(cache, 0, path)
+    with pytest.raises(ValueError, match="read-only"):
+        read(cache, 0, path)[0] = 0
+
+
+def test_a_changed_file_is_never_served_stale(tmp_path: Path) -> None:
+    (path,), cache = files(tmp_path, 1), cache_for(1, room_for=3)
+    read(cache, 0, path)
+    before = path.stat()
+    path.write_text("7")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if nothing had happened
+    assert path.stat().st_size == before.st_size
+    assert (read(cache, 0, path) == content(7)).all()
+    assert (read(cache, 0, path) == content(7)).all()
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        read(cache, 0, path)
+
+
+def test_same_content_under_two_names_shares_one_copy(tmp_path: Path) -> None:
+    paths, cache, decoded = files(tmp_path, 2), cache_for(2, room_for=2), []
+    paths[1].write_text(paths[0].read_text())
+    for _ in range(2):
+        assert all((read(cache, i, path, decoded) == content(0)).all() for i, path in enumerate(paths))
+    assert decoded == [0, 1]
+    assert np.shares_memory(read(cache, 0, paths[0]), read(cache, 1, paths[1]))
+
+
+def test_other_variants_of_one_content_are_kept_apart(tmp_path: Path) -> None:
+    paths, cache = files(tmp_path, 2), cache_for(2, room_for=2)
+    paths[1].write_text(paths[0].read_text())
+    for _ in range(2):
+        for i, path in enumerate(paths):
+            assert (cache.read(i, path, bytes([i]), lambda i=i: content(i)) == content(i)).all()
+
+
+def test_the_budget_is_kept_and_nothing_grows_after_the_first_pass(tmp_path: Path) -> None:
+    paths, cache, decoded = files(tmp_path, 40), cache_for(40, room_for=25), []
+    taken = []
+    for _ in range(3):
+        assert all((read(cache, i, path, decoded) == content(i)).all() for i, path in enumerate(paths))
+        taken.append(memory(cache))
+    assert len(decoded) == 40 + 15 + 15
+    assert taken[0] == taken[1] == taken[2] <= bookkeeping(40) + 25 * ROOM + 4096  # whole pages
+    assert taken[0] > 25 * ROOM
+
+
+def test_too_little_memory_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,), cache, decoded = files(tmp_path, 1), cache_for(1, room_for=1), []
+
+    def no_memory(*_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", no_memory)
+    assert all((read(cache, 0, path, decoded) == content(0)).all() for _ in range(2))
+    assert decoded == [0, 0]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_share_what_each_has_decoded(method: str, tmp_path: Path) -> None:
+    paths, cache = files(tmp_path, 30), cache_for(30, room_for=30)
+    context = multiprocessing.get_context(method)
+    processes = [context.Process(target=read_all, args=(cache, paths, seed)) for seed in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    decoded: list[int] = []
+    assert all((read(cache, i, path, decoded) == content(i)).all() for i, path in enumerate(paths))
+    assert decoded == []
+    assert memory(cache) <= bookkeeping(30) + 30 * ROOM + 4096  # no picture twice
+
+
+def hold_the_lock(cache: PictureCache) -> None:
+    with cache._locked():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_dies_while_writing_hinders_nobody(tmp_path: Path) -> None:
+    (path,), cache, decoded = files(tmp_path, 1), cache_for(1, room_for=1), []
+    process = multiprocessing.get_context("fork").Process(target=hold_the_lock, args=(cache,))
+    process.start()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
+    started = time.monotonic()
+    assert all((read(cache, 0, path, decoded) == content(0)).all() for _ in range(2))
+    assert decoded == [0]
+    assert time.monotonic() - started < 5
+
+
+def data_set(root: Path, pictures: list[np.ndarray], boxes: list[tuple[int, int, int, int]]) -> CocoImages:
+    """One object each, xywh."""
+    (root / "train").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(root / "train" / f"{i}.png")
+    images = [
+        {"id": i, "file_name": f"{i}.png", "width": picture.shape[1], "height": picture.shape[0]}
+        for i, picture in enumerate(pictures)
+    ]
+    annotations = [
+        {"id": i, "image_id": i, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for i, box in enumerate(boxes)
+    ]
+    categories = [{"id": 1, "name": "square"}]
+    text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    (root / "annotations" / "instances_train.json").write_text(text)
+    return CocoImages.load(find_split(root, "train"))
+
+
+@pytest.mark.parametrize("size", [(799, 601), (601, 799), (1000, 37), (150, 90)])
+def test_boxes_frame_the_same_in_the_shrunk_picture(size: tuple[int, int], tmp_path: Path) -> None:
+    width, height = size
+    picture = np.zeros((height, width, 3), dtype=np.uint8)
+    x, y, w, h = width // 3, height // 3, width // 2, height // 3
+    picture[y : y + h, x : x + w] = 255
+    sources = SourcePictures(data_set(tmp_path, [picture], [(x, y, w, h)]), 192)
+    sample = sources.read(0)
+    assert sample.image.shape[1::-1] == sources.size(0) == shrunk_size(size, 192)
+    assert max(sources.size(0)) == min(max(size), 192)
+    left, top, right, bottom = sample.boxes[0].tolist()
+    bright = sample.image[..., 0].astype(float) / 255
+    # each edge lies where the sums of what is bright put it: exact for averages over areas
+    assert bright.max(axis=0).sum() == pytest.approx(right - left, abs=0.02)
+    assert bright.max(axis=1).sum() == pytest.approx(bottom - top, abs=0.02)
+    columns, rows = np.arange(sources.size(0)[0]) + 0.5, np.arange(sources.size(0)[1]) + 0.5
+    assert (bright.sum(axis=0) * columns).sum() / bright.sum() == pytest.approx((left + right) / 2, abs=0.02)
+    assert (bright.sum(axis=1) * rows).sum() / bright.sum() == pytest.approx((top + bottom) / 2, abs=0.02)
+
+
+def test_shrinking_first_loses_nothing_that_a_training_picture_shows(tmp_path: Path) -> None:
+    """Against the warp of the whole picture, at the largest factor."""
+    config = AugmentConfig(scale=0.5)
+    rng = np.random.default_rng(0)
+    picture = np.asarray(Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).resize((800, 600)))
+    images = data_set(tmp_path, [picture], [(10, 10, 700, 500)])
+
+    whole, shrunk = (SourcePictures(images, longest).read(0) for longest in (800, longest_source_side(128, config)))
+    results = []
+    for sample in (whole, shrunk):
+        placement = place_single((sample.image.shape[1], sample.image.shape[0]), 128, 1 + config.scale, (0.0, 0.0))
+        results.append(compose([sample], [placement], 128))
+    assert max(shrunk.image.shape) == 192
+    assert np.abs(results[0].boxes - results[1].boxes).max() < 1e-3
+    assert np.abs(results[0].image.astype(int) - results[1].image).mean() < 4
+
+
+@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
+def test_an_unreadable_picture_is_reported_each_time(cache_gb: float, tmp_path: Path) -> None:
+    make_data_set(tmp_path, seed=1, train=4, val=3, test=3)
+    broken = sorted((tmp_path / "train").glob("*.jpg"))[2]
+    broken.write_bytes(broken.read_bytes()[:500])
+    images = CocoImages.load(find_split(tmp_path, "train"))
+    pictures = TrainingPictures(images, 64, AugmentConfig(), 0, cache_gb)
+    for epoch in range(3):
+        batch = collate([pictures[SampleKey(epoch, i, False)] for i in range(4)])
+        assert len(batch.images) == 3
+        assert [str(broken) in line for line in batch.unreadable] == [True]
+    with pytest.raises(UnreadablePictureError):
+        pictures.sources.read(2)
+
+
+def test_a_picture_of_another_size_than_the_cached_one_is_refused(tmp_path: Path) -> None:
+    images = data_set(tmp_path, [np.zeros((20, 30, 3), np.uint8)], [(1, 1, 5, 5)])
+    sources = SourcePictures(images, 100, 1.0)
+    assert sources.read(0).image.shape == (20, 30, 3)
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(images.path(0))
+    with pytest.raises(UnreadablePictureError, match="40x30"):
+        sources.read(0)
+
+
+@pytest.mark.parametrize(
+    ("cache_gb", "free", "expected"),
+    [
+        (0.0, None, ""),
+        (1.0, None, "picture cache: room for all 8 training pictures (0.00 GiB)"),
+        (0.0001, None, "(0.00 GiB); all need --loader.cache_gb 0.01"),
+        (1.0, 200_000, "half of the memory that is free"),
+        (1.0, 100, "picture cache: none, too little memory is free"),
+    ],
+)
+def test_one_line_tells_how_many_pictures_fit(
+    cache_gb: float,
+    free: int | None,
+    expected: str,
+    scenes: CocoImages,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    if free is not None:
+        for name, value in (("max", free + 1000), ("current", 1000)):
+            (tmp_path / name).write_text(f"{value}\n")
+        limits = ((str(tmp_path / "max"), str(tmp_path / "current")),)
+        monkeypatch.setattr(sources_module, "CGROUP_FILES", limits)
+    sources = SourcePictures(scenes, 96, cache_gb)
+    assert expected in sources.told
+    assert "\n" not in sources.told
+    first, second = sources.read(0), sources.read(0)
+    assert (first.image == second.image).all()
+    assert first.image.shape[1::-1] == shrunk_size(scenes.size(0), 96)
+
+
+def test_a_picture_that_need_not_shrink_is_the_file_s(scenes: CocoImages) -> None:
+    sources = SourcePictures(scenes, max(scenes.size(1)), 1.0)
+    reads: list[Callable[[], np.ndarray]] = [lambda: sources.read(1).image] * 2
+    assert all((each() == read_picture(scenes.path(1))).all() for each in reads)
+    assert (sources.read(1).boxes == scenes.boxes(1)).all()
