@@ -101,7 +101,7 @@ def test_padding_changes_nothing() -> None:
 
 def test_a_thin_box_is_widened_for_the_centre_test_only() -> None:
     thin = pad_targets([targets_of([[30, 10, 32, 50]], [0])])
-    centres = ANCHORS.points[centres_inside(ANCHORS.points, thin)[0, 0]]
+    centres = ANCHORS.points[centres_inside(ANCHORS.points, thin.boxes)[0, 0]]
     assert (centres[:, 0] - 31).abs().max() < 8
     assert centres[:, 1].min() > 10
     assert centres[:, 1].max() < 50
