@@ -17,12 +17,14 @@ from detector.errors import DataError, DetectorError, WriteError
 from detector.evaluation.coco_metrics import METRICS
 from detector.evaluation.evaluate import evaluate_model
 from detector.inference.detector import Detector
+from detector.inference.sheets import batch_sheet
 from detector.models.base import scale_pixels
 from detector.structures import Batch
 from detector.training.checkpoint import TrainState, save_checkpoint
-from detector.training.logs import RunProgress, append_metrics
+from detector.training.logs import RunLog, RunProgress
 from detector.training.loss import Losses, detection_loss
 from detector.training.optim import learning_rate
+from detector.training.pictures import augmented_batch
 from detector.training.setup import Run, set_up
 from detector.weights.files import WeightsInfo, load_weights, save_weights
 
@@ -54,7 +56,12 @@ def fit(run: Run, state: TrainState) -> None:
     settings = run.config.train
     if state.epoch == 0:
         save_checkpoint(run.out / "last.pt", state)  # so that a run can be resumed from its first minute on
-    with RunProgress(settings.epochs, len(run.sampler), state.epoch) as progress:
+    with (
+        RunLog(run.out, state.epoch) as log,
+        RunProgress(settings.epochs, len(run.sampler), state.epoch) as progress,
+    ):
+        if state.epoch == 0:
+            log_batch(log, run)
         while state.epoch < settings.epochs and not out_of_patience(run, state):
             started = time.monotonic()
             train_epoch(run, state, progress)
@@ -74,7 +81,7 @@ def fit(run: Run, state: TrainState) -> None:
                 "images_per_second": images_per_second,
                 "seconds": time.monotonic() - started,
             }
-            finish_epoch(run, state, row)
+            finish_epoch(run, state, row, log)
             progress.epoch_done(row)
         if run.unreadable:
             print(f"left out: {len(run.unreadable)} of {len(run.train_images)} training pictures, named above")
@@ -102,9 +109,8 @@ def out_of_patience(run: Run, state: TrainState) -> bool:
 def train_epoch(run: Run, state: TrainState, progress: RunProgress) -> None:
     """One pass over the training split."""
     config, settings = run.config, run.config.train
-    closing = min(config.augment.close_mosaic_epochs, settings.epochs // 2)
     run.sampler.epoch = state.epoch
-    run.sampler.mosaic = state.epoch < settings.epochs - closing
+    run.sampler.mosaic = state.epoch < config.mosaic_epochs
     state.model.train()
     progress.start_epoch()
     for batches in grouped(run.loader, run.accumulate):
@@ -183,7 +189,14 @@ def validate(run: Run, state: TrainState) -> dict[str, Any]:
     return scored.metrics
 
 
-def finish_epoch(run: Run, state: TrainState, row: dict[str, Any]) -> None:
+def log_batch(log: RunLog, run: Run) -> None:
+    """Show the first pictures that the network will see."""
+    batch = augmented_batch(run.config, run.train_images, epoch=0)
+    if len(batch.images) > 0:
+        log.picture("training batch", batch_sheet(batch, run.train_images.categories), epoch=0)
+
+
+def finish_epoch(run: Run, state: TrainState, row: dict[str, Any], log: RunLog) -> None:
     """Keep the averaged weights as last, and as best if they are; then the checkpoint and the log."""
     figures = {name: row[name] for name in METRICS}
     training = {
@@ -203,5 +216,5 @@ def finish_epoch(run: Run, state: TrainState, row: dict[str, Any]) -> None:
         state.best_ap, state.best_epoch = row["AP"] or 0.0, state.epoch
         save_weights(run.out / "best.safetensors", state.ema.model, info)
     save_weights(run.out / "last.safetensors", state.ema.model, info)
-    append_metrics(run.out / "metrics.jsonl", row)
+    log.epoch(row)
     save_checkpoint(run.out / "last.pt", state)

@@ -93,7 +93,7 @@ def set_up(config: TrainConfig) -> tuple[Run, TrainState]:
     )
     if config.resume is not None:
         restore_checkpoint(out / "last.pt", state, device)
-        drop_metrics_after(out / "metrics.jsonl", state.epoch)
+        drop_metrics_after(out, state.epoch)
     else:
         open_run_folder(run)
     return run, state
