@@ -15,7 +15,7 @@ MOST_DETECTIONS = 100
 """Detections of a class in a picture that count, the best by score: COCOeval's limit."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PictureBoxes:
     """What one picture holds and what was found in it, detections best first.
 
@@ -86,7 +86,7 @@ def match(
     return taken
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassMatches:
     """The detections of a split that count, best first, and whether each is right; those on crowd regions don't count.
 
@@ -126,7 +126,7 @@ def _first_of_each(labels: Int64[np.ndarray, " n"], most: int) -> Bool[np.ndarra
     return marked
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outcome:
     """What became of one picture's objects and of its detections above a score, matched whatever their classes are.
 

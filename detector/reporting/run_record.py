@@ -62,6 +62,8 @@ def read_run(folder: Path, data: str | None) -> RunRecord:
         raise DataError(
             f"{folder}: metrics.jsonl or environment.json is not what training wrote ({error}); mend it"
         ) from error
+    if not rows:
+        raise DataError(f"{folder}: metrics.jsonl has no epoch; --resume {folder} continues the run")
     model, info = load_weights(folder / "best.safetensors")
     images = [CocoImages.load(split_paths(config.data, config.paths, s), info.categories) for s in ("train", "val")]
     return RunRecord(folder, config, rows, model, info, environment, *images)

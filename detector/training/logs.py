@@ -72,7 +72,8 @@ def write_metrics(out: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def drop_metrics_after(out: Path, epoch: int) -> None:
     """Take back the rows of epochs that a resumed run does again."""
-    write_metrics(out, [row for row in read_metrics(out) if row["epoch"] <= epoch])
+    if rows := read_metrics(out):
+        write_metrics(out, [row for row in rows if row["epoch"] <= epoch])
 
 
 class RunLog:
