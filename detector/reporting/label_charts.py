@@ -67,7 +67,7 @@ def class_chart(splits: Mapping[str, LabelStatistics], names: tuple[str, ...]) -
     axes.set_yticks(range(len(chosen)), [plain(names[label]) for label in chosen])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.margins(x=0.12, y=0.01)
+    axes.margins(x=0.12, y=0.02)
     axes.set_xlabel("objects")
     axes.legend(fontsize=9, loc="lower right")
     return figure

@@ -187,10 +187,8 @@ def labels(record: RunRecord, drawing: Drawing) -> str:
 
 def batches(record: RunRecord, drawing: Drawing) -> str:
     """Augmented pictures of the first epoch, and of the last if those are without mosaic."""
-    config = record.config
-    epochs = [0] + (
-        [config.train.epochs - 1] if config.augment.mosaic > 0 and config.mosaic_epochs < config.train.epochs else []
-    )
+    config, last = record.config, record.rows[-1]["epoch"] - 1
+    epochs = [0, last] if config.augment.mosaic > 0 and last >= config.mosaic_epochs else [0]
     html = page.paragraph("Training pictures after augmentation, with the boxes that the loss sees.")
     for epoch in epochs:
         batch = augmented_batch(config, record.train_images, epoch)
