@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import shlex
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from detector.config import DemoConfig, EvaluateConfig, ExportConfig, InferConfig, TrainConfig
+from detector.config import DemoConfig, EvaluateConfig, ExportConfig, InferConfig, ReportConfig, TrainConfig
 from detector.errors import ConfigError, DetectorError
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -24,6 +25,29 @@ def train(config: TrainConfig) -> int:
     from detector.training.loop import train
 
     train(config)
+    if int(os.environ.get("RANK", 0)) == 0:  # of the processes that torchrun starts
+        report_after(config.resume or config.out)
+    return 0
+
+
+def report_after(folder: str) -> None:
+    """Draw the report of a run that has ended well; whatever goes wrong is told, but the weights are safe."""
+    try:
+        report(ReportConfig(run=folder))
+    except (Exception, KeyboardInterrupt) as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split()) if not isinstance(error, DetectorError) else error
+        again = f"tools/report.py {shlex.quote(folder)}"
+        print(
+            f"training is done and its weights are written, only the report is not ({reason}); draw it with: {again}",
+            file=sys.stderr,
+        )
+
+
+def report(config: ReportConfig) -> int:
+    from detector.reporting.report import report
+
+    path = report(Path(config.run), config.data, config.device)
+    print(f"written: {path}, and its pictures in {path.parent / 'report'}")
     return 0
 
 
@@ -66,6 +90,7 @@ COMMANDS = {
     "evaluate": Command(EvaluateConfig, evaluate),
     "infer": Command(InferConfig, infer),
     "export": Command(ExportConfig, export),
+    "report": Command(ReportConfig, report),
     "demo": Command(DemoConfig, demo),
 }
 
@@ -137,6 +162,9 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
     if command.config is InferConfig:
         parser.add_argument("sources", nargs="+", type=str, help="Pictures, folders or globs.")
         skip.add("sources")
+    if command.config is ReportConfig:
+        parser.add_argument("run", type=str, help="Folder of the run.")
+        skip.add("run")
     parser.add_class_arguments(command.config, as_group=False, skip=skip)
     return parser
 
@@ -189,7 +217,7 @@ def explain(parser: ArgumentParser, error: ArgumentError) -> str:
         hint = f"; did you mean {near[0]}?" if near else "; --help lists all options"
         return f"there is no option {unknown}{hint}"
     if missing := re.search(r"arguments are required: (.+)|Key \"?(\w+)\"? is required", message):
-        names = [n if n == "sources" else f"--{n}" for n in (missing[1] or missing[2]).split(", ")]
+        names = [n if n in ("sources", "run") else f"--{n}" for n in (missing[1] or missing[2]).split(", ")]
         return f"missing: {', '.join(names)}; give a value for each, --help says which"
     if no_value := re.search(r"argument (--[\w.]+): expected", message):
         return f"{no_value[1]}: there is no value after it; give one"

@@ -225,6 +225,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _require_types("", self)
 
+    @property
+    def mosaic_epochs(self) -> int:
+        """Epochs with mosaic; those after them are without."""
+        return self.train.epochs - min(self.augment.close_mosaic_epochs, self.train.epochs // 2)
+
 
 @dataclass(frozen=True)
 class EvaluateConfig:
@@ -315,6 +320,21 @@ def _require_prediction_settings(config: EvaluateConfig | InferConfig) -> None:
     for name, low, high in (("conf", 0, 1), ("iou", 0, 1), ("max_detections", 1, math.inf)):
         value = getattr(config, name)
         _require(low <= value <= high, name, value, "a number from 0 to 1" if high == 1 else "at least 1")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Draw what a training run did into one page, report.html in its folder, and pictures beside it."""
+
+    run: str
+    """Folder of the run."""
+    data: str | None = None
+    """Folder of the run's data set, if it is no longer where it was in training."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, …; auto takes CUDA where there is a card."""
+
+    def __post_init__(self) -> None:
+        _require_types("", self)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def test_chips_avoid_each_other() -> None:
 
 
 def test_a_text_wider_than_the_picture_is_written_smaller() -> None:
-    _, _, size = draw._fit_text("a rather long class name 0.87", 12, 120)
+    _, _, size = draw.fit_text("a rather long class name 0.87", 12, 120)
     assert size[0] <= 120
 
 

@@ -60,6 +60,8 @@ def test_a_run_leaves_what_the_readme_lists(whole_run: Path) -> None:
         "last.safetensors",
         "last.pt",
         "metrics.jsonl",
+        "metrics.csv",
+        "tensorboard",
         "config.yaml",
         "environment.json",
     }

@@ -27,10 +27,11 @@ from detector.weights.files import load_weights
 @dataclass(frozen=True)
 class Evaluation:
     """metrics: see `coco_metrics`; results: the detections in the COCO results format, the data set's own ids;
-    unreadable: a line for each picture that was left out, also of the figures."""
+    image_ids: the pictures that count; unreadable: a line for each that was left out, also of the figures."""
 
     metrics: dict[str, Any]
     results: list[dict[str, Any]]
+    image_ids: tuple[int, ...]
     unreadable: tuple[str, ...]
 
 
@@ -109,7 +110,7 @@ def score(shares: Sequence[Found], images: CocoImages, max_unreadable: float, re
             f" {unreadable[0]}; mend or remove them, or allow more with --loader.max_unreadable"
         )
     metrics = coco_metrics(ground_truth(images.annotations_path), results, image_ids, reference)
-    return Evaluation(metrics, results, tuple(unreadable))
+    return Evaluation(metrics, results, tuple(image_ids), tuple(unreadable))
 
 
 def evaluate_model(detector: Detector, images: CocoImages, loader: LoaderConfig, reference: bool) -> Evaluation:

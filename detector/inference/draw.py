@@ -99,13 +99,13 @@ def _chip_place(box: Box, size: tuple[int, int], picture: tuple[int, int], taken
     return min(places, key=lambda place: sum(_overlap(place, chip) for chip in taken))
 
 
-def _fit_text(text: str, size: int, width: int) -> tuple[str, Font, tuple[int, int]]:
+def fit_text(text: str, size: int, width: int) -> tuple[str, Font, tuple[int, int]]:
     """The text as it can be written, its font (smaller if a chip would be wider than `width`) and the chip's size."""
     name, text = _choose_font(text)
     font = _font(name, size) or ImageFont.load_default(size)
     needed = font.getlength(text) + size // 2
     if needed > width and size > 6:
-        return _fit_text(text, max(min(int(size * width / needed), size - 1), 6), width)
+        return fit_text(text, max(min(int(size * width / needed), size - 1), 6), width)
     return text, font, (ceil(needed), round(1.5 * size))
 
 
@@ -116,21 +116,36 @@ def draw_detections(
 
     The detections are in the picture's own frame; lines and text are sized by the picture's mean side.
     """
+    scores = detections.scores.tolist()
+    texts = [f"{name} {score:.2f}" for name, score in zip(detections.names, scores, strict=True)]
+    return draw_boxes(picture, detections.boxes.tolist(), detections.labels.tolist(), texts)
+
+
+def draw_boxes(
+    picture: UInt8[np.ndarray, "height width 3"],
+    boxes: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    texts: Sequence[str],
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A copy of the RGB picture with boxes (xyxy, its pixels) in their labels' colours, each with its text on a chip.
+
+    An empty text makes no chip; what comes first lies on top.
+    """
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
     side = (image.width + image.height) / 2
     line, text_size = ceil(side / 250), max(round(side / 38), 11)
-    boxes = [_to_pixels(box, image.width, image.height) for box in detections.boxes.tolist()]
-    colours = [label_colour(label) for label in detections.labels.tolist()]
-    for box, colour in reversed(list(zip(boxes, colours, strict=True))):
-        draw.rectangle(box, outline=colour, width=line)
+    places = [_to_pixels(box, image.width, image.height) for box in boxes]
+    for box, label in reversed(list(zip(places, labels, strict=True))):
+        draw.rectangle(box, outline=label_colour(label), width=line)
     chips: list[Box] = []
-    texts = []
-    for box, name, score in zip(boxes, detections.names, detections.scores.tolist(), strict=True):
-        text, font, size = _fit_text(f"{name} {score:.2f}", text_size, image.width)
-        chips.append(_chip_place(box, size, image.size, chips))
-        texts.append((text, font))
-    for chip, colour, (text, font) in reversed(list(zip(chips, colours, texts, strict=True))):
+    drawn = []
+    for box, label, wanted in zip(places, labels, texts, strict=True):
+        if wanted:
+            text, font, size = fit_text(wanted, text_size, image.width)
+            chips.append(_chip_place(box, size, image.size, chips))
+            drawn.append((chips[-1], label_colour(label), text, font))
+    for chip, colour, text, font in reversed(drawn):
         draw.rectangle(chip, fill=colour)
         middle = ((chip[0] + chip[2] + 1) / 2, (chip[1] + chip[3] + 1) / 2)
         draw.text(middle, text, fill=_text_colour(colour), font=font, anchor="mm")

@@ -1,17 +1,24 @@
-"""What a run tells: a progress bar, a line an epoch, metrics.jsonl, and the environment it ran in."""
+"""What a run tells: a progress bar, a line an epoch, its metrics as files and in TensorBoard, and its environment."""
 
+import csv
+import io
 import json
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from detector.errors import WriteError
+from detector.evaluation.coco_metrics import METRICS
 from detector.fileio import write_text
 from detector.training.checkpoint import EpochTally
 
@@ -45,20 +52,16 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def append_metrics(path: Path, row: dict[str, Any]) -> None:
+def read_metrics(out: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl, one an epoch; none if it has no such file."""
+    path = out / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def append_line(path: Path, entry: dict[str, Any]) -> None:
     """Add one line of JSON; the file never ends in half a line."""
     before = path.read_text(encoding="utf-8") if path.exists() else ""
-    write_text(path, before + json.dumps(row) + "\n")
-
-
-def append_skipped_step(path: Path, entry: dict[str, Any]) -> None:
-    """Add one line of JSON about a step that was left out."""
-    append_metrics(path, entry)
-
-
-def drop_metrics_after(path: Path, epoch: int) -> None:
-    """Take back the lines of epochs that a resumed run does again."""
-    drop_lines(path, lambda row: row["epoch"] > epoch)
+    write_text(path, before + json.dumps(entry) + "\n")
 
 
 def drop_lines(path: Path, unwanted: Callable[[dict[str, Any]], bool]) -> None:
@@ -66,6 +69,71 @@ def drop_lines(path: Path, unwanted: Callable[[dict[str, Any]], bool]) -> None:
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         write_text(path, "".join(line for line in lines if not unwanted(json.loads(line))))
+
+
+def write_metrics(out: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write metrics.jsonl and the same as metrics.csv, each the old file or the complete new one."""
+    write_text(out / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    table = io.StringIO()
+    columns = dict.fromkeys(name for row in rows for name in row)  # of all rows, in the order they come in
+    writer = csv.DictWriter(table, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out / "metrics.csv", table.getvalue())
+
+
+def drop_metrics_after(out: Path, epoch: int) -> None:
+    """Take back the rows of epochs that a resumed run does again."""
+    if rows := read_metrics(out):
+        write_metrics(out, [row for row in rows if row["epoch"] <= epoch])
+
+
+class RunLog:
+    """The metrics of a run: metrics.jsonl, metrics.csv and, in the folder tensorboard, an event file for TensorBoard.
+
+    Open it with the number of epochs that are done: TensorBoard then forgets the later ones of the attempt before.
+    Raises WriteError where a file can't be written.
+    """
+
+    def __init__(self, out: Path, done_epochs: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self._out = out
+        self._folder = out / "tensorboard"
+        with self._writing():
+            self._events = SummaryWriter(str(self._folder), purge_step=done_epochs + 1 if done_epochs else 0)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._writing():
+            self._events.close()
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Add the row of an epoch: numbers by name, None where there was nothing to measure, and `epoch`."""
+        write_metrics(self._out, [*read_metrics(self._out), row])
+        with self._writing():
+            for name, value in row.items():
+                if name != "epoch" and value is not None:
+                    group = "loss" if name.endswith("_loss") else "validation" if name in METRICS else "run"
+                    self._events.add_scalar(f"{group}/{name}", value, row["epoch"])
+            self._events.flush()
+
+    def picture(self, name: str, picture: UInt8[np.ndarray, "height width 3"], epoch: int) -> None:
+        """Show an RGB picture in TensorBoard."""
+        with self._writing():
+            self._events.add_image(name, picture, epoch, dataformats="HWC")
+            self._events.flush()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise WriteError(
+                f"{self._folder}: can't be written ({error.strerror or error}); free some space there"
+            ) from error
 
 
 def figure_text(value: float | None) -> str:

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,13 +20,15 @@ from detector.errors import DataError, DetectorError, WriteError
 from detector.evaluation.coco_metrics import METRICS
 from detector.evaluation.evaluate import detect_all, score
 from detector.inference.detector import Detector
+from detector.inference.sheets import batch_sheet
 from detector.structures import Batch
 from detector.training.batch_size import batch_that_fits
 from detector.training.checkpoint import EpochTally, TrainState, save_checkpoint
 from detector.training.distributed import LostProcessError, joined
 from detector.training.freeze import train_mode
-from detector.training.logs import RunProgress, append_metrics
+from detector.training.logs import RunLog, RunProgress
 from detector.training.optim import learning_rate
+from detector.training.pictures import augmented_batch
 from detector.training.setup import Run, set_up
 from detector.training.step import take_step
 from detector.weights.files import WeightsInfo, load_weights, save_weights
@@ -84,7 +86,13 @@ def fit(run: Run, state: TrainState) -> None:
     if world.is_main and state.step == 0:
         save_checkpoint(run.out / "last.pt", state, run.origin)  # so that a run can be resumed from its first minute on
     done = state.epoch * len(run.sampler) + state.tally.batches
-    with stop_requests() as stop, RunProgress(settings.epochs, len(run.sampler), done) as progress:
+    with (
+        stop_requests() as stop,
+        RunLog(run.out, state.epoch) if world.is_main else nullcontext() as log,
+        RunProgress(settings.epochs, len(run.sampler), done) as progress,
+    ):
+        if log is not None and state.step == 0:
+            log_batch(log, run)
         while state.epoch < settings.epochs and not out_of_patience(run, state):
             train_epoch(run, state, progress, stop)
             started = time.monotonic()
@@ -104,7 +112,7 @@ def fit(run: Run, state: TrainState) -> None:
                 "seconds": state.tally.seconds + time.monotonic() - started,
             }
             state.tally = EpochTally(losses=torch.zeros_like(state.tally.losses))
-            finish_epoch(run, state, row)
+            finish_epoch(run, state, row, log)
             progress.epoch_done(row)
         if state.unreadable:
             print(f"left out: {len(state.unreadable)} of {len(run.train_images)} training pictures, named above")
@@ -145,10 +153,9 @@ def stop_requests() -> Iterator[threading.Event]:
 def train_epoch(run: Run, state: TrainState, progress: RunProgress, stop: threading.Event) -> None:
     """What is left of one pass over the training split. Raises DetectorError, with the state saved, if asked to stop."""
     config, settings, tally = run.config, run.config.train, state.tally
-    closing = min(config.augment.close_mosaic_epochs, settings.epochs // 2)
     run.sampler.epoch = state.epoch
     run.sampler.start = tally.batches
-    run.sampler.mosaic = state.epoch < settings.epochs - closing
+    run.sampler.mosaic = state.epoch < config.mosaic_epochs
     since, saved = time.monotonic() - tally.seconds, time.monotonic()
     train_mode(state.model)
     for batches in grouped(run.loader, run.accumulate):
@@ -220,13 +227,20 @@ def validate(run: Run, state: TrainState) -> dict[str, Any]:
     return world.from_main(scored.metrics)  # type: ignore[no-any-return]
 
 
-def finish_epoch(run: Run, state: TrainState, row: dict[str, Any]) -> None:
-    """Keep the averaged weights as last, and as best if they are; then the checkpoint and the log."""
+def log_batch(log: RunLog, run: Run) -> None:
+    """Show the first pictures that the network will see."""
+    batch = augmented_batch(run.config, run.train_images, epoch=0)
+    if len(batch.images) > 0:
+        log.picture("training batch", batch_sheet(batch, run.train_images.categories), epoch=0)
+
+
+def finish_epoch(run: Run, state: TrainState, row: dict[str, Any], log: RunLog | None) -> None:
+    """Keep the averaged weights as last, and as best if they are; then log and checkpoint. Only the main process has a log."""
     value = row[run.config.train.stopping_metric] or 0.0
     is_best = value > state.best
     if is_best:
         state.best, state.best_epoch = value, state.epoch
-    if not run.world.is_main:
+    if log is None:
         return
     training = {
         "data": str(run.train_images.annotations_path),
@@ -244,5 +258,5 @@ def finish_epoch(run: Run, state: TrainState, row: dict[str, Any]) -> None:
     if is_best:
         save_weights(run.out / "best.safetensors", state.ema.model, info)
     save_weights(run.out / "last.safetensors", state.ema.model, info)
-    append_metrics(run.out / "metrics.jsonl", row)
+    log.epoch(row)
     save_checkpoint(run.out / "last.pt", state, run.origin)

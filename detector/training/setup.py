@@ -185,7 +185,7 @@ def reopen(run: Run, state: TrainState) -> None:
         if difference := inexact(content["origin"], run.origin):
             print(difference)
         remove_unfinished(run.out)
-        drop_metrics_after(run.out / "metrics.jsonl", state.epoch)
+        drop_metrics_after(run.out, state.epoch)
         drop_lines(run.out / "skipped_steps.jsonl", lambda entry: entry["step"] > state.step)
 
 

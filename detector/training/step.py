@@ -12,7 +12,7 @@ from detector.geometry.letterbox import PAD_VALUE
 from detector.models.base import scale_pixels
 from detector.structures import Batch, Targets
 from detector.training.checkpoint import TrainState
-from detector.training.logs import append_skipped_step
+from detector.training.logs import append_line
 from detector.training.loss import Losses, detection_loss
 from detector.training.setup import Run
 
@@ -95,7 +95,7 @@ def report_skipped(run: Run, state: TrainState, batches: Sequence[Batch]) -> Non
     if run.world.is_main:
         print(f"step {state.step + 1} left out, its gradient is not finite; its pictures: {', '.join(names)}")
         entry = {"epoch": state.epoch + 1, "step": state.step + 1, "pictures": names}
-        append_skipped_step(run.out / "skipped_steps.jsonl", entry)
+        append_line(run.out / "skipped_steps.jsonl", entry)
     if state.skipped_in_row >= run.config.train.max_skipped_steps:
         settings = run.config.train
         half = " or --train.precision fp32" if state.scaler.is_enabled() else ""

@@ -1,0 +1,129 @@
+"""What the labels of a data set look like: classes, objects a picture, box sizes and places."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from detector.data.coco import CocoImages
+from detector.geometry.letterbox import Letterbox
+from detector.reporting.charts import COLOURS, most_frequent, new_chart, plain
+
+MOST_CLASSES = 25
+MOST_BARS = 30
+
+
+@dataclass(frozen=True)
+class LabelStatistics:
+    """Of one split, crowd regions left out.
+
+    per_class: objects of each class; per_picture: objects in each picture; sizes: width and height of each box in pixels
+    of the network input; centres: of each box, x and y as shares of its picture's width and height.
+    """
+
+    per_class: Int64[np.ndarray, " classes"]
+    per_picture: Int64[np.ndarray, " pictures"]
+    sizes: Float64[np.ndarray, "objects 2"]
+    centres: Float64[np.ndarray, "objects 2"]
+
+
+def label_statistics(images: CocoImages, side: int) -> LabelStatistics:
+    """side: of the network input in pixels."""
+    per_class = np.zeros(len(images.categories), np.int64)
+    per_picture = np.zeros(len(images), np.int64)
+    sizes, centres = [np.zeros((0, 2))], [np.zeros((0, 2))]
+    for index in range(len(images)):
+        boxes, (width, height) = images.boxes(index).astype(np.float64), images.size(index)
+        per_class += np.bincount(images.labels(index), minlength=len(per_class))
+        per_picture[index] = len(boxes)
+        sizes.append((boxes[:, 2:] - boxes[:, :2]) * Letterbox(width, height, side, side).scale)
+        centres.append((boxes[:, :2] + boxes[:, 2:]) / 2 / (width, height))
+    return LabelStatistics(per_class, per_picture, np.concatenate(sizes), np.concatenate(centres))
+
+
+def class_chart(splits: Mapping[str, LabelStatistics], names: tuple[str, ...]) -> Figure:
+    """Objects of each class, a bar a split."""
+    total = np.sum([split.per_class for split in splits.values()], axis=0)
+    chosen = most_frequent(total, MOST_CLASSES)
+    title = "Objects per class"
+    if len(chosen) < len(names):
+        title += f": {len(chosen)} of {len(names)} classes, those with the most"
+    figure, axes = new_chart(title, height=1.8 + 0.32 * len(chosen))
+    thickness = 0.8 / len(splits)
+    for place, (name, split) in enumerate(splits.items()):
+        counts = split.per_class[chosen]
+        bars = axes.barh(
+            np.arange(len(chosen)) + (place - (len(splits) - 1) / 2) * thickness,
+            counts,
+            thickness,
+            color=COLOURS[place],
+            label=f"{name}: {split.per_class.sum():,} objects",
+        )
+        axes.bar_label(bars, [f"{count:,}" for count in counts], padding=3, fontsize=8)
+    axes.set_yticks(range(len(chosen)), [plain(names[label]) for label in chosen])
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.margins(x=0.12, y=0.02)
+    axes.set_xlabel("objects")
+    axes.legend(fontsize=9, loc="lower right")
+    return figure
+
+
+def crowding_chart(splits: Mapping[str, LabelStatistics]) -> Figure:
+    """How many objects a picture has."""
+    figure, axes = new_chart("Objects per picture")
+    most = max(int(split.per_picture.max()) for split in splits.values())
+    step = -(-(most + 1) // MOST_BARS)
+    edges = np.arange(0, most + 1 + step, step)
+    thickness = 0.8 * step / len(splits)
+    for place, (name, split) in enumerate(splits.items()):
+        share = np.histogram(split.per_picture, edges)[0] / len(split.per_picture)
+        middle = (edges[:-1] + edges[1:] - 1) / 2
+        axes.bar(
+            middle + (place - (len(splits) - 1) / 2) * thickness,
+            100 * share,
+            thickness,
+            color=COLOURS[place],
+            label=f"{name}: {len(split.per_picture):,} pictures, {split.per_picture.mean():.1f} objects on average",
+        )
+    axes.set_xlabel("objects in a picture" + (f" (steps of {step})" if step > 1 else ""))
+    axes.set_ylabel("share of the pictures, %")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.legend(fontsize=9)
+    axes.margins(y=0.25)
+    return figure
+
+
+def size_chart(split: LabelStatistics, side: int) -> Figure:
+    """Widths against heights of the boxes."""
+    figure, axes = new_chart(f"Box sizes in the network input ({side} × {side} px)", height=5.2)
+    largest = split.sizes.max(initial=1.0)
+    bins = np.linspace(0, largest, 41)
+    counts, _, _ = np.histogram2d(split.sizes[:, 0], split.sizes[:, 1], (bins, bins))
+    top = max(counts.max(), 2)
+    mesh = axes.pcolormesh(bins, bins, np.ma.masked_equal(counts.T, 0), cmap="viridis_r", norm=LogNorm(1, top))
+    figure.colorbar(mesh, label="training objects (log scale)")
+    axes.plot((0, largest), (0, largest), color="#888888", linewidth=0.8, linestyle=":")
+    axes.set_aspect("equal")
+    axes.set_xlabel("width, px")
+    axes.set_ylabel("height, px")
+    return figure
+
+
+def place_chart(split: LabelStatistics) -> Figure:
+    """Where the centres of the boxes lie."""
+    figure, axes = new_chart("Box centres in the picture", height=5.2)
+    bins = np.linspace(0, 1, 21)
+    counts, _, _ = np.histogram2d(split.centres[:, 0], split.centres[:, 1], (bins, bins))
+    mesh = axes.pcolormesh(100 * bins, 100 * bins, counts.T, cmap="viridis")
+    figure.colorbar(mesh, label="training objects")
+    axes.invert_yaxis()
+    axes.set_aspect("equal")
+    axes.grid(visible=False)
+    axes.set_xlabel("from the left edge, % of the width")
+    axes.set_ylabel("from the top edge, % of the height")
+    return figure

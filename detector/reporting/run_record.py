@@ -1,0 +1,89 @@
+"""A finished run as its folder tells it: configuration, metrics, best weights, data set."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detector.config import AugmentConfig, LoaderConfig, LossConfig, PathsConfig, TrainConfig, TrainLoopConfig
+from detector.data.coco import CocoImages
+from detector.data.splits import split_paths
+from detector.errors import ConfigError, DataError
+from detector.models.base import DetectionModel
+from detector.training.logs import read_metrics
+from detector.weights.files import WeightsInfo, load_weights
+
+SECTIONS = {
+    "train": TrainLoopConfig,
+    "augment": AugmentConfig,
+    "loss": LossConfig,
+    "loader": LoaderConfig,
+    "paths": PathsConfig,
+}
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """rows: those of metrics.jsonl, one at least; model, info: best.safetensors; environment: environment.json."""
+
+    folder: Path
+    config: TrainConfig
+    rows: list[dict[str, Any]]
+    model: DetectionModel
+    info: WeightsInfo
+    environment: dict[str, Any]
+    train_images: CocoImages
+    val_images: CocoImages
+
+    @property
+    def best_epoch(self) -> int:
+        return int(self.info.training["epoch"])
+
+
+def read_run(folder: Path, data: str | None) -> RunRecord:
+    """What is in `folder`; data: where the data set is now if not where it was. Raises DetectorError kinds."""
+    for name in ("config.yaml", "environment.json", "best.safetensors", "metrics.jsonl"):
+        if not (folder / name).is_file():
+            raise DataError(
+                f"{folder}: there is no {name}, so no run that has finished an epoch; give the folder that --out named"
+            )
+    config = read_config(folder / "config.yaml")
+    if data is not None:
+        config = dataclasses.replace(config, data=data, paths=PathsConfig())
+    else:
+        require_data(folder, config)
+    try:
+        rows = read_metrics(folder)
+        environment = json.loads((folder / "environment.json").read_bytes())
+    except ValueError as error:
+        raise DataError(
+            f"{folder}: metrics.jsonl or environment.json is not what training wrote ({error}); mend it"
+        ) from error
+    if not rows:
+        raise DataError(f"{folder}: metrics.jsonl has no epoch; --resume {folder} continues the run")
+    model, info = load_weights(folder / "best.safetensors")
+    images = [CocoImages.load(split_paths(config.data, config.paths, s), info.categories) for s in ("train", "val")]
+    return RunRecord(folder, config, rows, model, info, environment, *images)
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The configuration that training wrote. Raises ConfigError naming the file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        sections = {name: kind(**content[name]) for name, kind in SECTIONS.items()}
+        return TrainConfig(**{**content, **sections})
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ConfigError) as error:
+        raise ConfigError(f"{path}: not the configuration that training wrote ({error}); mend it there") from error
+
+
+def require_data(folder: Path, config: TrainConfig) -> None:
+    """Raise DataError if the data set has moved since."""
+    named = [config.data, *dataclasses.asdict(config.paths).values()]
+    for path in named:
+        if path is not None and not Path(path).exists():
+            raise DataError(
+                f"{path}: this data set of {folder} is no longer there; say with --data FOLDER where it is now"
+            )
