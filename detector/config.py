@@ -40,6 +40,13 @@ def _require_range(section: str, config: object, bounds: Mapping[str, tuple[floa
         _require(math.isfinite(value) and low <= value <= high, f"{section}.{name}", value, limits)
 
 
+def require_image_size(name: str, size: int | tuple[int, int]) -> None:
+    """Raise ConfigError for what is no size of a network input."""
+    sides = (size,) * 2 if isinstance(size, int) else size
+    possible = len(sides) == 2 and all(isinstance(side, int) and side >= 32 and side % 32 == 0 for side in sides)
+    _require(possible, name, size, "a positive multiple of 32, or [height, width] of two such")
+
+
 @dataclass(frozen=True)
 class LossConfig:
     """Weights of the three terms of the loss."""
@@ -62,8 +69,8 @@ class TrainLoopConfig:
 
     epochs: int = 100
     """Passes over the training split."""
-    image_size: int = 640
-    """Side of the square network input in pixels, a multiple of 32."""
+    image_size: int | tuple[int, int] = 640
+    """Side of the square network input in pixels, or [height, width]; multiples of 32."""
     batch_size: int = 16
     """Pictures a forward pass."""
     nominal_batch_size: int = 16
@@ -99,8 +106,7 @@ class TrainLoopConfig:
 
     def __post_init__(self) -> None:
         _require_types("train.", self)
-        size = self.image_size
-        _require(size >= 32 and size % 32 == 0, "train.image_size", size, "a positive multiple of 32")
+        require_image_size("train.image_size", self.image_size)
         whole = dict.fromkeys(("epochs", "batch_size", "nominal_batch_size", "ema_ramp_steps"), (1, math.inf))
         rates = {
             "learning_rate": (0, math.inf),
@@ -224,8 +230,8 @@ class EvaluateConfig:
     """Folder of the data set, in the COCO or the Roboflow layout."""
     split: Literal["train", "val", "test"] = "val"
     """Split to score."""
-    image_size: int | None = None
-    """Side of the network input in pixels, a multiple of 32; that of the training if not given."""
+    image_size: int | tuple[int, int] | None = None
+    """Side of the network input in pixels, or [height, width]; multiples of 32; that of the training if not given."""
     conf: float = 0.001
     """Lowest score that counts."""
     iou: float = 0.7
@@ -252,8 +258,8 @@ class InferConfig:
     """Weights file."""
     out: str
     """Folder for the annotated pictures and detections.json."""
-    image_size: int | None = None
-    """Side of the network input in pixels, a multiple of 32; that of the training if not given."""
+    image_size: int | tuple[int, int] | None = None
+    """Side of the network input in pixels, or [height, width]; multiples of 32; that of the training if not given."""
     conf: float = 0.25
     """Lowest score to show."""
     iou: float = 0.7
@@ -280,8 +286,8 @@ class ExportConfig:
     """File to write."""
     format: Literal["onnx", "torchscript"] = "onnx"
     """Format of the file."""
-    image_size: int | None = None
-    """Side of the network input in pixels, a multiple of 32; that of the training if not given."""
+    image_size: int | tuple[int, int] | None = None
+    """Side of the network input in pixels, or [height, width]; multiples of 32; that of the training if not given."""
     dynamic: bool = False
     """Leave batch, height and width of an ONNX file open (multiples of 32); those of a TorchScript file always are."""
     data: str | None = None
@@ -289,15 +295,13 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         _require_types("", self)
-        _require_image_size(self.image_size)
-
-
-def _require_image_size(size: int | None) -> None:
-    _require(size is None or (size >= 32 and size % 32 == 0), "image_size", size, "a positive multiple of 32")
+        if self.image_size is not None:
+            require_image_size("image_size", self.image_size)
 
 
 def _require_prediction_settings(config: EvaluateConfig | InferConfig) -> None:
-    _require_image_size(config.image_size)
+    if config.image_size is not None:
+        require_image_size("image_size", config.image_size)
     for name, low, high in (("conf", 0, 1), ("iou", 0, 1), ("max_detections", 1, math.inf)):
         value = getattr(config, name)
         _require(low <= value <= high, name, value, "a number from 0 to 1" if high == 1 else "at least 1")

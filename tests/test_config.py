@@ -38,6 +38,17 @@ def test_values_are_validated_on_construction(field: str) -> None:
         TrainLoopConfig(**{field: 0})
 
 
+@pytest.mark.parametrize(("text", "value"), [("640", 640), ("[384, 640]", (384, 640))])
+def test_an_image_size_is_a_side_or_height_and_width(text: str, value: int | tuple[int, int]) -> None:
+    assert parse("train", COMMANDS["train"], ["--train.image_size", text]).train.image_size == value
+
+
+@pytest.mark.parametrize("text", ["[384, 600]", "[384]", "[32, 32, 32]", "wide", "[32, x]", "0"])
+def test_an_image_size_of_another_kind_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^train\.image_size: .+ is not possible; expected .+"):
+        parse("train", COMMANDS["train"], ["--train.image_size", text])
+
+
 def run(*arguments: str) -> str:
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 

@@ -10,6 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from detector.cli import COMMANDS, parse
 from detector.config import AugmentConfig, LoaderConfig, LossConfig, PathsConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoImages
 from detector.data.layouts import find_split
@@ -24,6 +25,7 @@ from detector.training.loop import backward, grouped, train
 from detector.training.loss import detection_loss
 from detector.training.optim import build_optimizer, learning_rate
 from detector.training.setup import set_up
+from detector.weights.files import load_weights
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +128,17 @@ def test_the_network_learns_a_batch_by_heart(scenes: Path) -> None:
     assert sum(len(target.labels) for target in batch.targets) > 4
     assert losses.classification < 0.8
     assert losses.box < 2.0
+
+
+def test_a_run_with_a_rectangle(scenes: Path, tmp_path: Path) -> None:
+    train(tiny(scenes, tmp_path / "run", epochs=1, image_size=(64, 96)))
+    _, info = load_weights(tmp_path / "run" / "best.safetensors")
+    assert info.image_size == (64, 96)
+    resumed = parse("train", COMMANDS["train"], ["--resume", str(tmp_path / "run")])
+    assert resumed.train.image_size == (64, 96)
+    run, _ = set_up(resumed)
+    for batch in run.loader:
+        assert batch.images.shape[2:] == (64, 96)
 
 
 def test_early_stop(scenes: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from detector.data.mosaic import compose, random_placements
 from detector.data.pictures import UnreadablePictureError
 from detector.data.sample import Sample
 from detector.data.workers import start_worker, worker_count
+from detector.geometry.frame_size import FrameSize
 from detector.structures import Batch, Targets
 
 
@@ -33,11 +34,14 @@ class TrainingItem(NamedTuple):
 
 
 class TrainingPictures(Dataset[TrainingItem]):
-    """Augmented training pictures of side x side pixels; the same key gives the same picture in any process."""
+    """Augmented training pictures; the same key gives the same picture in any process.
 
-    def __init__(self, images: CocoImages, side: int, config: AugmentConfig, seed: int) -> None:
+    image_size: in pixels, the side of a square or (height, width).
+    """
+
+    def __init__(self, images: CocoImages, image_size: int | tuple[int, int], config: AugmentConfig, seed: int) -> None:
         self._images = images
-        self._side = side
+        self._frame = FrameSize.of(image_size)
         self._config = config
         self._seed = seed
         self._pipeline = Pipeline(config.transforms) if config.transforms else None
@@ -58,8 +62,8 @@ class TrainingPictures(Dataset[TrainingItem]):
         if len(samples) < 4:
             samples = samples[:1]
         sizes = [(sample.image.shape[1], sample.image.shape[0]) for sample in samples]
-        placements = random_placements(sizes, self._side, self._config, rng)
-        sample = compose(samples, placements, self._side)
+        placements = random_placements(sizes, self._frame, self._config, rng)
+        sample = compose(samples, placements, self._frame)
         if self._pipeline is not None:
             sample = self._pipeline(sample, rng)
         return TrainingItem(sample, tuple(unreadable))

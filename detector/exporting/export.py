@@ -1,5 +1,6 @@
 """Weights to a file for another runtime, which stays only if it says what the model says."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from detector.errors import ConfigError, ExportMismatchError
 from detector.exporting.graph import ExportGraph
 from detector.exporting.verify import Comparison, Runner, compare, shipped_pictures
 from detector.fileio import atomic_write, require_writable
+from detector.geometry.frame_size import FrameSize
 from detector.weights.files import WeightsInfo, load_weights
 
 MOST_PICTURES = 16
@@ -28,12 +30,13 @@ def export(config: ExportConfig) -> Comparison:
     if Path(config.out).is_dir():
         raise ConfigError(f"--out: {config.out} is a folder; name the file to write")
     model, info = load_weights(Path(config.weights))
-    size = config.image_size or info.image_size
+    image_size = config.image_size or info.image_size
+    size = FrameSize.of(image_size)
     pictures = comparison_pictures(config, info)
     graph = ExportGraph(model)
-    metadata = {**info.to_metadata(), "image_size": str(size)}
+    metadata = {**info.to_metadata(), "image_size": json.dumps(image_size)}
     open_sizes = config.dynamic or config.format == "torchscript"
-    sizes = [(size, size), (size, size + 64)] if open_sizes else [(size, size)]
+    sizes = [size, FrameSize(size.height + 64, size.width)] if open_sizes else [size]
     comparison: Comparison | None = None
 
     def write_and_compare(path: Path) -> None:
@@ -49,7 +52,7 @@ def export(config: ExportConfig) -> Comparison:
     return comparison
 
 
-def write(path: Path, graph: ExportGraph, size: int, config: ExportConfig, metadata: dict[str, str]) -> Runner:
+def write(path: Path, graph: ExportGraph, size: FrameSize, config: ExportConfig, metadata: dict[str, str]) -> Runner:
     """Write the file; returns what runs it. The format's packages are imported only where it is asked for."""
     if config.format == "onnx":
         from detector.exporting.onnx import onnx_runner, write_onnx

@@ -16,6 +16,7 @@ from detector.data.workers import batches_of
 from detector.errors import DataError, DetectorError, WriteError
 from detector.evaluation.coco_metrics import METRICS
 from detector.evaluation.evaluate import evaluate_model
+from detector.geometry.frame_size import FrameSize
 from detector.inference.detector import Detector
 from detector.models.base import scale_pixels
 from detector.structures import Batch
@@ -134,7 +135,7 @@ def backward(run: Run, state: TrainState, batch: Batch) -> Losses:
     images = scale_pixels(batch.images).contiguous(memory_format=torch.channels_last)
     with run.autocast:
         raw = state.model(images)
-    losses = detection_loss(raw, run.anchors, batch, run.config.loss)
+    losses = detection_loss(raw, run.anchors(FrameSize(*images.shape[2:])), batch, run.config.loss)
     state.scaler.scale(losses.total() * len(images)).backward()  # type: ignore[no-untyped-call]
     return losses
 

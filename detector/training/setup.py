@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from detector.data.splits import split_paths
 from detector.errors import ConfigError, DataError
 from detector.fileio import require_writable, write_json, write_text
 from detector.geometry.boxes import Anchors, make_anchors
+from detector.geometry.frame_size import FrameSize
 from detector.inference.detector import resolve_device
 from detector.models.catalog import create_model
 from detector.training.checkpoint import TrainState, restore_checkpoint
@@ -37,8 +38,16 @@ class Run:
     val_images: CocoImages
     sampler: EpochSampler
     loader: DataLoader[TrainingItem]
-    anchors: Anchors
+    strides: tuple[int, ...]
     unreadable: set[str]
+    _anchors: dict[FrameSize, Anchors] = field(default_factory=dict)
+
+    def anchors(self, size: FrameSize) -> Anchors:
+        """Those of a batch of that size, on the run's device; made once for each size."""
+        if size not in self._anchors:
+            levels = [(size.height // stride, size.width // stride) for stride in self.strides]
+            self._anchors[size] = make_anchors(levels, self.strides, like=torch.zeros(1, device=self.device))
+        return self._anchors[size]
 
     @property
     def accumulate(self) -> int:
@@ -74,8 +83,7 @@ def set_up(config: TrainConfig) -> tuple[Run, TrainState]:
         build_optimizer(model, settings),
         torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
     )
-    side = settings.image_size
-    pictures = TrainingPictures(train_images, side, config.augment, settings.seed)
+    pictures = TrainingPictures(train_images, settings.image_size, config.augment, settings.seed)
     sampler = EpochSampler(len(train_images), settings.batch_size, settings.seed)
     run = Run(
         config=config,
@@ -86,9 +94,7 @@ def set_up(config: TrainConfig) -> tuple[Run, TrainState]:
         val_images=val_images,
         sampler=sampler,
         loader=training_loader(pictures, sampler, config.loader, pin_memory=device.type == "cuda"),
-        anchors=make_anchors(
-            [(side // s, side // s) for s in model.head.strides], model.head.strides, torch.zeros(1, device=device)
-        ),
+        strides=model.head.strides,
         unreadable=set(),
     )
     if config.resume is not None:
