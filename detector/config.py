@@ -71,6 +71,11 @@ class TrainLoopConfig:
     """Passes over the training split."""
     image_size: int | tuple[int, int] = 640
     """Side of the square network input in pixels, or [height, width]; multiples of 32."""
+    multi_scale: float = 0.0
+    """Each batch has a size drawn from image_size · (1 - multi_scale) to image_size · (1 + multi_scale), in steps of 32."""
+    repeat_threshold: float = 0.0
+    """A picture with a class that fewer than this share of the pictures hold comes more often, by the square root of what
+    the class lacks (repeat factor sampling); 0 turns it off."""
     batch_size: int = 16
     """Pictures a forward pass."""
     nominal_batch_size: int = 16
@@ -109,6 +114,8 @@ class TrainLoopConfig:
         require_image_size("train.image_size", self.image_size)
         whole = dict.fromkeys(("epochs", "batch_size", "nominal_batch_size", "ema_ramp_steps"), (1, math.inf))
         rates = {
+            "multi_scale": (0, 1),
+            "repeat_threshold": (0, 1),
             "learning_rate": (0, math.inf),
             "final_learning_rate": (0, 1),
             "momentum": (0, 1),

@@ -14,10 +14,12 @@ from detector.cli import COMMANDS, parse
 from detector.config import AugmentConfig, LoaderConfig, LossConfig, PathsConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoImages
 from detector.data.layouts import find_split
-from detector.data.loader import EpochSampler, SampleKey, TrainingPictures, collate, training_loader
+from detector.data.loader import TrainingPictures, collate, training_loader
+from detector.data.sampler import EpochSampler, SampleKey
 from detector.demo.scenes import make_data_set
 from detector.errors import DetectorError
 from detector.geometry.boxes import make_anchors
+from detector.geometry.frame_size import FrameSize
 from detector.models.base import scale_pixels
 from detector.models.catalog import create_model
 from detector.training.ema import ModelEma
@@ -131,14 +133,16 @@ def test_the_network_learns_a_batch_by_heart(scenes: Path) -> None:
 
 
 def test_a_run_with_a_rectangle(scenes: Path, tmp_path: Path) -> None:
-    train(tiny(scenes, tmp_path / "run", epochs=1, image_size=(64, 96)))
+    train(tiny(scenes, tmp_path / "run", epochs=1, image_size=(64, 96), repeat_threshold=0.5, multi_scale=0.4))
     _, info = load_weights(tmp_path / "run" / "best.safetensors")
     assert info.image_size == (64, 96)
     resumed = parse("train", COMMANDS["train"], ["--resume", str(tmp_path / "run")])
     assert resumed.train.image_size == (64, 96)
     run, _ = set_up(resumed)
-    for batch in run.loader:
-        assert batch.images.shape[2:] == (64, 96)
+    shapes = {tuple(batch.images.shape[2:]) for batch in run.loader}
+    assert len(shapes) > 1
+    assert shapes <= {(32, 64), (64, 96), (96, 128)}
+    assert len(run.anchors(FrameSize(32, 64)).points) == 4 * 8 + 2 * 4 + 1 * 2
 
 
 def test_early_stop(scenes: Path, tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
-"""Training batches: read, place, augment, collate. All randomness of a picture follows from (seed, epoch, picture)."""
+"""Training batches: read, place, augment, collate. All randomness of a picture follows from the seed and its key."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from jaxtyping import Float64
+from torch.utils.data import DataLoader, Dataset
 
 from detector.config import AugmentConfig, LoaderConfig
 from detector.data.augment import Pipeline
@@ -13,17 +13,10 @@ from detector.data.coco import CocoImages
 from detector.data.mosaic import compose, random_placements
 from detector.data.pictures import UnreadablePictureError
 from detector.data.sample import Sample
+from detector.data.sampler import EpochSampler, SampleKey
 from detector.data.workers import start_worker, worker_count
 from detector.geometry.frame_size import FrameSize
 from detector.structures import Batch, Targets
-
-
-class SampleKey(NamedTuple):
-    """Names one training picture of a run."""
-
-    epoch: int
-    picture: int
-    mosaic: bool
 
 
 class TrainingItem(NamedTuple):
@@ -36,21 +29,31 @@ class TrainingItem(NamedTuple):
 class TrainingPictures(Dataset[TrainingItem]):
     """Augmented training pictures; the same key gives the same picture in any process.
 
-    image_size: in pixels, the side of a square or (height, width).
+    image_size: in pixels, the side of a square or (height, width); factors: see `repeat_factors`; a picture joins the
+    mosaics of others in proportion to its factor, too.
     """
 
-    def __init__(self, images: CocoImages, image_size: int | tuple[int, int], config: AugmentConfig, seed: int) -> None:
+    def __init__(
+        self,
+        images: CocoImages,
+        image_size: int | tuple[int, int],
+        config: AugmentConfig,
+        seed: int,
+        factors: Float64[np.ndarray, " pictures"] | None = None,
+    ) -> None:
         self._images = images
+        self._odds = None if factors is None else np.cumsum(factors) / factors.sum()
         self._frame = FrameSize.of(image_size)
         self._config = config
         self._seed = seed
         self._pipeline = Pipeline(config.transforms) if config.transforms else None
 
     def __getitem__(self, key: SampleKey) -> TrainingItem:
-        rng = np.random.default_rng((self._seed, key.epoch, key.picture))
+        rng = np.random.default_rng((self._seed, key.epoch, key.picture, key.repeat))
+        frame = self._frame.scaled(key.scale)
         indices = [key.picture]
         if key.mosaic and rng.random() < self._config.mosaic:
-            indices += rng.integers(len(self._images), size=3).tolist()
+            indices += self._others(3, rng)
         samples, unreadable = [], []
         for index in indices:
             try:
@@ -62,31 +65,19 @@ class TrainingPictures(Dataset[TrainingItem]):
         if len(samples) < 4:
             samples = samples[:1]
         sizes = [(sample.image.shape[1], sample.image.shape[0]) for sample in samples]
-        placements = random_placements(sizes, self._frame, self._config, rng)
-        sample = compose(samples, placements, self._frame)
+        placements = random_placements(sizes, frame, self._config, rng)
+        sample = compose(samples, placements, frame)
         if self._pipeline is not None:
             sample = self._pipeline(sample, rng)
         return TrainingItem(sample, tuple(unreadable))
 
-
-class EpochSampler(Sampler[list[SampleKey]]):
-    """Batches of keys in an order that follows from (seed, epoch); set `epoch` and `mosaic` before iterating."""
-
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        self.epoch = 0
-        self.mosaic = True
-        self._count = count
-        self._batch_size = batch_size
-        self._seed = seed
-
-    def __len__(self) -> int:
-        return -(-self._count // self._batch_size)
-
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        order = np.random.default_rng((self._seed, self.epoch)).permutation(self._count)
-        for start in range(0, self._count, self._batch_size):
-            indices = order[start : start + self._batch_size].tolist()
-            yield [SampleKey(self.epoch, picture, self.mosaic) for picture in indices]
+    def _others(self, count: int, rng: np.random.Generator) -> list[int]:
+        drawn: np.ndarray
+        if self._odds is None:
+            drawn = rng.integers(len(self._images), size=count)
+        else:
+            drawn = np.searchsorted(self._odds[:-1], rng.random(count), side="right")
+        return [int(index) for index in drawn]
 
 
 def collate(items: list[TrainingItem]) -> Batch:

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from detector.config import PathsConfig, TrainConfig
 from detector.data.coco import CocoImages
-from detector.data.loader import EpochSampler, TrainingItem, TrainingPictures, training_loader
+from detector.data.loader import TrainingItem, TrainingPictures, training_loader
+from detector.data.sampler import EpochSampler, repeat_factors
 from detector.data.splits import split_paths
 from detector.errors import ConfigError, DataError
 from detector.fileio import require_writable, write_json, write_text
@@ -83,8 +84,17 @@ def set_up(config: TrainConfig) -> tuple[Run, TrainState]:
         build_optimizer(model, settings),
         torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
     )
-    pictures = TrainingPictures(train_images, settings.image_size, config.augment, settings.seed)
-    sampler = EpochSampler(len(train_images), settings.batch_size, settings.seed)
+    factors = None
+    if settings.repeat_threshold > 0:
+        labels = [train_images.labels(index) for index in range(len(train_images))]
+        factors = repeat_factors(labels, settings.repeat_threshold)
+    pictures = TrainingPictures(train_images, settings.image_size, config.augment, settings.seed, factors)
+    sampler = EpochSampler(
+        len(train_images) if factors is None else factors,
+        settings.batch_size,
+        settings.seed,
+        scales=FrameSize.of(settings.image_size).scales(settings.multi_scale),
+    )
     run = Run(
         config=config,
         out=out,
