@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -94,6 +94,10 @@ class TrainLoopConfig:
     """Not applied to norms and biases."""
     warmup_epochs: float = 3.0
     """Epochs in which the rate rises linearly from 0 to the peak; at most a third of the run."""
+    warmup_momentum: float | None = None
+    """Momentum from which the warm-up moves linearly to `momentum`; no change if not given."""
+    warmup_bias_rate: float = 0.0
+    """Learning rate of the biases from which the warm-up moves linearly to the peak."""
     ema_decay: float = 0.9999
     """Decay of the averaged weights, those that are validated and shipped."""
     ema_ramp_steps: int = 2000
@@ -121,11 +125,14 @@ class TrainLoopConfig:
             "momentum": (0, 1),
             "weight_decay": (0, math.inf),
             "warmup_epochs": (0, math.inf),
+            "warmup_bias_rate": (0, math.inf),
             "ema_decay": (0, 1),
             "clip_gradient_norm": (0, math.inf),
             "patience": (0, math.inf),
             "seed": (0, 2**32 - 1),
         }
+        if self.warmup_momentum is not None:
+            rates["warmup_momentum"] = (0, 1)
         _require_range("train", self, {**whole, **rates})
 
 
@@ -145,23 +152,43 @@ DEFAULT_TRANSFORMS: list[dict[str, dict[str, Any]]] = [
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What happens to a training picture. Mosaic, scale and translation are one warp of our own, the rest albumentations."""
+    """What happens to a training picture. Mosaic, scale and translation are one warp of our own, the rest albumentations.
+
+    `scale` and `mixup` may be a number for each size of model, by its letter: {n: 0.5, s: 0.9, m: 0.9, l: 0.9, x: 0.9}.
+    """
 
     mosaic: float = 1.0
     """Probability that four pictures are tiled into one."""
     close_mosaic_epochs: int = 10
     """Last epochs without mosaic; at most half of the run."""
-    scale: float = 0.5
-    """The picture is scaled by a factor from 1 - scale to 1 + scale."""
+    scale: float | dict[str, float] = 0.5
+    """The picture is scaled by a factor from 1 - scale to 1 + scale; a number, or one for each size: {n: 0.5, s: 0.9}."""
     translate: float = 0.1
     """The picture is shifted by up to this share of its side."""
+    mixup: float | dict[str, float] = 0.0
+    """Probability, while there are mosaics, that another is blended in with its objects; a number or one for each size."""
     transforms: list[dict[str, dict[str, Any]]] = field(default_factory=lambda: deepcopy(DEFAULT_TRANSFORMS))
     """The albumentations pipeline, each entry one transform's name with its arguments: - HorizontalFlip: {p: 0.5}"""
 
     def __post_init__(self) -> None:
         _require_types("augment.", self)
-        bounds = {"mosaic": (0, 1), "close_mosaic_epochs": (0, math.inf), "scale": (0, 0.99), "translate": (0, 1)}
+        bounds = {"mosaic": (0, 1), "close_mosaic_epochs": (0, math.inf), "translate": (0, 1)}
         _require_range("augment", self, bounds)
+        for name, high in (("scale", 0.99), ("mixup", 1)):
+            given = getattr(self, name)
+            for letter, value in given.items() if isinstance(given, dict) else [("", given)]:
+                possible = _fits(value, float) and 0 <= value <= high
+                _require(possible, f"augment.{name}.{letter}".strip("."), value, f"a number from 0 to {high:g}")
+
+    def for_model(self, name: str) -> "AugmentConfig":
+        """The same with the numbers of this model, whose name ends in its size. Raises ConfigError if it has none."""
+        numbers = {}
+        for field_name in ("scale", "mixup"):
+            given = getattr(self, field_name)
+            if isinstance(given, dict) and name[-1] not in given:
+                raise ConfigError(f"augment.{field_name}: there is no number for {name}; add one for {name[-1]}")
+            numbers[field_name] = given[name[-1]] if isinstance(given, dict) else given
+        return replace(self, **numbers)
 
 
 @dataclass(frozen=True)

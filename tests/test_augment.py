@@ -8,7 +8,7 @@ import pytest
 
 from detector.config import AugmentConfig
 from detector.data.augment import Pipeline
-from detector.data.mosaic import Placement, compose, place_mosaic, place_single, random_placements
+from detector.data.mosaic import Placement, compose, mix_up, place_mosaic, place_single, random_placements
 from detector.data.sample import Sample
 from detector.errors import ConfigError
 from detector.geometry.frame_size import FrameSize
@@ -136,6 +136,16 @@ def test_in_a_rectangle_picture_and_box_move_together(seed: int) -> None:
     result = compose([sample_with_square(width, height, box)], placements, frame)
     assert result.image.shape == (96, 224, 3)
     assert np.abs(bright_box(result.image) - result.boxes[0]).max() <= 1.5
+
+
+def test_mixup_blends_pictures_and_keeps_the_objects_of_both() -> None:
+    first, second = sample_with_square(8, 8, (0, 0, 4, 4), 200), sample_with_square(8, 8, (2, 2, 8, 8), 100)
+    crowd = np.array([[1, 1, 3, 3]], dtype=np.float32)
+    blend = mix_up(first, Sample(second.image, second.boxes, second.labels + 1, crowd), 0.25)
+    assert [blend.image[i, i, 0] for i in (0, 3, 5)] == [50, 125, 75]
+    assert blend.boxes.tolist() == [[0, 0, 4, 4], [2, 2, 8, 8]]
+    assert blend.labels.tolist() == [1, 2]
+    assert blend.crowd_boxes.tolist() == crowd.tolist()
 
 
 def test_hardly_visible_objects_are_dropped_and_crowds_move_along() -> None:

@@ -9,6 +9,7 @@ from detector.config import AugmentConfig
 from detector.data.coco import CocoImages
 from detector.data.layouts import find_split
 from detector.data.loader import TrainingPictures, collate
+from detector.data.sample import Sample
 from detector.data.sampler import EpochSampler, SampleKey, repeat_factors
 from detector.demo.scenes import make_data_set
 from detector.geometry.frame_size import FrameSize
@@ -109,6 +110,20 @@ def test_mosaics_take_rare_pictures_more_often(images: CocoImages) -> None:
     finally:
         object.__delattr__(images, "read")
     assert read == [2, 4, 4, 4]
+
+
+def test_mixup_happens_as_often_as_asked_and_only_while_there_are_mosaics(images: CocoImages) -> None:
+    def training_pictures(mixup: float, mosaic: bool) -> list[Sample]:
+        config = AugmentConfig(mosaic=0.0, scale=0.0, translate=0.0, mixup=mixup, transforms=[])
+        pictures = TrainingPictures(images, 64, config, seed=0)
+        return [pictures[SampleKey(number, 3, mosaic)].sample for number in range(30)]
+
+    plain = training_pictures(0.0, mosaic=True)
+    for mixup, mosaic, least, most in ((1.0, True, 26, 30), (0.5, True, 5, 25), (1.0, False, 0, 0)):
+        found = training_pictures(mixup, mosaic)
+        blended = [(one.image != two.image).any() for one, two in zip(plain, found, strict=True)]
+        assert least <= sum(blended) <= most  # the other picture may be the same one
+        assert all((two.boxes[: len(one.boxes)] == one.boxes).all() for one, two in zip(plain, found, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from detector.models.catalog import create_model
 from detector.training.ema import ModelEma
 from detector.training.loop import backward, grouped, train
 from detector.training.loss import detection_loss
-from detector.training.optim import build_optimizer, learning_rate
+from detector.training.optim import build_optimizer, learning_rate, set_rates
 from detector.training.setup import set_up
 from detector.weights.files import load_weights
 
@@ -238,11 +238,39 @@ def test_learning_rate_rises_then_falls_to_its_last_share() -> None:
 
 def test_norms_and_biases_get_no_weight_decay() -> None:
     model = create_model("yolo11n", 3)
-    decayed, free = build_optimizer(model, TrainLoopConfig()).param_groups
-    assert all(p.ndim == 4 for p in decayed["params"])
-    assert all(p.ndim == 1 for p in free["params"])
-    assert free["weight_decay"] == 0
-    assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
+    groups = build_optimizer(model, TrainLoopConfig()).param_groups
+    weights, norms, biases = ({id(p) for p in group["params"]} for group in groups)
+    assert [group["weight_decay"] for group in groups] == [0.0005, 0, 0]
+    assert weights == {id(p) for p in model.parameters() if p.ndim == 4}
+    assert biases == {id(m.bias) for m in model.modules() if getattr(m, "bias", None) is not None}
+    assert norms == {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert len(weights) + len(norms) + len(biases) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_warm_up_of_momentum_and_biases(name: str) -> None:
+    config = TrainLoopConfig(
+        optimizer=name, learning_rate=0.01, momentum=0.9, warmup_momentum=0.8, warmup_bias_rate=0.1, schedule="linear"
+    )
+    optimizer = build_optimizer(create_model("yolo11n", 3), config)
+    for step in range(100):
+        set_rates(optimizer, step, 100, 10, config)
+        share = min((step + 1) / 10, 1.0)  # of the warm-up that lies behind
+        rate = learning_rate(step, 100, 10, config)
+        expected = 0.1 + share * (0.01 - 0.1) if step < 10 else rate
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, rate, expected])
+        for group in optimizer.param_groups:
+            momentum = group["momentum"] if name == "sgd" else group["betas"][0]
+            assert momentum == pytest.approx(0.8 + share * 0.1)
+
+
+def test_without_warm_up_values_momentum_stays_and_biases_rise_like_the_rest() -> None:
+    config = TrainLoopConfig(optimizer="sgd")
+    optimizer = build_optimizer(create_model("yolo11n", 3), config)
+    for step in (0, 3, 50):
+        set_rates(optimizer, step, 100, 10, config)
+        assert {group["lr"] for group in optimizer.param_groups} == {learning_rate(step, 100, 10, config)}
+        assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
 
 
 def test_ema_follows_the_formula() -> None:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from detector.config import AugmentConfig, LoaderConfig
 from detector.data.augment import Pipeline
 from detector.data.coco import CocoImages
-from detector.data.mosaic import compose, random_placements
+from detector.data.mosaic import MIXUP_BETA, compose, mix_up, random_placements
 from detector.data.pictures import UnreadablePictureError
 from detector.data.sample import Sample
 from detector.data.sampler import EpochSampler, SampleKey
@@ -44,32 +44,43 @@ class TrainingPictures(Dataset[TrainingItem]):
         self._images = images
         self._odds = None if factors is None else np.cumsum(factors) / factors.sum()
         self._frame = FrameSize.of(image_size)
+        assert not isinstance(config.mixup, dict), "AugmentConfig.for_model makes it a number"
         self._config = config
+        self._mixup = config.mixup
         self._seed = seed
         self._pipeline = Pipeline(config.transforms) if config.transforms else None
 
     def __getitem__(self, key: SampleKey) -> TrainingItem:
         rng = np.random.default_rng((self._seed, key.epoch, key.picture, key.repeat))
+        unreadable: list[str] = []
+        sample = self._composed(key.picture, key, rng, unreadable)
+        if key.mosaic and self._mixup > 0 and rng.random() < self._mixup:
+            other = self._composed(self._others(1, rng)[0], key, rng, unreadable)
+            if sample is not None and other is not None:
+                sample = mix_up(sample, other, rng.beta(MIXUP_BETA, MIXUP_BETA))
+        if sample is not None and self._pipeline is not None:
+            sample = self._pipeline(sample, rng)
+        return TrainingItem(sample, tuple(unreadable))
+
+    def _composed(self, picture: int, key: SampleKey, rng: np.random.Generator, unreadable: list[str]) -> Sample | None:
+        """A picture or its mosaic, placed at random; adds a line to `unreadable` for each picture that can't be read."""
         frame = self._frame.scaled(key.scale)
-        indices = [key.picture]
+        indices = [picture]
         if key.mosaic and rng.random() < self._config.mosaic:
             indices += self._others(3, rng)
-        samples, unreadable = [], []
+        samples = []
         for index in indices:
             try:
                 samples.append(self._images.read(index))
             except UnreadablePictureError as error:
                 unreadable.append(str(error))
         if not samples:
-            return TrainingItem(None, tuple(unreadable))
+            return None
         if len(samples) < 4:
             samples = samples[:1]
         sizes = [(sample.image.shape[1], sample.image.shape[0]) for sample in samples]
         placements = random_placements(sizes, frame, self._config, rng)
-        sample = compose(samples, placements, frame)
-        if self._pipeline is not None:
-            sample = self._pipeline(sample, rng)
-        return TrainingItem(sample, tuple(unreadable))
+        return compose(samples, placements, frame)
 
     def _others(self, count: int, rng: np.random.Generator) -> list[int]:
         drawn: np.ndarray

@@ -21,6 +21,8 @@ SMALLEST_SIDE = 2.0
 """Pixels: an object with a shorter visible side is dropped."""
 SMALLEST_SHARE = 0.1
 """An object of which less than this share stays visible is dropped."""
+MIXUP_BETA = 32.0
+"""Both parameters of the Beta distribution of the blend's ratio, as in the published recipe: about 0.5 each."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def random_placements(
     sizes: Sequence[tuple[int, int]], frame: FrameSize, config: AugmentConfig, rng: np.random.Generator
 ) -> list[Placement]:
     """Placements drawn as `config` says: a mosaic for four sizes, else the single picture."""
+    assert not isinstance(config.scale, dict), "AugmentConfig.for_model makes it a number"
     factor = rng.uniform(1 - config.scale, 1 + config.scale)
     reach_x, reach_y = config.translate * frame.width, config.translate * frame.height
     shift = (rng.uniform(-reach_x, reach_x), rng.uniform(-reach_y, reach_y))
@@ -86,6 +89,17 @@ def compose(samples: Sequence[Sample], placements: Sequence[Placement], frame: F
         labels.append(sample.labels[kept])
         crowds.append(_visible_boxes(sample.crowd_boxes, placement, frame, 0.0)[0])
     return Sample(canvas, np.concatenate(boxes), np.concatenate(labels), np.concatenate(crowds))
+
+
+def mix_up(first: Sample, second: Sample, ratio: float) -> Sample:
+    """Two pictures of one size blended, `ratio` of the first and the rest of the second; the objects of both stay.
+
+    Source: Zhang et al., mixup, 2018; objects kept at full weight as in Zhang et al., Bag of Freebies for Training
+    Object Detection, 2019, section 3.1.
+    """
+    image = cv2.addWeighted(first.image, ratio, second.image, 1 - ratio, 0.0)
+    pairs = ((getattr(first, name), getattr(second, name)) for name in ("boxes", "labels", "crowd_boxes"))
+    return Sample(image, *(np.concatenate(pair) for pair in pairs))
 
 
 def _warp_into(

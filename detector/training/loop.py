@@ -23,7 +23,7 @@ from detector.structures import Batch
 from detector.training.checkpoint import TrainState, save_checkpoint
 from detector.training.logs import RunProgress, append_metrics
 from detector.training.loss import Losses, detection_loss
-from detector.training.optim import learning_rate
+from detector.training.optim import set_rates
 from detector.training.setup import Run, set_up
 from detector.weights.files import WeightsInfo, load_weights, save_weights
 
@@ -155,8 +155,7 @@ def set_learning_rate(run: Run, state: TrainState) -> None:
     settings = run.config.train
     steps = settings.epochs * run.steps_per_epoch
     warmup = round(settings.warmup_epochs * run.steps_per_epoch)
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(state.step, steps, warmup, settings)
+    set_rates(state.optimizer, state.step, steps, warmup, settings)
 
 
 def report_unreadable(run: Run, batch: Batch) -> None:

@@ -88,7 +88,9 @@ def set_up(config: TrainConfig) -> tuple[Run, TrainState]:
     if settings.repeat_threshold > 0:
         labels = [train_images.labels(index) for index in range(len(train_images))]
         factors = repeat_factors(labels, settings.repeat_threshold)
-    pictures = TrainingPictures(train_images, settings.image_size, config.augment, settings.seed, factors)
+    pictures = TrainingPictures(
+        train_images, settings.image_size, config.augment.for_model(config.model), settings.seed, factors
+    )
     sampler = EpochSampler(
         len(train_images) if factors is None else factors,
         settings.batch_size,
