@@ -203,7 +203,14 @@ def check_file(name: str, command: Command, path: str) -> None:
         raise ConfigError(f"{path}: {error}") from error
 
 
-TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "list": "a list"}
+TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list",
+    "tuple": "a pair of them in brackets",
+}
 
 
 def explain(parser: ArgumentParser, error: ArgumentError) -> str:
@@ -250,8 +257,9 @@ def described(expected: str) -> str:
     """What the parser expects, such as "Expected a <class 'int'>", in words."""
     if choices := re.search(r"Literal\[(.+?)\]", expected):
         return f"one of {choices[1].replace(chr(39), '')}"
-    names = [name for name in re.findall(r"<class '(\w+)'>", expected) if name != "NoneType"]
-    return TYPES.get(names[0], "keys with values") if names else expected.removeprefix("Expected ").strip(" .")
+    names = [name for name in re.findall(r"<class '(\w+)'>|a (tuple) with", expected) if name[0] != "NoneType"]
+    kinds = dict.fromkeys(TYPES.get(name or other, "keys with values") for name, other in names)
+    return " or ".join(kinds) if kinds else expected.removeprefix("Expected ").strip(" .")
 
 
 def resumed_file(folder: str) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -39,6 +39,13 @@ def _require_range(section: str, config: object, bounds: Mapping[str, tuple[floa
         _require(math.isfinite(value) and low <= value <= high, f"{section}.{name}", value, limits)
 
 
+def require_image_size(name: str, size: int | tuple[int, int]) -> None:
+    """Raise ConfigError for what is no size of a network input."""
+    sides = (size,) * 2 if isinstance(size, int) else size
+    possible = len(sides) == 2 and all(isinstance(side, int) and side >= 32 and side % 32 == 0 for side in sides)
+    _require(possible, name, size, "a positive multiple of 32, or [height, width] of two such")
+
+
 @dataclass(frozen=True)
 class LossConfig:
     """Weights of the three terms of the loss."""
@@ -61,8 +68,13 @@ class TrainLoopConfig:
 
     epochs: int = 100
     """Passes over the training split."""
-    image_size: int = 640
-    """Side of the square network input in pixels, a multiple of 32."""
+    image_size: int | tuple[int, int] = 640
+    """Side of the square network input in pixels, or [height, width]; multiples of 32."""
+    multi_scale: float = 0.0
+    """Each batch has a size drawn from image_size · (1 - multi_scale) to image_size · (1 + multi_scale), in steps of 32."""
+    repeat_threshold: float = 0.0
+    """A picture with a class that fewer than this share of the pictures hold comes more often, by the square root of what
+    the class lacks (repeat factor sampling); 0 turns it off."""
     batch_size: int | Literal["auto"] = 16
     """Pictures a forward pass, over all processes; auto measures how many fit on a CUDA card."""
     nominal_batch_size: int = 16
@@ -81,6 +93,10 @@ class TrainLoopConfig:
     """Not applied to norms and biases."""
     warmup_epochs: float = 3.0
     """Epochs in which the rate rises linearly from 0 to the peak; at most a third of the run."""
+    warmup_momentum: float | None = None
+    """Momentum from which the warm-up moves linearly to `momentum`; no change if not given."""
+    warmup_bias_rate: float = 0.0
+    """Learning rate of the biases from which the warm-up moves linearly to the peak."""
     ema_decay: float = 0.9999
     """Decay of the averaged weights, those that are validated and shipped."""
     ema_ramp_steps: int = 2000
@@ -112,38 +128,47 @@ class TrainLoopConfig:
 
     def __post_init__(self) -> None:
         _require_types("train.", self)
-        size = self.image_size
-        _require(size >= 32 and size % 32 == 0, "train.image_size", size, "a positive multiple of 32")
+        require_image_size("train.image_size", self.image_size)
         whole = dict.fromkeys(("epochs", "nominal_batch_size", "ema_ramp_steps", "max_skipped_steps"), (1, math.inf))
         if self.batch_size != "auto":
             whole["batch_size"] = (1, math.inf)
         rates = {
+            "multi_scale": (0, 1),
+            "repeat_threshold": (0, 1),
             "learning_rate": (0, math.inf),
             "final_learning_rate": (0, 1),
             "momentum": (0, 1),
             "weight_decay": (0, math.inf),
             "warmup_epochs": (0, math.inf),
+            "warmup_bias_rate": (0, math.inf),
             "ema_decay": (0, 1),
             "clip_gradient_norm": (0, math.inf),
             "patience": (0, math.inf),
             "checkpoint_minutes": (0, math.inf),
             "seed": (0, 2**32 - 1),
         }
+        if self.warmup_momentum is not None:
+            rates["warmup_momentum"] = (0, 1)
         _require_range("train", self, {**whole, **rates})
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What happens to a training picture: one warp (mosaic, scale, translation), mirror, one colour matrix, albumentations."""
+    """What happens to a training picture: one warp (mosaic, scale, translation), mirror, one colour matrix, albumentations.
+
+    `scale` and `mixup` may be a number for each size of model, by its letter: {n: 0.5, s: 0.9, m: 0.9, l: 0.9, x: 0.9}.
+    """
 
     mosaic: float = 1.0
     """Probability that four pictures are tiled into one."""
     close_mosaic_epochs: int = 10
     """Last epochs without mosaic; at most half of the run."""
-    scale: float = 0.5
-    """The picture is scaled by a factor from 1 - scale to 1 + scale."""
+    scale: float | dict[str, float] = 0.5
+    """The picture is scaled by a factor from 1 - scale to 1 + scale; a number, or one for each size: {n: 0.5, s: 0.9}."""
     translate: float = 0.1
     """The picture is shifted by up to this share of its side."""
+    mixup: float | dict[str, float] = 0.0
+    """Probability, while there are mosaics, that another is blended in with its objects; a number or one for each size."""
     mirror: float = 0.5
     """Probability that the picture is mirrored left to right."""
     hue: float = 0.015
@@ -158,8 +183,23 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         _require_types("augment.", self)
         shares = dict.fromkeys(("mosaic", "translate", "mirror", "saturation", "brightness"), (0, 1))
-        bounds = {"close_mosaic_epochs": (0, math.inf), "scale": (0, 0.99), "hue": (0, 0.5)}
+        bounds = {"close_mosaic_epochs": (0, math.inf), "hue": (0, 0.5)}
         _require_range("augment", self, {**shares, **bounds})
+        for name, high in (("scale", 0.99), ("mixup", 1)):
+            given = getattr(self, name)
+            for letter, value in given.items() if isinstance(given, dict) else [("", given)]:
+                possible = _fits(value, float) and 0 <= value <= high
+                _require(possible, f"augment.{name}.{letter}".strip("."), value, f"a number from 0 to {high:g}")
+
+    def for_model(self, name: str) -> "AugmentConfig":
+        """The same with the numbers of this model, whose name ends in its size. Raises ConfigError if it has none."""
+        numbers = {}
+        for field_name in ("scale", "mixup"):
+            given = getattr(self, field_name)
+            if isinstance(given, dict) and name[-1] not in given:
+                raise ConfigError(f"augment.{field_name}: there is no number for {name}; add one for {name[-1]}")
+            numbers[field_name] = given[name[-1]] if isinstance(given, dict) else given
+        return replace(self, **numbers)
 
 
 @dataclass(frozen=True)
@@ -243,8 +283,8 @@ class EvaluateConfig:
     """Folder of the data set, in the COCO or the Roboflow layout."""
     split: Literal["train", "val", "test"] = "val"
     """Split to score."""
-    image_size: int | None = None
-    """Side of the network input in pixels, a multiple of 32; that of the training if not given."""
+    image_size: int | tuple[int, int] | None = None
+    """Side of the network input in pixels, or [height, width]; multiples of 32; that of the training if not given."""
     conf: float = 0.001
     """Lowest score that counts."""
     iou: float = 0.7
@@ -271,8 +311,8 @@ class InferConfig:
     """Weights file, or the name of shipped weights."""
     out: str
     """Folder for the annotated pictures and detections.json."""
-    image_size: int | None = None
-    """Side of the network input in pixels, a multiple of 32; that of the training if not given."""
+    image_size: int | tuple[int, int] | None = None
+    """Side of the network input in pixels, or [height, width]; multiples of 32; that of the training if not given."""
     conf: float = 0.25
     """Lowest score to show."""
     iou: float = 0.7
@@ -299,8 +339,8 @@ class ExportConfig:
     """File to write."""
     format: Literal["onnx", "torchscript", "safetensors"] = "onnx"
     """Format of the file; safetensors: a weights file of half the size, in half precision."""
-    image_size: int | None = None
-    """Side of the network input in pixels, a multiple of 32; that of the training if not given."""
+    image_size: int | tuple[int, int] | None = None
+    """Side of the network input in pixels, or [height, width]; multiples of 32; that of the training if not given."""
     dynamic: bool = False
     """Leave batch, height and width of an ONNX file open (multiples of 32); those of a TorchScript file always are."""
     data: str | None = None
@@ -308,15 +348,13 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         _require_types("", self)
-        _require_image_size(self.image_size)
-
-
-def _require_image_size(size: int | None) -> None:
-    _require(size is None or (size >= 32 and size % 32 == 0), "image_size", size, "a positive multiple of 32")
+        if self.image_size is not None:
+            require_image_size("image_size", self.image_size)
 
 
 def _require_prediction_settings(config: EvaluateConfig | InferConfig) -> None:
-    _require_image_size(config.image_size)
+    if config.image_size is not None:
+        require_image_size("image_size", config.image_size)
     for name, low, high in (("conf", 0, 1), ("iou", 0, 1), ("max_detections", 1, math.inf)):
         value = getattr(config, name)
         _require(low <= value <= high, name, value, "a number from 0 to 1" if high == 1 else "at least 1")

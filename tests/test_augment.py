@@ -9,11 +9,13 @@ import pytest
 
 from detector.config import AugmentConfig
 from detector.data.augment import TO_YIQ, Pipeline, colour_matrix, mirror_and_recolour
-from detector.data.mosaic import Placement, compose, place_mosaic, place_single, random_placements
+from detector.data.mosaic import Placement, compose, mix_up, place_mosaic, place_single, random_placements
 from detector.data.sample import Sample
 from detector.errors import ConfigError
+from detector.geometry.frame_size import FrameSize
 
 SIDE = 128
+FRAME = FrameSize(SIDE, SIDE)
 
 
 def sample_with_square(width: int, height: int, box: tuple[int, int, int, int], colour: int = 255) -> Sample:
@@ -35,18 +37,18 @@ def test_a_single_picture_and_its_box_move_together(seed: int) -> None:
     width, height = rng.integers(60, 400, size=2).tolist()
     box = (width // 3, height // 3, width // 3 + width // 4 + 2, height // 3 + height // 4 + 2)
     sample = sample_with_square(width, height, box)
-    placements = random_placements([(width, height)], SIDE, AugmentConfig(scale=0.3, translate=0.1), rng)
-    result = compose([sample], placements, SIDE)
+    placements = random_placements([(width, height)], FRAME, AugmentConfig(scale=0.3, translate=0.1), rng)
+    result = compose([sample], placements, FRAME)
     assert result.image.shape == (SIDE, SIDE, 3)
     assert len(result.boxes) == 1
     assert np.abs(bright_box(result.image) - result.boxes[0]).max() <= 1.5
 
 
 def test_identity_placement_is_the_letterbox() -> None:
-    placement = place_single((128, 64), SIDE, 1.0, (0.0, 0.0))
+    placement = place_single((128, 64), FRAME, 1.0, (0.0, 0.0))
     assert placement == Placement(1.0, 0.0, 32.0)
     sample = sample_with_square(128, 64, (10, 10, 50, 40))
-    result = compose([sample], [placement], SIDE)
+    result = compose([sample], [placement], FRAME)
     assert (result.image[32:96] == sample.image).all()
     assert (result.image[:32] == 114).all()
     assert (result.image[96:] == 114).all()
@@ -64,8 +66,8 @@ def test_mosaic_tiles_meet_at_the_joint_and_cover_their_quadrants(joint: tuple[f
         )
         for i, shade in enumerate(shades)
     ]
-    placements = place_mosaic([(100, 100)] * 4, SIDE, joint, 1.0, (0.0, 0.0))
-    result = compose(samples, placements, SIDE)
+    placements = place_mosaic([(100, 100)] * 4, FRAME, joint, 1.0, (0.0, 0.0))
+    result = compose(samples, placements, FRAME)
     x, y = round(joint[0] - SIDE / 2), round(joint[1] - SIDE / 2)
     for i, shade in enumerate(shades):
         columns = slice(max(x - SIDE, 0), x) if i % 2 == 0 else slice(x, SIDE)
@@ -76,12 +78,83 @@ def test_mosaic_tiles_meet_at_the_joint_and_cover_their_quadrants(joint: tuple[f
         assert (result.image[top:bottom, left:right] == shades[label]).all()
 
 
+def square_placements(
+    sizes: list[tuple[int, int]], side: int, config: AugmentConfig, rng: np.random.Generator
+) -> list[Placement]:
+    """The formulas for a square output, written with its one side."""
+    factor = rng.uniform(1 - config.scale, 1 + config.scale)
+    reach = config.translate * side
+    shift = (rng.uniform(-reach, reach), rng.uniform(-reach, reach))
+    if len(sizes) == 1:
+        ((width, height),) = sizes
+        scale = factor * side / max(width, height)
+        return [Placement(scale, side / 2 + shift[0] - scale * width / 2, side / 2 + shift[1] - scale * height / 2)]
+    joint = (rng.uniform(side / 2, 3 * side / 2), rng.uniform(side / 2, 3 * side / 2))
+    placements = []
+    for i, (width, height) in enumerate(sizes):
+        scale = side / max(width, height)
+        left = joint[0] - (scale * width if i % 2 == 0 else 0)
+        top = joint[1] - (scale * height if i < 2 else 0)
+        x, y = (factor * (corner - side) + side / 2 + move for corner, move in zip((left, top), shift, strict=True))
+        placements.append(Placement(factor * scale, x, y))
+    return placements
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_square_output_follows_the_formulas_of_one_side_to_the_last_bit(count: int) -> None:
+    for seed in range(200):
+        draw = np.random.default_rng(seed)
+        sizes = [tuple(size) for size in draw.integers(20, 2000, size=(count, 2)).tolist()]
+        side = 32 * int(draw.integers(1, 40))
+        placed, expected = (
+            place(sizes, frame, AugmentConfig(), np.random.default_rng(seed))
+            for place, frame in ((random_placements, FrameSize(side, side)), (square_placements, side))
+        )
+        assert placed == expected
+
+
+def test_mosaic_of_a_rectangle_fills_it() -> None:
+    """Four pictures of the output's own shape, met in the canvas's centre: each covers its quadrant."""
+    frame = FrameSize(64, 160)
+    sizes = [(320, 128)] * 4
+    samples = [sample_with_square(320, 128, (0, 0, 320, 128), colour) for colour in (50, 100, 150, 200)]
+    placements = place_mosaic(sizes, frame, (160.0, 64.0), 1.0, (0.0, 0.0))
+    result = compose(samples, placements, frame)
+    assert result.image.shape == (64, 160, 3)
+    for x in (slice(0, 80), slice(80, 160)):
+        for y in (slice(0, 32), slice(32, 64)):
+            assert (result.image[y, x] == 50 + 50 * (x.start > 0) + 100 * (y.start > 0)).all()
+    assert result.boxes.tolist() == [[0, 0, 80, 32], [80, 0, 160, 32], [0, 32, 80, 64], [80, 32, 160, 64]]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_in_a_rectangle_picture_and_box_move_together(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    width, height = rng.integers(60, 400, size=2).tolist()
+    frame = FrameSize(96, 224)
+    box = (width // 3, height // 3, width // 3 + width // 4 + 2, height // 3 + height // 4 + 2)
+    placements = random_placements([(width, height)], frame, AugmentConfig(scale=0.3), rng)
+    result = compose([sample_with_square(width, height, box)], placements, frame)
+    assert result.image.shape == (96, 224, 3)
+    assert np.abs(bright_box(result.image) - result.boxes[0]).max() <= 1.5
+
+
+def test_mixup_blends_pictures_and_keeps_the_objects_of_both() -> None:
+    first, second = sample_with_square(8, 8, (0, 0, 4, 4), 200), sample_with_square(8, 8, (2, 2, 8, 8), 100)
+    crowd = np.array([[1, 1, 3, 3]], dtype=np.float32)
+    blend = mix_up(first, Sample(second.image, second.boxes, second.labels + 1, crowd), 0.25)
+    assert [blend.image[i, i, 0] for i in (0, 3, 5)] == [50, 125, 75]
+    assert blend.boxes.tolist() == [[0, 0, 4, 4], [2, 2, 8, 8]]
+    assert blend.labels.tolist() == [1, 2]
+    assert blend.crowd_boxes.tolist() == crowd.tolist()
+
+
 def test_hardly_visible_objects_are_dropped_and_crowds_move_along() -> None:
     image = np.zeros((128, 128, 3), dtype=np.uint8)
     boxes = np.array([[0, 0, 40, 40], [60, 60, 100, 100]], dtype=np.float32)
     crowd = np.array([[50, 50, 120, 120]], dtype=np.float32)
     sample = Sample(image, boxes, np.array([0, 1], dtype=np.int64), crowd)
-    result = compose([sample], [Placement(1.0, -38.0, -38.0)], SIDE)
+    result = compose([sample], [Placement(1.0, -38.0, -38.0)], FRAME)
     assert result.labels.tolist() == [1]
     assert result.boxes.tolist() == [[22, 22, 62, 62]]
     assert result.crowd_boxes.tolist() == [[12, 12, 82, 82]]
@@ -92,7 +165,7 @@ def test_shrinking_averages_instead_of_skipping_pixels() -> None:
     stripes[:, ::2] = 200
     empty = np.zeros((0, 4), dtype=np.float32)
     sample = Sample(stripes, empty, np.zeros(0, dtype=np.int64), empty)
-    result = compose([sample], [place_single((512, 512), SIDE, 1.0, (0.0, 0.0))], SIDE)
+    result = compose([sample], [place_single((512, 512), FRAME, 1.0, (0.0, 0.0))], FRAME)
     assert np.abs(result.image.astype(int) - 100).max() <= 1
 
 

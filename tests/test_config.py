@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from detector.cli import COMMANDS, build_parser, parse
-from detector.config import TrainConfig, TrainLoopConfig
+from detector.config import AugmentConfig, TrainConfig, TrainLoopConfig
 from detector.errors import ConfigError
+from detector.models.catalog import MODELS
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,6 +20,32 @@ def test_shipped_configurations_parse(path: Path) -> None:
     config = parse("train", COMMANDS["train"], ["--config", str(path)])
     assert isinstance(config, TrainConfig)
     assert config.train.epochs == yaml.safe_load(path.read_text())["train"]["epochs"]
+
+
+def test_the_coco_recipe_is_the_published_one() -> None:
+    config = parse("train", COMMANDS["train"], ["--config", str(ROOT / "configs" / "coco.yaml")])
+    given = yaml.safe_load((ROOT / "configs" / "coco.yaml").read_text())
+    for section in ("train", "augment"):
+        chosen = getattr(config, section)
+        assert {name: getattr(chosen, name) for name in given[section]} == given[section]
+    loop = config.train
+    assert (loop.optimizer, loop.learning_rate, loop.momentum, loop.nominal_batch_size) == ("sgd", 0.01, 0.937, 64)
+    strengths = {name[-1]: config.augment.for_model(name) for name in MODELS if name.startswith("yolo11")}
+    assert {letter: (each.scale, each.mixup) for letter, each in strengths.items()} == {
+        "n": (0.5, 0.0),
+        "s": (0.9, 0.05),
+        "m": (0.9, 0.15),
+        "l": (0.9, 0.15),
+        "x": (0.9, 0.2),
+    }
+
+
+def test_strengths_by_size_are_checked() -> None:
+    assert AugmentConfig(scale=0.3).for_model("yolo11n") == AugmentConfig(scale=0.3)
+    with pytest.raises(ConfigError, match=r"augment\.scale\.s: 2\.0 is not possible"):
+        AugmentConfig(scale={"n": 0.5, "s": 2.0})
+    with pytest.raises(ConfigError, match=r"augment\.mixup: there is no number for yolo11x; add one for x"):
+        AugmentConfig(mixup={"n": 0.5}).for_model("yolo11x")
 
 
 def test_finetune_is_the_default() -> None:
@@ -36,6 +63,17 @@ def test_options_on_the_command_line_win_over_the_file(tmp_path: Path) -> None:
 def test_values_are_validated_on_construction(field: str) -> None:
     with pytest.raises(ConfigError, match=f"train.{field}"):
         TrainLoopConfig(**{field: 0})
+
+
+@pytest.mark.parametrize(("text", "value"), [("640", 640), ("[384, 640]", (384, 640))])
+def test_an_image_size_is_a_side_or_height_and_width(text: str, value: int | tuple[int, int]) -> None:
+    assert parse("train", COMMANDS["train"], ["--train.image_size", text]).train.image_size == value
+
+
+@pytest.mark.parametrize("text", ["[384, 600]", "[384]", "[32, 32, 32]", "wide", "[32, x]", "0"])
+def test_an_image_size_of_another_kind_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^train\.image_size: .+ is not possible; expected .+"):
+        parse("train", COMMANDS["train"], ["--train.image_size", text])
 
 
 def run(*arguments: str) -> str:

@@ -23,8 +23,9 @@ from detector.data.splits import split_paths
 from detector.demo.scenes import make_data_set
 from detector.errors import ConfigError, DataError
 from detector.evaluation.coco_metrics import METRICS, coco_metrics, ground_truth
-from detector.evaluation.evaluate import evaluate, evaluate_model
+from detector.evaluation.evaluate import Frames, evaluate, evaluate_model
 from detector.evaluation.reports import print_metrics
+from detector.geometry.frame_size import FrameSize
 from detector.geometry.letterbox import Letterbox
 from detector.inference.detector import Detector
 from detector.structures import Detections
@@ -286,6 +287,15 @@ def test_a_perfect_detector_scores_one_in_original_pixels(data: str, images: Coc
     metrics = evaluate_model(Oracle(images), images, STRICT, reference=True).metrics
     assert metrics["AP"] == pytest.approx(1, abs=1e-9)
     assert metrics["AR100"] == pytest.approx(1, abs=1e-9)
+
+
+def test_a_picture_is_fitted_into_a_rectangle(images: CocoImages) -> None:
+    for index, size in enumerate((FrameSize(64, 160), FrameSize(160, 64))):
+        frame = Frames(images, size)[index]
+        width, height = frame.letterbox.resized
+        assert frame.pixels is not None
+        assert frame.pixels.shape == (3, *size)
+        assert (width == size.width) != (height == size.height)
 
 
 def write_weights(path: Path, images: CocoImages) -> Path:

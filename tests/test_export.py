@@ -24,6 +24,7 @@ from detector.errors import ExportMismatchError
 from detector.exporting.export import export
 from detector.exporting.graph import ExportGraph
 from detector.exporting.verify import Comparison, compare, shipped_pictures
+from detector.geometry.frame_size import FrameSize
 from detector.inference.detector import Detector
 from detector.models.base import DetectionModel, scale_pixels
 from detector.structures import Categories
@@ -118,6 +119,21 @@ def test_a_dynamic_onnx_file_takes_other_batches_and_sizes(
         assert np.abs(scores - expected.scores.numpy()).max() < 1e-3
 
 
+def test_an_onnx_file_of_a_rectangle_takes_height_by_width(
+    model: DetectionModel, weights: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "wide.onnx"
+    comparison = export(ExportConfig(weights=str(weights), out=str(path), image_size=(64, 160)))
+    assert comparison.model_detections == comparison.file_detections > 0
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == [1, 3, 64, 160]
+    assert json.loads(session.get_modelmeta().custom_metadata_map["image_size"]) == [64, 160]
+    images = torch.rand(1, 3, 64, 160)
+    with torch.no_grad():
+        expected = model(images)
+    assert np.abs(session.run(["boxes"], {"images": images.numpy()})[0] - expected.boxes.numpy()).max() < 0.5
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit.*:FutureWarning")
 def test_torchscript_takes_other_batches_and_sizes_and_carries_its_metadata(
     model: DetectionModel, weights: Path, tmp_path: Path
@@ -167,9 +183,9 @@ def test_nan_and_other_shapes_are_refused(model: DetectionModel) -> None:
         boxes[0, 0, 0] = float("nan")
         return boxes, scores
 
-    assert not compare(model, nan, [picture], [(64, 64)]).passes()
+    assert not compare(model, nan, [picture], [FrameSize(64, 64)]).passes()
     with pytest.raises(ExportMismatchError, match="shapes"):
-        compare(model, lambda _: (torch.zeros(1, 1, 4), torch.zeros(1, 1, 5)), [picture], [(64, 64)])
+        compare(model, lambda _: (torch.zeros(1, 1, 4), torch.zeros(1, 1, 5)), [picture], [FrameSize(64, 64)])
     assert not Comparison(0, 0.0, 0.0, 0, 0).passes()
 
 

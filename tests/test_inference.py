@@ -295,6 +295,19 @@ def test_the_fused_network_says_what_the_network_says(detector: Detector, model:
     assert torch.allclose(ours.scores, plain.scores, atol=1e-3)
 
 
+def test_in_a_frame_of_the_picture_s_own_size_boxes_are_the_network_s(model: DetectionModel) -> None:
+    """Height and width are not mixed up: without letterbox the detections are what the network says of the pixels."""
+    picture = np.random.default_rng(0).integers(0, 255, (64, 160, 3), dtype=np.uint8)
+    with torch.no_grad():
+        raw = model(torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255)
+    ((boxes, scores, _),) = select(raw, 0.25, 0.7, 300)
+    found = Detector(model, CATEGORIES, (64, 160), device="cpu")(picture)
+    assert len(found) == len(scores) > 3
+    assert torch.allclose(found.scores, scores, atol=1e-4)
+    limits = torch.tensor([160.0, 64.0, 160.0, 64.0])
+    assert torch.allclose(found.boxes, boxes.clamp_min(0).minimum(limits), atol=1e-2)
+
+
 def test_the_detector_takes_a_copy(model: DetectionModel) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.train()
@@ -318,7 +331,15 @@ def test_only_the_classes_asked_for(weights: Path, detector: Detector, files: li
 
 
 @pytest.mark.parametrize(
-    "setting", [{"image_size": 0}, {"image_size": 100}, {"conf": 25.0}, {"iou": -0.1}, {"max_detections": 0}]
+    "setting",
+    [
+        {"image_size": 0},
+        {"image_size": 100},
+        {"image_size": (64, 100)},
+        {"conf": 25.0},
+        {"iou": -0.1},
+        {"max_detections": 0},
+    ],
 )
 def test_impossible_settings_are_refused(weights: Path, setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(setting))):

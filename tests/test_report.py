@@ -19,6 +19,7 @@ from detector.config import LoaderConfig, TrainConfig, TrainLoopConfig
 from detector.demo.scenes import make_data_set
 from detector.errors import DataError, DetectorError
 from detector.evaluation.matching import outcome
+from detector.geometry.frame_size import FrameSize
 from detector.models.catalog import create_model
 from detector.reporting.charts import plain
 from detector.reporting.examples import choose
@@ -198,7 +199,7 @@ def test_label_statistics(run: Path) -> None:
     images = read_run(run, None).train_images
     content = json.loads(images.annotations_path.read_text())
     objects = [a for a in content["annotations"] if not a["iscrowd"]]
-    statistics = label_statistics(images, 64)
+    statistics = label_statistics(images, FrameSize(64, 64))
     assert statistics.per_class.sum() == statistics.per_picture.sum() == len(statistics.sizes) == len(objects)
     longest = {image["id"]: max(image["width"], image["height"]) for image in content["images"]}
     expected = sorted(64 * a["bbox"][2] / longest[a["image_id"]] for a in objects)
@@ -209,7 +210,7 @@ def test_label_statistics(run: Path) -> None:
 
 def test_charts_of_many_classes_show_the_largest_and_say_so(run: Path) -> None:
     images = read_run(run, None).train_images
-    many = dataclasses.replace(label_statistics(images, 64), per_class=np.arange(80))
+    many = dataclasses.replace(label_statistics(images, FrameSize(64, 64)), per_class=np.arange(80))
     names = tuple(f"class {label}" for label in range(80))
     axes = class_chart({"training": many}, names).axes[0]
     assert "25 of 80 classes" in axes.get_title(loc="left")
@@ -227,7 +228,7 @@ def test_charts_of_many_classes_show_the_largest_and_say_so(run: Path) -> None:
 def test_a_split_without_objects_can_be_drawn(run: Path) -> None:
     images = read_run(run, None).train_images
     empty = dataclasses.replace(
-        label_statistics(images, 64),
+        label_statistics(images, FrameSize(64, 64)),
         per_class=np.zeros(5, np.int64),
         per_picture=np.zeros(3, np.int64),
         sizes=np.zeros((0, 2)),
@@ -236,7 +237,7 @@ def test_a_split_without_objects_can_be_drawn(run: Path) -> None:
     for figure in (
         class_chart({"training": empty}, NAMES),
         crowding_chart({"training": empty}),
-        size_chart(empty, 64),
+        size_chart(empty, FrameSize(64, 64)),
         place_chart(empty),
     ):
         figure.savefig(io.BytesIO())

@@ -10,21 +10,25 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from detector.cli import COMMANDS, parse
 from detector.config import AugmentConfig, LoaderConfig, LossConfig, PathsConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoImages
 from detector.data.layouts import find_split
-from detector.data.loader import EpochSampler, SampleKey, TrainingPictures, collate, training_loader
+from detector.data.loader import TrainingPictures, collate, training_loader
+from detector.data.sampler import EpochSampler, SampleKey
 from detector.demo.scenes import make_data_set
 from detector.errors import DetectorError
 from detector.geometry.boxes import make_anchors
+from detector.geometry.frame_size import FrameSize
 from detector.models.base import scale_pixels
 from detector.models.catalog import create_model
 from detector.training.ema import ModelEma
 from detector.training.loop import grouped, train
 from detector.training.loss import detection_loss
-from detector.training.optim import build_optimizer, learning_rate
+from detector.training.optim import build_optimizer, learning_rate, set_rates
 from detector.training.setup import set_up
 from detector.training.step import backward
+from detector.weights.files import load_weights
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +136,19 @@ def test_the_network_learns_a_batch_by_heart(scenes: Path) -> None:
     assert losses.box < 2.0
 
 
+def test_a_run_with_a_rectangle(scenes: Path, tmp_path: Path) -> None:
+    train(tiny(scenes, tmp_path / "run", epochs=1, image_size=(64, 96), repeat_threshold=0.5, multi_scale=0.4))
+    _, info = load_weights(tmp_path / "run" / "best.safetensors")
+    assert info.image_size == (64, 96)
+    resumed = parse("train", COMMANDS["train"], ["--resume", str(tmp_path / "run")])
+    assert resumed.train.image_size == (64, 96)
+    run, _ = set_up(resumed)
+    shapes = {tuple(batch.images.shape[2:]) for batch in run.loader}
+    assert len(shapes) > 1
+    assert shapes <= {(32, 64), (64, 96), (96, 128)}
+    assert len(run.anchors(FrameSize(32, 64)).points) == 4 * 8 + 2 * 4 + 1 * 2
+
+
 def test_early_stop(scenes: Path, tmp_path: Path) -> None:
     result = train(tiny(scenes, tmp_path / "run", epochs=9, patience=1, learning_rate=0.0))
     assert result["epoch"] == 1
@@ -225,11 +242,39 @@ def test_learning_rate_rises_then_falls_to_its_last_share() -> None:
 
 def test_norms_and_biases_get_no_weight_decay() -> None:
     model = create_model("yolo11n", 3)
-    decayed, free = build_optimizer(model, TrainLoopConfig()).param_groups
-    assert all(p.ndim == 4 for p in decayed["params"])
-    assert all(p.ndim == 1 for p in free["params"])
-    assert free["weight_decay"] == 0
-    assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
+    groups = build_optimizer(model, TrainLoopConfig()).param_groups
+    weights, norms, biases = ({id(p) for p in group["params"]} for group in groups)
+    assert [group["weight_decay"] for group in groups] == [0.0005, 0, 0]
+    assert weights == {id(p) for p in model.parameters() if p.ndim == 4}
+    assert biases == {id(m.bias) for m in model.modules() if getattr(m, "bias", None) is not None}
+    assert norms == {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert len(weights) + len(norms) + len(biases) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_warm_up_of_momentum_and_biases(name: str) -> None:
+    config = TrainLoopConfig(
+        optimizer=name, learning_rate=0.01, momentum=0.9, warmup_momentum=0.8, warmup_bias_rate=0.1, schedule="linear"
+    )
+    optimizer = build_optimizer(create_model("yolo11n", 3), config)
+    for step in range(100):
+        set_rates(optimizer, step, 100, 10, config)
+        share = min((step + 1) / 10, 1.0)  # of the warm-up that lies behind
+        rate = learning_rate(step, 100, 10, config)
+        expected = 0.1 + share * (0.01 - 0.1) if step < 10 else rate
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, rate, expected])
+        for group in optimizer.param_groups:
+            momentum = group["momentum"] if name == "sgd" else group["betas"][0]
+            assert momentum == pytest.approx(0.8 + share * 0.1)
+
+
+def test_without_warm_up_values_momentum_stays_and_biases_rise_like_the_rest() -> None:
+    config = TrainLoopConfig(optimizer="sgd")
+    optimizer = build_optimizer(create_model("yolo11n", 3), config)
+    for step in (0, 3, 50):
+        set_rates(optimizer, step, 100, 10, config)
+        assert {group["lr"] for group in optimizer.param_groups} == {learning_rate(step, 100, 10, config)}
+        assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
 
 
 def test_ema_follows_the_formula() -> None:

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,11 @@ def test_what_goes_in_comes_out(saved: Path, model: DetectionModel) -> None:
     state, original = loaded.state_dict(), model.state_dict()
     assert state.keys() == original.keys()
     assert all(torch.equal(state[name], original[name]) and state[name].dtype == original[name].dtype for name in state)
+
+
+def test_a_rectangle_comes_out_as_it_went_in(tmp_path: Path, model: DetectionModel) -> None:
+    save_weights(tmp_path / "w.safetensors", model, replace(INFO, image_size=(64, 160)))
+    assert load_weights(tmp_path / "w.safetensors")[1].image_size == (64, 160)
 
 
 def test_the_file_explains_itself_without_this_program(saved: Path) -> None:
@@ -132,7 +138,8 @@ def without(metadata: dict[str, str], key: str) -> dict[str, str]:
         (lambda m: without(m, "licence"), "'licence'"),
         (lambda m: m | {"model": "yolo11n"}, "lack"),  # no JSON
         (lambda m: m | {"model": '["yolo11n"]'}, "model is no str"),
-        (lambda m: m | {"image_size": '"large"'}, "image_size is no int"),
+        (lambda m: m | {"image_size": '"large"'}, "image_size is neither"),
+        (lambda m: m | {"image_size": "[320, 320, 3]"}, "image_size is neither"),
         (lambda m: m | {"category_ids": "5"}, "category_ids is no list"),
         (lambda m: m | {"category_ids": "[1, 2]"}, "don't belong together"),
         (lambda m: m | {"category_ids": "[1, 2, 2]"}, "don't belong together"),

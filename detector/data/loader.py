@@ -1,30 +1,24 @@
-"""Training batches: read, place, augment, collate. All randomness of a picture follows from (seed, epoch, picture)."""
+"""Training batches: read, place, augment, collate. All randomness of a picture follows from the seed and its key."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from detector.config import AugmentConfig, LoaderConfig
 from detector.data.augment import Pipeline, mirror_and_recolour
 from detector.data.coco import CocoImages
-from detector.data.mosaic import compose, longest_source_side, random_placements
+from detector.data.mosaic import MIXUP_BETA, compose, longest_source_side, mix_up, random_placements
 from detector.data.pictures import UnreadablePictureError
 from detector.data.sample import Sample
+from detector.data.sampler import EpochSampler, SampleKey
 from detector.data.sources import SourcePictures
 from detector.data.workers import start_worker, worker_count
+from detector.geometry.frame_size import FrameSize
 from detector.structures import Batch, Targets
-
-
-class SampleKey(NamedTuple):
-    """Names one training picture of a run."""
-
-    epoch: int
-    picture: int
-    mosaic: bool
 
 
 class TrainingItem(NamedTuple):
@@ -36,64 +30,74 @@ class TrainingItem(NamedTuple):
 
 
 class TrainingPictures(Dataset[TrainingItem]):
-    """Augmented training pictures of side x side pixels; the same key gives the same picture in any process.
+    """Augmented training pictures; the same key gives the same picture in any process.
 
-    sources: the pictures before, kept in at most `cache_gb` GiB of memory.
+    image_size: in pixels, the side of a square or (height, width); factors: see `repeat_factors`; a picture joins the
+    mosaics of others in proportion to its factor, too; sources: the pictures before, kept in at most `cache_gb` GiB of
+    memory; multi_scale: how much larger or smaller than image_size a key may ask for.
     """
 
-    def __init__(self, images: CocoImages, side: int, config: AugmentConfig, seed: int, cache_gb: float = 0.0) -> None:
-        self.sources = SourcePictures(images, longest_source_side(side, config), cache_gb)
-        self._side = side
+    def __init__(
+        self,
+        images: CocoImages,
+        image_size: int | tuple[int, int],
+        config: AugmentConfig,
+        seed: int,
+        factors: Float64[np.ndarray, " pictures"] | None = None,
+        cache_gb: float = 0.0,
+        multi_scale: float = 0.0,
+    ) -> None:
+        self._odds = None if factors is None else np.cumsum(factors) / factors.sum()
+        self._frame = FrameSize.of(image_size)
+        largest = self._frame.scaled(max(self._frame.scales(multi_scale)))
+        self.sources = SourcePictures(images, longest_source_side(largest, config), cache_gb)
+        assert not isinstance(config.mixup, dict), "AugmentConfig.for_model makes it a number"
         self._config = config
+        self._mixup = config.mixup
         self._seed = seed
         self._pipeline = Pipeline(config.transforms) if config.transforms else None
 
     def __getitem__(self, key: SampleKey) -> TrainingItem:
-        rng = np.random.default_rng((self._seed, key.epoch, key.picture))
-        indices = [key.picture]
+        rng = np.random.default_rng((self._seed, key.epoch, key.picture, key.repeat))
+        unreadable: list[str] = []
+        sample = self._composed(key.picture, key, rng, unreadable)
+        if key.mosaic and self._mixup > 0 and rng.random() < self._mixup:
+            other = self._composed(self._others(1, rng)[0], key, rng, unreadable)
+            if sample is not None and other is not None:
+                sample = mix_up(sample, other, rng.beta(MIXUP_BETA, MIXUP_BETA))
+        if sample is not None:
+            sample = mirror_and_recolour(sample, self._config, rng)
+        if sample is not None and self._pipeline is not None:
+            sample = self._pipeline(sample, rng)
+        return TrainingItem(sample, tuple(unreadable), key.picture)
+
+    def _composed(self, picture: int, key: SampleKey, rng: np.random.Generator, unreadable: list[str]) -> Sample | None:
+        """A picture or its mosaic, placed at random; adds a line to `unreadable` for each picture that can't be read."""
+        frame = self._frame.scaled(key.scale)
+        indices = [picture]
         if key.mosaic and rng.random() < self._config.mosaic:
-            indices += rng.integers(len(self.sources), size=3).tolist()
-        samples, unreadable = [], []
+            indices += self._others(3, rng)
+        samples = []
         for index in indices:
             try:
                 samples.append(self.sources.read(index))
             except UnreadablePictureError as error:
                 unreadable.append(str(error))
         if not samples:
-            return TrainingItem(None, tuple(unreadable), key.picture)
+            return None
         if len(samples) < 4:
             samples = samples[:1]
         sizes = [(sample.image.shape[1], sample.image.shape[0]) for sample in samples]
-        placements = random_placements(sizes, self._side, self._config, rng)
-        sample = compose(samples, placements, self._side)
-        sample = mirror_and_recolour(sample, self._config, rng)
-        if self._pipeline is not None:
-            sample = self._pipeline(sample, rng)
-        return TrainingItem(sample, tuple(unreadable), key.picture)
+        placements = random_placements(sizes, frame, self._config, rng)
+        return compose(samples, placements, frame)
 
-
-class EpochSampler(Sampler[list[SampleKey]]):
-    """Batches of keys in an order that follows from (seed, epoch); set `epoch` and `mosaic` before iterating."""
-
-    def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.epoch = 0
-        self.mosaic = True
-        self.start = 0
-        self._rank = rank
-        self._world = world
-        self._count = count
-        self._batch_size = batch_size
-        self._seed = seed
-
-    def __len__(self) -> int:
-        return -(-self._count // self._batch_size)
-
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        order = np.random.default_rng((self._seed, self.epoch)).permutation(self._count)
-        for start in range(self.start * self._batch_size, self._count, self._batch_size):
-            indices = order[start : start + self._batch_size].tolist()
-            low, high = (len(indices) * r // self._world for r in (self._rank, self._rank + 1))
-            yield [SampleKey(self.epoch, picture, self.mosaic) for picture in indices[low:high]]
+    def _others(self, count: int, rng: np.random.Generator) -> list[int]:
+        drawn: np.ndarray
+        if self._odds is None:
+            drawn = rng.integers(len(self.sources), size=count)
+        else:
+            drawn = np.searchsorted(self._odds[:-1], rng.random(count), side="right")
+        return [int(index) for index in drawn]
 
 
 def collate(items: list[TrainingItem]) -> Batch:

@@ -1,6 +1,6 @@
 """Where pictures come to lie in a training picture, each warped once, straight into the output.
 
-A mosaic joins four pictures at a random point of a canvas twice the output's side; the canvas is then scaled about its
+A mosaic joins four pictures at a random point of a canvas twice the output's size; the canvas is then scaled about its
 centre and shifted. Both steps are a scaling and a shift, so each source has one `Placement`, and no canvas is made.
 Source: the mosaic of Bochkovskiy et al., YOLOv4, 2020, section 3.3.
 """
@@ -15,12 +15,15 @@ from jaxtyping import Float32, UInt8
 
 from detector.config import AugmentConfig
 from detector.data.sample import Sample
+from detector.geometry.frame_size import FrameSize
 from detector.geometry.letterbox import PAD_VALUE
 
 SMALLEST_SIDE = 2.0
 """Pixels: an object with a shorter visible side is dropped."""
 SMALLEST_SHARE = 0.1
 """An object of which less than this share stays visible is dropped."""
+MIXUP_BETA = 32.0
+"""Both parameters of the Beta distribution of the blend's ratio, as in the published recipe: about 0.5 each."""
 
 
 @dataclass(frozen=True)
@@ -32,69 +35,87 @@ class Placement:
     y: float
 
 
-def place_single(size: tuple[int, int], side: int, factor: float, shift: tuple[float, float]) -> Placement:
-    """One picture of `size` (width, height): letterboxed to `side`, scaled by `factor`, centre shifted by `shift` pixels."""
+def place_single(size: tuple[int, int], frame: FrameSize, factor: float, shift: tuple[float, float]) -> Placement:
+    """One picture of `size` (width, height): fitted into `frame`, scaled by `factor`, centre shifted by `shift` pixels."""
     width, height = size
-    scale = factor * side / max(width, height)
-    return Placement(scale, side / 2 + shift[0] - scale * width / 2, side / 2 + shift[1] - scale * height / 2)
+    scale = min(factor * frame.width / width, factor * frame.height / height)
+    x, y = frame.width / 2 + shift[0] - scale * width / 2, frame.height / 2 + shift[1] - scale * height / 2
+    return Placement(scale, x, y)
 
 
 def place_mosaic(
-    sizes: Sequence[tuple[int, int]], side: int, joint: tuple[float, float], factor: float, shift: tuple[float, float]
+    sizes: Sequence[tuple[int, int]],
+    frame: FrameSize,
+    joint: tuple[float, float],
+    factor: float,
+    shift: tuple[float, float],
 ) -> list[Placement]:
-    """Four pictures of `sizes` (width, height) that meet at `joint` on a canvas of 2·side, top left, top right, bottom
-    left, bottom right; each has its longer side scaled to `side`. The canvas is scaled by `factor` about its centre,
-    which comes to lie in the output's centre plus `shift` pixels.
+    """Four pictures of `sizes` (width, height) that meet at `joint` on a canvas twice `frame`, top left, top right, bottom
+    left, bottom right; each is scaled to fit into `frame`. The canvas is scaled by `factor` about its centre, which comes
+    to lie in the output's centre plus `shift` pixels.
     """
     placements = []
     for i, (width, height) in enumerate(sizes):
-        scale = side / max(width, height)
+        scale = min(frame.width / width, frame.height / height)
         left = joint[0] - (scale * width if i % 2 == 0 else 0)
         top = joint[1] - (scale * height if i < 2 else 0)
-        x, y = (factor * (corner - side) + side / 2 + move for corner, move in zip((left, top), shift, strict=True))
+        x = factor * (left - frame.width) + frame.width / 2 + shift[0]
+        y = factor * (top - frame.height) + frame.height / 2 + shift[1]
         placements.append(Placement(factor * scale, x, y))
     return placements
 
 
 def random_placements(
-    sizes: Sequence[tuple[int, int]], side: int, config: AugmentConfig, rng: np.random.Generator
+    sizes: Sequence[tuple[int, int]], frame: FrameSize, config: AugmentConfig, rng: np.random.Generator
 ) -> list[Placement]:
     """Placements drawn as `config` says: a mosaic for four sizes, else the single picture."""
+    assert not isinstance(config.scale, dict), "AugmentConfig.for_model makes it a number"
     factor = rng.uniform(1 - config.scale, 1 + config.scale)
-    reach = config.translate * side
-    shift = (rng.uniform(-reach, reach), rng.uniform(-reach, reach))
+    reach_x, reach_y = config.translate * frame.width, config.translate * frame.height
+    shift = (rng.uniform(-reach_x, reach_x), rng.uniform(-reach_y, reach_y))
     if len(sizes) == 1:
-        return [place_single(sizes[0], side, factor, shift)]
-    joint = (rng.uniform(side / 2, 3 * side / 2), rng.uniform(side / 2, 3 * side / 2))
-    return place_mosaic(sizes, side, joint, factor, shift)
+        return [place_single(sizes[0], frame, factor, shift)]
+    joint = (rng.uniform(frame.width / 2, 3 * frame.width / 2), rng.uniform(frame.height / 2, 3 * frame.height / 2))
+    return place_mosaic(sizes, frame, joint, factor, shift)
 
 
-def longest_source_side(side: int, config: AugmentConfig) -> int:
+def longest_source_side(frame: FrameSize, config: AugmentConfig) -> int:
     """Pixels: a source picture whose longer side has more is shrunk by every placement."""
-    return math.ceil(side * (1 + config.scale))
+    assert not isinstance(config.scale, dict), "AugmentConfig.for_model makes it a number"
+    return math.ceil(max(frame) * (1 + config.scale))
 
 
-def compose(samples: Sequence[Sample], placements: Sequence[Placement], side: int) -> Sample:
-    """The training picture, `side` x `side`, and what is visible in it; boxes in its pixels."""
-    canvas = np.full((side, side, 3), PAD_VALUE, dtype=np.uint8)
+def compose(samples: Sequence[Sample], placements: Sequence[Placement], frame: FrameSize) -> Sample:
+    """The training picture, of the size of `frame`, and what is visible in it; boxes in its pixels."""
+    canvas = np.full((*frame, 3), PAD_VALUE, dtype=np.uint8)
     boxes, labels, crowds = [], [], []
     for sample, placement in zip(samples, placements, strict=True):
         _warp_into(canvas, sample.image, placement)
-        visible, kept = _visible_boxes(sample.boxes, placement, side, SMALLEST_SHARE)
+        visible, kept = _visible_boxes(sample.boxes, placement, frame, SMALLEST_SHARE)
         boxes.append(visible)
         labels.append(sample.labels[kept])
-        crowds.append(_visible_boxes(sample.crowd_boxes, placement, side, 0.0)[0])
+        crowds.append(_visible_boxes(sample.crowd_boxes, placement, frame, 0.0)[0])
     return Sample(canvas, np.concatenate(boxes), np.concatenate(labels), np.concatenate(crowds))
 
 
+def mix_up(first: Sample, second: Sample, ratio: float) -> Sample:
+    """Two pictures of one size blended, `ratio` of the first and the rest of the second; the objects of both stay.
+
+    Source: Zhang et al., mixup, 2018; objects kept at full weight as in Zhang et al., Bag of Freebies for Training
+    Object Detection, 2019, section 3.1.
+    """
+    image = cv2.addWeighted(first.image, ratio, second.image, 1 - ratio, 0.0)
+    pairs = ((getattr(first, name), getattr(second, name)) for name in ("boxes", "labels", "crowd_boxes"))
+    return Sample(image, *(np.concatenate(pair) for pair in pairs))
+
+
 def _warp_into(
-    canvas: UInt8[np.ndarray, "side side 3"], picture: UInt8[np.ndarray, "h w 3"], placement: Placement
+    canvas: UInt8[np.ndarray, "height width 3"], picture: UInt8[np.ndarray, "h w 3"], placement: Placement
 ) -> None:
-    side = len(canvas)
     height, width = picture.shape[:2]
     left, right = (round(placement.x + placement.scale * x) for x in (0, width))
     top, bottom = (round(placement.y + placement.scale * y) for y in (0, height))
-    left, top, right, bottom = max(left, 0), max(top, 0), min(right, side), min(bottom, side)
+    left, top, right, bottom = max(left, 0), max(top, 0), min(right, canvas.shape[1]), min(bottom, canvas.shape[0])
     if left >= right or top >= bottom:
         return
     scale, shrink = placement.scale, int(1 / placement.scale)
@@ -118,12 +139,12 @@ def _warp_into(
 
 
 def _visible_boxes(
-    boxes: Float32[np.ndarray, "n 4"], placement: Placement, side: int, smallest_share: float
+    boxes: Float32[np.ndarray, "n 4"], placement: Placement, frame: FrameSize, smallest_share: float
 ) -> tuple[Float32[np.ndarray, "m 4"], np.ndarray]:
     """The boxes moved and clipped to the output, and the indices of those that are still worth learning."""
     offset = np.array([placement.x, placement.y] * 2, dtype=np.float32)
     moved = boxes * np.float32(placement.scale) + offset
-    clipped = moved.clip(0, side)
+    clipped = moved.clip(0, np.array([frame.width, frame.height] * 2, dtype=np.float32))
     extent, visible = moved[:, 2:] - moved[:, :2], clipped[:, 2:] - clipped[:, :2]
     enough = visible.prod(axis=1) >= smallest_share * extent.prod(axis=1)
     kept = np.flatnonzero(enough & (visible >= SMALLEST_SIDE).all(axis=1))

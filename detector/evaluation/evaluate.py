@@ -19,6 +19,7 @@ from detector.errors import DataError
 from detector.evaluation.coco_metrics import METRICS, coco_metrics, ground_truth
 from detector.evaluation.reports import print_metrics
 from detector.fileio import require_writable, write_json
+from detector.geometry.frame_size import FrameSize
 from detector.geometry.letterbox import Letterbox
 from detector.inference.detector import Detector
 from detector.weights.files import load_weights
@@ -36,27 +37,27 @@ class Evaluation:
 
 
 class Frame(NamedTuple):
-    """A letterboxed picture, (3, side, side) uint8 RGB; `pixels` is None and `problem` says why if it was unreadable."""
+    """A letterboxed picture, (3, height, width) uint8 RGB; `pixels` is None and `problem` says why if it was unreadable."""
 
     image_id: int
     letterbox: Letterbox
-    pixels: UInt8[Tensor, "3 side side"] | None
+    pixels: UInt8[Tensor, "3 height width"] | None
     problem: str
 
 
 class Frames(Dataset[Frame]):
-    """The pictures of a split, letterboxed to side x side."""
+    """The pictures of a split, letterboxed to `size`."""
 
-    def __init__(self, images: CocoImages, side: int) -> None:
+    def __init__(self, images: CocoImages, size: FrameSize) -> None:
         self._images = images
-        self._side = side
+        self._size = size
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int) -> Frame:
         width, height = self._images.size(index)
-        letterbox = Letterbox(width, height, self._side, self._side)
+        letterbox = Letterbox(width, height, self._size.width, self._size.height)
         image_id = self._images.image_id(index)
         try:
             picture = self._images.read(index).image
@@ -77,7 +78,7 @@ class Found:
 def detect_all(detector: Detector, images: CocoImages, loader: LoaderConfig, indices: range) -> Found:
     """Detect on the pictures of `images` with these indices; the boxes are those that `detector(path)` gives."""
     batches = DataLoader(
-        Subset(Frames(images, detector.image_size), indices),
+        Subset(Frames(images, FrameSize.of(detector.image_size)), indices),
         batch_size=Detector.BATCH,
         num_workers=worker_count(loader),
         collate_fn=list,

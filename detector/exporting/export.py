@@ -15,6 +15,7 @@ from detector.exporting.graph import ExportGraph
 from detector.exporting.half import write_half
 from detector.exporting.verify import HALF, Comparison, Runner, compare, shipped_pictures
 from detector.fileio import atomic_write, require_writable
+from detector.geometry.frame_size import FrameSize
 from detector.weights.files import WeightsInfo, load_weights
 
 MOST_PICTURES = 16
@@ -30,12 +31,13 @@ def export(config: ExportConfig) -> Comparison:
     if Path(config.out).is_dir():
         raise ConfigError(f"--out: {config.out} is a folder; name the file to write")
     model, info = load_weights(Path(config.weights))
-    size = config.image_size or info.image_size
+    image_size = config.image_size or info.image_size
+    size = FrameSize.of(image_size)
     pictures = comparison_pictures(config, info)
     graph = ExportGraph(model)
-    info = replace(info, image_size=size)
+    info = replace(info, image_size=image_size)
     open_sizes = config.dynamic or config.format == "torchscript"
-    sizes = [(size, size), (size, size + 64)] if open_sizes else [(size, size)]
+    sizes = [size, FrameSize(size.height + 64, size.width)] if open_sizes else [size]
     comparison: Comparison | None = None
 
     def write_and_compare(path: Path) -> None:
@@ -54,7 +56,7 @@ def export(config: ExportConfig) -> Comparison:
     return comparison
 
 
-def write(path: Path, graph: ExportGraph, size: int, config: ExportConfig, metadata: dict[str, str]) -> Runner:
+def write(path: Path, graph: ExportGraph, size: FrameSize, config: ExportConfig, metadata: dict[str, str]) -> Runner:
     """Write the file; returns what runs it. The format's packages are imported only where it is asked for."""
     if config.format == "onnx":
         from detector.exporting.onnx import onnx_runner, write_onnx

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from detector.geometry.frame_size import FrameSize
 from detector.models.base import DetectionModel
 from detector.nn.conv import fuse_conv_bn
 
@@ -27,6 +28,6 @@ class ExportGraph(nn.Module):
         return boxes, scores
 
 
-def example_input(size: int, batch: int) -> Float[Tensor, "batch 3 size size"]:
+def example_input(size: FrameSize, batch: int) -> Float[Tensor, "batch 3 height width"]:
     """What tracing runs on; only its shape matters."""
-    return torch.zeros(batch, 3, size, size)
+    return torch.zeros(batch, 3, size.height, size.width)

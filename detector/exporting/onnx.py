@@ -9,6 +9,7 @@ from torch import Tensor
 
 from detector.errors import ConfigError
 from detector.exporting.graph import INPUT_NAME, OUTPUT_NAMES, ExportGraph, example_input
+from detector.geometry.frame_size import FrameSize
 
 try:
     import onnx
@@ -17,8 +18,8 @@ except ImportError as error:
     raise ConfigError(f"--format onnx needs the package {error.name}: pip install 'detector[export]'") from error
 
 
-def write_onnx(path: Path, graph: ExportGraph, size: int, dynamic: bool, metadata: dict[str, str]) -> None:
-    """Write `graph` for inputs of size x size, or, if `dynamic`, any batch and any multiples of 32."""
+def write_onnx(path: Path, graph: ExportGraph, size: FrameSize, dynamic: bool, metadata: dict[str, str]) -> None:
+    """Write `graph` for inputs of `size`, or, if `dynamic`, any batch and any multiples of 32."""
     shapes = None
     if dynamic:
         shapes = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)

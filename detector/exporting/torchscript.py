@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from detector.exporting.graph import ExportGraph, example_input
+from detector.geometry.frame_size import FrameSize
 
 
-def write_torchscript(path: Path, graph: ExportGraph, size: int, metadata: dict[str, str]) -> None:
+def write_torchscript(path: Path, graph: ExportGraph, size: FrameSize, metadata: dict[str, str]) -> None:
     """Trace `graph`; the file takes any batch and any multiples of 32. `metadata` go in as extra files."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch advises torch.export, which is another format

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from detector.errors import ExportMismatchError
+from detector.geometry.frame_size import FrameSize
 from detector.geometry.letterbox import Letterbox
 from detector.inference.postprocess import select
 from detector.models.base import DetectionModel, scale_pixels
@@ -67,15 +68,15 @@ def compare(
     model: DetectionModel,
     run: Runner,
     pictures: Sequence[UInt8[np.ndarray, "_h _w 3"]],
-    sizes: Sequence[tuple[int, int]],
+    sizes: Sequence[FrameSize],
     tolerance: Tolerance = FLOAT32,
 ) -> Comparison:
-    """Run both on every picture, letterboxed to each of `sizes` (width, height of the network input)."""
+    """Run both on every picture, letterboxed to each of `sizes`."""
     box_difference = score_difference = 0.0
     counts = [0, 0]
     for picture in pictures:
-        for width, height in sizes:
-            frame = Letterbox(picture.shape[1], picture.shape[0], width, height).image(picture)
+        for size in sizes:
+            frame = Letterbox(picture.shape[1], picture.shape[0], size.width, size.height).image(picture)
             images = scale_pixels(torch.from_numpy(frame).permute(2, 0, 1)[None]).contiguous()
             expected: Predictions = model(images)
             got = Predictions(*run(images))

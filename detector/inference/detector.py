@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from detector.config import require_image_size
 from detector.data.pictures import picture_from_pil, read_picture
 from detector.errors import ConfigError, DataError
+from detector.geometry.frame_size import FrameSize
 from detector.geometry.letterbox import Letterbox
 from detector.inference.postprocess import select
 from detector.models.base import DetectionModel, scale_pixels
@@ -27,8 +29,9 @@ uint8 or float in 0..1."""
 class Detector:
     """Finds objects in pictures.
 
-    `image_size`: side of the square network input in pixels; `conf`: lowest score kept; `iou`: overlap over which the
-    weaker of two boxes of one class is dropped; `max_detections`: a picture; `classes`: names to keep, all if None.
+    `image_size`: side of the square network input in pixels, or (height, width); `conf`: lowest score kept; `iou`: overlap
+    over which the weaker of two boxes of one class is dropped; `max_detections`: a picture; `classes`: names to keep, all
+    if None.
     On a CPU the network sees one picture at a time, so that a picture's boxes don't depend on its neighbours in a list,
     not by one bit; on CUDA it sees batches of `BATCH`.
     """
@@ -39,7 +42,7 @@ class Detector:
         self,
         model: DetectionModel,
         categories: Categories,
-        image_size: int,
+        image_size: int | tuple[int, int],
         *,
         conf: float = 0.25,
         iou: float = 0.7,
@@ -48,8 +51,7 @@ class Detector:
         device: str | torch.device = "auto",
     ) -> None:
         """Takes a copy of `model`. Raises ConfigError for a setting out of range, an unknown class or no such device."""
-        if image_size < 32 or image_size % 32 != 0:
-            raise ConfigError(f"image_size: {image_size} is not possible; expected a positive multiple of 32")
+        require_image_size("image_size", image_size)
         if not (0 <= conf <= 1 and 0 <= iou <= 1 and max_detections >= 1):
             given = f"conf {conf}, iou {iou}, max_detections {max_detections}"
             raise ConfigError(f"{given}: expected conf and iou from 0 to 1 and max_detections of at least 1")
@@ -68,7 +70,7 @@ class Detector:
         cls,
         path: str | Path,
         *,
-        image_size: int | None = None,
+        image_size: int | tuple[int, int] | None = None,
         conf: float = 0.25,
         iou: float = 0.7,
         max_detections: int = 300,
@@ -107,10 +109,11 @@ class Detector:
         if isinstance(pictures, str | Path | np.ndarray | PIL.Image.Image | Tensor):
             return self([pictures])[0]
         batch = 1 if self.device.type == "cpu" else self.BATCH
+        frame = FrameSize.of(self.image_size)
         found = []
         for start in range(0, len(pictures), batch):
             arrays = [as_array(picture) for picture in pictures[start : start + batch]]
-            boxes = [Letterbox(a.shape[1], a.shape[0], self.image_size, self.image_size) for a in arrays]
+            boxes = [Letterbox(a.shape[1], a.shape[0], frame.width, frame.height) for a in arrays]
             frames = np.stack([box.image(array) for box, array in zip(boxes, arrays, strict=True)])
             found += self.detect_frames(torch.from_numpy(frames).permute(0, 3, 1, 2), boxes)
         return found

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from detector.data.coco import CocoImages
+from detector.geometry.frame_size import FrameSize
 from detector.geometry.letterbox import Letterbox
 from detector.reporting.charts import COLOURS, most_frequent, new_chart, plain
 
@@ -31,8 +32,8 @@ class LabelStatistics:
     centres: Float64[np.ndarray, "objects 2"]
 
 
-def label_statistics(images: CocoImages, side: int) -> LabelStatistics:
-    """side: of the network input in pixels."""
+def label_statistics(images: CocoImages, frame: FrameSize) -> LabelStatistics:
+    """frame: the network input."""
     per_class = np.zeros(len(images.categories), np.int64)
     per_picture = np.zeros(len(images), np.int64)
     sizes, centres = [np.zeros((0, 2))], [np.zeros((0, 2))]
@@ -40,7 +41,7 @@ def label_statistics(images: CocoImages, side: int) -> LabelStatistics:
         boxes, (width, height) = images.boxes(index).astype(np.float64), images.size(index)
         per_class += np.bincount(images.labels(index), minlength=len(per_class))
         per_picture[index] = len(boxes)
-        sizes.append((boxes[:, 2:] - boxes[:, :2]) * Letterbox(width, height, side, side).scale)
+        sizes.append((boxes[:, 2:] - boxes[:, :2]) * Letterbox(width, height, frame.width, frame.height).scale)
         centres.append((boxes[:, :2] + boxes[:, 2:]) / 2 / (width, height))
     return LabelStatistics(per_class, per_picture, np.concatenate(sizes), np.concatenate(centres))
 
@@ -98,9 +99,9 @@ def crowding_chart(splits: Mapping[str, LabelStatistics]) -> Figure:
     return figure
 
 
-def size_chart(split: LabelStatistics, side: int) -> Figure:
+def size_chart(split: LabelStatistics, frame: FrameSize) -> Figure:
     """Widths against heights of the boxes."""
-    figure, axes = new_chart(f"Box sizes in the network input ({side} × {side} px)", height=5.2)
+    figure, axes = new_chart(f"Box sizes in the network input ({frame.width} × {frame.height} px)", height=5.2)
     largest = split.sizes.max(initial=1.0)
     bins = np.linspace(0, largest, 41)
     counts, _, _ = np.histogram2d(split.sizes[:, 0], split.sizes[:, 1], (bins, bins))

@@ -18,6 +18,7 @@ from detector.evaluation.curves import confusion_matrix, over_confidence, precis
 from detector.evaluation.evaluate import Evaluation, evaluate_model
 from detector.evaluation.matching import Outcome, PictureBoxes, match_classes, outcome, picture_boxes
 from detector.fileio import atomic_write, write_text
+from detector.geometry.frame_size import FrameSize
 from detector.inference.detector import Detector
 from detector.inference.draw import label_colour
 from detector.inference.sheets import LEGEND_CLASSES, batch_sheet
@@ -99,6 +100,7 @@ def data_name(record: RunRecord) -> str:
 def summary(record: RunRecord, scored: Evaluation) -> str:
     """The figures that matter, then what the run was."""
     metrics, info, rows = scored.metrics, record.info, record.rows
+    frame = FrameSize.of(info.image_size)
     seconds = sum(row["seconds"] for row in rows)
     rate = float(np.mean([row["images_per_second"] for row in rows]))
     parameters = sum(parameter.numel() for parameter in record.model.parameters())
@@ -108,7 +110,7 @@ def summary(record: RunRecord, scored: Evaluation) -> str:
         ("weights", str(record.folder / "best.safetensors")),
         ("training pictures", f"{len(record.train_images):,} ({record.train_images.annotations_path})"),
         ("validation pictures", f"{len(scored.image_ids):,} ({record.val_images.annotations_path})"),
-        ("network input", f"{info.image_size} × {info.image_size} px"),
+        ("network input", f"{frame.width} × {frame.height} px"),
         ("epochs", f"{len(rows)} of {record.config.train.epochs}; the best is epoch {record.best_epoch}"),
         ("time", f"{duration(seconds)}, {rate:.1f} training pictures a second"),
         ("device", str(record.environment["device"])),
@@ -162,10 +164,10 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def labels(record: RunRecord, drawing: Drawing) -> str:
-    side, names = record.config.train.image_size, record.info.categories.names
+    frame, names = FrameSize.of(record.config.train.image_size), record.info.categories.names
     splits = {
-        "training": label_charts.label_statistics(record.train_images, side),
-        "validation": label_charts.label_statistics(record.val_images, side),
+        "training": label_charts.label_statistics(record.train_images, frame),
+        "validation": label_charts.label_statistics(record.val_images, frame),
     }
     train = splits["training"]
     return page.grid(
@@ -176,7 +178,7 @@ def labels(record: RunRecord, drawing: Drawing) -> str:
             ),
             drawing.chart(
                 "box-sizes",
-                label_charts.size_chart(train, side),
+                label_charts.size_chart(train, frame),
                 "Width and height of the training boxes as the network would see them without augmentation."
                 " On the dotted line boxes are square.",
             ),

@@ -6,6 +6,7 @@ import torch
 
 from detector.config import LossConfig, TrainLoopConfig
 from detector.geometry.boxes import make_anchors
+from detector.geometry.frame_size import FrameSize
 from detector.models.base import DetectionModel, scale_pixels
 from detector.structures import Batch, Targets
 from detector.training.loss import detection_loss
@@ -34,7 +35,7 @@ def largest_batch(fits: Callable[[int], bool], limit: int = LARGEST_BATCH) -> in
 
 
 def batch_that_fits(model: DetectionModel, settings: TrainLoopConfig, autocast: torch.autocast) -> int:
-    """Pictures of `settings.image_size` of which `model`, on its CUDA card, takes a training step within the free memory."""
+    """Pictures of the largest size in training of which `model`, on its CUDA card, takes a training step within the free memory."""
     device = next(model.parameters()).device
 
     def fits(size: int) -> bool:
@@ -56,14 +57,15 @@ def batch_that_fits(model: DetectionModel, settings: TrainLoopConfig, autocast: 
 
 def try_step(model: DetectionModel, settings: TrainLoopConfig, autocast: torch.autocast, size: int) -> None:
     """Forward, loss and backward of `size` grey pictures with 100 objects each."""
-    side, device = settings.image_size, next(model.parameters()).device
-    corners = torch.rand(TRIAL_OBJECTS, 2, device=device) * side / 2
-    boxes = torch.cat((corners, corners + side / 4), dim=1)
+    height, width = FrameSize.of(settings.image_size).scaled(1 + settings.multi_scale)
+    device = next(model.parameters()).device
+    corners = torch.rand(TRIAL_OBJECTS, 2, device=device) * min(height, width) / 2
+    boxes = torch.cat((corners, corners + min(height, width) / 4), dim=1)
     labels = torch.zeros(TRIAL_OBJECTS, dtype=torch.int64, device=device)
     targets = Targets(boxes, labels, boxes[:0])
-    images = torch.full((size, 3, side, side), 114, dtype=torch.uint8, device=device)
+    images = torch.full((size, 3, height, width), 114, dtype=torch.uint8, device=device)
     strides = model.head.strides
-    anchors = make_anchors([(side // s, side // s) for s in strides], strides, torch.zeros(1, device=device))
+    anchors = make_anchors([(height // s, width // s) for s in strides], strides, torch.zeros(1, device=device))
     with autocast:
         raw = model(scale_pixels(images).contiguous(memory_format=torch.channels_last))
     detection_loss(raw, anchors, Batch(images, (targets,) * size), LossConfig()).total().backward()  # type: ignore[no-untyped-call]

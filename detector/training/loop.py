@@ -27,7 +27,7 @@ from detector.training.checkpoint import EpochTally, TrainState, save_checkpoint
 from detector.training.distributed import LostProcessError, joined
 from detector.training.freeze import train_mode
 from detector.training.logs import RunLog, RunProgress
-from detector.training.optim import learning_rate
+from detector.training.optim import set_rates
 from detector.training.pictures import augmented_batch
 from detector.training.setup import Run, set_up
 from detector.training.step import take_step
@@ -190,8 +190,7 @@ def set_learning_rate(run: Run, state: TrainState) -> None:
     settings = run.config.train
     steps = settings.epochs * run.steps_per_epoch
     warmup = round(settings.warmup_epochs * run.steps_per_epoch)
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(state.step, steps, warmup, settings)
+    set_rates(state.optimizer, state.step, steps, warmup, settings)
 
 
 def report_unreadable(run: Run, state: TrainState, batches: list[Batch]) -> None:

@@ -2,7 +2,8 @@
 
 from detector.config import TrainConfig
 from detector.data.coco import CocoImages
-from detector.data.loader import EpochSampler, SampleKey, TrainingPictures, collate
+from detector.data.loader import TrainingPictures, collate
+from detector.data.sampler import EpochSampler, SampleKey
 from detector.structures import Batch
 
 MOST_PICTURES = 16
@@ -12,7 +13,7 @@ def augmented_batch(config: TrainConfig, images: CocoImages, epoch: int) -> Batc
     """The first pictures of the first batch of `epoch` (from 0), as the loader makes them; empty if none is readable."""
     settings = config.train
     assert settings.batch_size != "auto"  # a run's configuration holds what was measured
-    pictures = TrainingPictures(images, settings.image_size, config.augment, settings.seed)
+    pictures = TrainingPictures(images, settings.image_size, config.augment.for_model(config.model), settings.seed)
     sampler = EpochSampler(len(images), settings.batch_size, settings.seed)
     sampler.epoch, sampler.mosaic = epoch, epoch < config.mosaic_epochs
     keys: list[SampleKey] = next(iter(sampler))

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from torch.utils.data import DataLoader
 
 from detector.config import PathsConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoImages
-from detector.data.loader import EpochSampler, TrainingItem, TrainingPictures, training_loader
+from detector.data.loader import TrainingItem, TrainingPictures, training_loader
+from detector.data.sampler import EpochSampler, repeat_factors
 from detector.data.splits import split_paths
 from detector.errors import ConfigError, DataError
 from detector.fileio import remove_unfinished, require_writable, write_json, write_text
 from detector.geometry.boxes import Anchors, make_anchors
+from detector.geometry.frame_size import FrameSize
 from detector.inference.detector import resolve_device
 from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
@@ -53,10 +55,18 @@ class Run:
     val_images: CocoImages
     sampler: EpochSampler
     loader: DataLoader[TrainingItem]
-    anchors: Anchors
     world: World
     network: nn.Module
     origin: dict[str, Any]
+    strides: tuple[int, ...]
+    _anchors: dict[FrameSize, Anchors] = field(default_factory=dict)
+
+    def anchors(self, size: FrameSize) -> Anchors:
+        """Those of a batch of that size, on the run's device; made once for each size."""
+        if size not in self._anchors:
+            levels = [(size.height // stride, size.width // stride) for stride in self.strides]
+            self._anchors[size] = make_anchors(levels, self.strides, like=torch.zeros(1, device=self.device))
+        return self._anchors[size]
 
     @property
     def accumulate(self) -> int:
@@ -111,11 +121,29 @@ def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState
         torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
         tally=EpochTally(losses=torch.zeros(3, device=device)),
     )
-    side = settings.image_size
-    pictures = TrainingPictures(train_images, side, config.augment, settings.seed, config.loader.cache_gb)
+    factors = None
+    if settings.repeat_threshold > 0:
+        labels = [train_images.labels(index) for index in range(len(train_images))]
+        factors = repeat_factors(labels, settings.repeat_threshold)
+    pictures = TrainingPictures(
+        train_images,
+        settings.image_size,
+        config.augment.for_model(config.model),
+        settings.seed,
+        factors,
+        config.loader.cache_gb,
+        settings.multi_scale,
+    )
     if pictures.sources.told:
         print(pictures.sources.told)
-    sampler = EpochSampler(len(train_images), settings.batch_size, settings.seed, world.rank, world.size)
+    sampler = EpochSampler(
+        len(train_images) if factors is None else factors,
+        settings.batch_size,
+        settings.seed,
+        world.rank,
+        world.size,
+        scales=FrameSize.of(settings.image_size).scales(settings.multi_scale),
+    )
     run = Run(
         config=config,
         out=out,
@@ -125,9 +153,7 @@ def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState
         val_images=val_images,
         sampler=sampler,
         loader=training_loader(pictures, sampler, config.loader, pin_memory=device.type == "cuda"),
-        anchors=make_anchors(
-            [(side // s, side // s) for s in model.head.strides], model.head.strides, torch.zeros(1, device=device)
-        ),
+        strides=model.head.strides,
         world=world,
         network=as_network(model, settings, device, world),
         origin=origin_of(config, train_images, val_images, device, world),

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from detector.errors import DetectorError
+from detector.geometry.frame_size import FrameSize
 from detector.geometry.letterbox import PAD_VALUE
 from detector.models.base import scale_pixels
 from detector.structures import Batch, Targets
@@ -62,7 +63,7 @@ def backward(run: Run, state: TrainState, batch: Batch, last: bool) -> tuple[Ten
     with nullcontext() if last or world.size == 1 else exchange_later(run):
         with run.autocast:
             raw = run.network(pixels)
-        losses = detection_loss(raw, run.anchors, batch, run.config.loss, world.sum)
+        losses = detection_loss(raw, run.anchors(FrameSize(*pixels.shape[2:])), batch, run.config.loss, world.sum)
         # the gradients of the processes are averaged, and a step minimises the sum over all pictures
         total = losses.total() * (images * world.size if own else 0)
         state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
@@ -80,10 +81,10 @@ def stacked(losses: Losses) -> Tensor:
 
 def stand_in(run: Run) -> Batch:
     """A grey picture for a process whose share of the batch is empty: it must take part in the exchange all the same."""
-    side = run.config.train.image_size
+    height, width = FrameSize.of(run.config.train.image_size)
     none = torch.zeros(0, 4)
     targets = Targets(none, torch.zeros(0, dtype=torch.int64), none)
-    return Batch(torch.full((1, 3, side, side), PAD_VALUE, dtype=torch.uint8), (targets,))
+    return Batch(torch.full((1, 3, height, width), PAD_VALUE, dtype=torch.uint8), (targets,))
 
 
 def report_skipped(run: Run, state: TrainState, batches: Sequence[Batch]) -> None:

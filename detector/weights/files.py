@@ -23,21 +23,21 @@ METADATA_TYPES: dict[str, type] = {
     "model": str,
     "class_names": list,
     "category_ids": list,
-    "image_size": int,
     "training": dict,
     "metrics": dict,
     "licence": str,
 }
-"""The keys of the header beside `format`, each a string of JSON for a value of this type."""
+"""The keys of the header beside `format` and `image_size`, each a string of JSON for a value of this type."""
 
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """What goes with the tensors. `image_size` is the side of the network input in training, in pixels."""
+    """What goes with the tensors. `image_size` is the side of the square network input in training,
+    in pixels, or (height, width)."""
 
     model: str
     categories: Categories
-    image_size: int
+    image_size: int | tuple[int, int]
     training: dict[str, Any]
     metrics: dict[str, float | None]
     licence: str
@@ -67,12 +67,16 @@ class WeightsInfo:
         names, ids = fields["class_names"], fields["category_ids"]
         if not (all(isinstance(name, str) for name in names) and all(isinstance(number, int) for number in ids)):
             raise ValueError("class_names are no texts or category_ids no whole numbers")
+        size = fields["image_size"]
+        pair = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)
+        if not (isinstance(size, int) or pair):
+            raise ValueError("image_size is neither a whole number nor a pair of them")
         if not len(names) == len(ids) == len(set(ids)) > 0:
             raise ValueError("class_names and category_ids don't belong together")
         return WeightsInfo(
             model=fields["model"],
             categories=Categories(tuple(ids), tuple(names)),
-            image_size=fields["image_size"],
+            image_size=tuple(size) if pair else size,
             training=fields["training"],
             metrics=fields["metrics"],
             licence=fields["licence"],
