@@ -152,6 +152,20 @@ def test_processes_share_what_each_has_decoded(method: str, tmp_path: Path) -> N
     assert memory(cache) <= bookkeeping(30) + 30 * ROOM + 4096  # no picture twice
 
 
+def test_writers_wait_for_each_other(tmp_path: Path) -> None:
+    (path,), cache = files(tmp_path, 1), cache_for(1, room_for=1)
+    writer = multiprocessing.get_context("fork").Process(target=read, args=(cache, 0, path))
+    with cache._locked():
+        writer.start()
+        writer.join(1)
+        assert writer.is_alive()
+    writer.join(30)
+    assert writer.exitcode == 0
+    decoded: list[int] = []
+    assert (read(cache, 0, path, decoded) == content(0)).all()
+    assert decoded == []
+
+
 def hold_the_lock(cache: PictureCache) -> None:
     with cache._locked():
         os.kill(os.getpid(), signal.SIGKILL)

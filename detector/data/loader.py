@@ -117,7 +117,7 @@ def collate(items: list[TrainingItem]) -> Batch:
 
 
 def training_loader(
-    dataset: TrainingPictures, sampler: EpochSampler, config: LoaderConfig, pin_memory: bool
+    dataset: TrainingPictures, sampler: Sampler[list[SampleKey]], config: LoaderConfig, pin_memory: bool
 ) -> "DataLoader[TrainingItem]":
     """A loader of `Batch`es whose workers live as long as it does."""
     workers = worker_count(config)
