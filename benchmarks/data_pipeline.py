@@ -86,7 +86,8 @@ def measure(
     images: CocoImages, workers: int, caches: tuple[str, ...], side: int, batch: int
 ) -> Iterator[tuple[str, float, float]]:
     """For each state of one cache its name, pictures/s, and CPU milliseconds a picture."""
-    pictures = TrainingPictures(images, side, AugmentConfig(), 0, 0.0 if caches == ("off",) else LoaderConfig.cache_gb)
+    cache_gb = 0.0 if caches == ("off",) else LoaderConfig.cache_gb
+    pictures = TrainingPictures(images, side, AugmentConfig(), 0, cache_gb=cache_gb)
     epochs = Epochs(EpochSampler(len(images), batch, seed=0))
     loader = training_loader(pictures, epochs, LoaderConfig(workers=workers), pin_memory=False)
     for _ in loader:  # no epochs yet: starts the workers

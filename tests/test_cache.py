@@ -56,7 +56,7 @@ def test_batches_are_the_same_with_and_without_cache_in_any_number_of_workers(sc
     assert max(scenes.size(0)) > longest_source_side(64, AugmentConfig())  # they are shrunk
     reference: list[torch.Tensor] = []
     for cache_gb, workers in ((0.0, 0), (1.0, 0), (1.0, 2), (0.0001, 2)):
-        pictures = TrainingPictures(scenes, 64, AugmentConfig(), 3, cache_gb)
+        pictures = TrainingPictures(scenes, 64, AugmentConfig(), 3, cache_gb=cache_gb)
         sampler = EpochSampler(len(scenes), 3, seed=3)
         loader = training_loader(pictures, sampler, LoaderConfig(workers=workers), pin_memory=False)
         batches = []
@@ -246,7 +246,7 @@ def test_an_unreadable_picture_is_reported_each_time(cache_gb: float, tmp_path: 
     broken = sorted((tmp_path / "train").glob("*.jpg"))[2]
     broken.write_bytes(broken.read_bytes()[:500])
     images = CocoImages.load(find_split(tmp_path, "train"))
-    pictures = TrainingPictures(images, 64, AugmentConfig(), 0, cache_gb)
+    pictures = TrainingPictures(images, 64, AugmentConfig(), 0, cache_gb=cache_gb)
     for epoch in range(3):
         batch = collate([pictures[SampleKey(epoch, i, False)] for i in range(4)])
         assert len(batch.images) == 3

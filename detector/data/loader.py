@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from detector.config import AugmentConfig, LoaderConfig
 from detector.data.augment import Pipeline, mirror_and_recolour
@@ -14,7 +14,7 @@ from detector.data.coco import CocoImages
 from detector.data.mosaic import MIXUP_BETA, compose, longest_source_side, mix_up, random_placements
 from detector.data.pictures import UnreadablePictureError
 from detector.data.sample import Sample
-from detector.data.sampler import EpochSampler, SampleKey
+from detector.data.sampler import SampleKey
 from detector.data.sources import SourcePictures
 from detector.data.workers import start_worker, worker_count
 from detector.geometry.frame_size import FrameSize
