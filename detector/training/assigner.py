@@ -68,7 +68,7 @@ def assign(predictions: Predictions, anchors: Anchors, targets: PaddedTargets, p
     claims = image.new_zeros(batch * count)  # how many objects claim the anchor
     claimant = torch.zeros_like(claims)  # which one, where it is one
     closest = torch.zeros_like(claims)  # overlap and number of the object around it of largest CIoU
-    for chunk in torch.arange(len(image), device=image.device).split(max(pairs // count, 1)):
+    for chunk in torch.split(torch.arange(len(image), device=image.device), max(pairs // count, 1)):
         inside = centres_inside(anchors.points, targets.boxes[image[chunk], slot[chunk]])
         row, anchor = inside.nonzero(as_tuple=True)
         obj = chunk[row]
