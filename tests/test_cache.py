@@ -24,6 +24,7 @@ from detector.data.mosaic import compose, longest_source_side, place_single
 from detector.data.pictures import UnreadablePictureError, read_picture
 from detector.data.sources import SourcePictures, shrunk_size
 from detector.demo.scenes import make_data_set
+from detector.geometry.frame_size import FrameSize
 
 ROOM = needed(int(np.prod(SHAPE)))
 
@@ -53,7 +54,7 @@ def memory(cache: PictureCache) -> int:
 
 
 def test_batches_are_the_same_with_and_without_cache_in_any_number_of_workers(scenes: CocoImages) -> None:
-    assert max(scenes.size(0)) > longest_source_side(64, AugmentConfig())  # they are shrunk
+    assert max(scenes.size(0)) > longest_source_side(FrameSize(64, 64), AugmentConfig())  # they are shrunk
     reference: list[torch.Tensor] = []
     for cache_gb, workers in ((0.0, 0), (1.0, 0), (1.0, 2), (0.0001, 2)):
         pictures = TrainingPictures(scenes, 64, AugmentConfig(), 3, cache_gb=cache_gb)
@@ -230,11 +231,15 @@ def test_shrinking_first_loses_nothing_that_a_training_picture_shows(tmp_path: P
     picture = np.asarray(Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).resize((800, 600)))
     images = data_set(tmp_path, [picture], [(10, 10, 700, 500)])
 
-    whole, shrunk = (SourcePictures(images, longest).read(0) for longest in (800, longest_source_side(128, config)))
+    whole, shrunk = (
+        SourcePictures(images, longest).read(0) for longest in (800, longest_source_side(FrameSize(128, 128), config))
+    )
     results = []
     for sample in (whole, shrunk):
-        placement = place_single((sample.image.shape[1], sample.image.shape[0]), 128, 1 + config.scale, (0.0, 0.0))
-        results.append(compose([sample], [placement], 128))
+        placement = place_single(
+            (sample.image.shape[1], sample.image.shape[0]), FrameSize(128, 128), 1 + config.scale, (0.0, 0.0)
+        )
+        results.append(compose([sample], [placement], FrameSize(128, 128)))
     assert max(shrunk.image.shape) == 192
     assert np.abs(results[0].boxes - results[1].boxes).max() < 1e-3
     assert np.abs(results[0].image.astype(int) - results[1].image).mean() < 4

@@ -111,7 +111,9 @@ def test_mosaics_take_rare_pictures_more_often(images: CocoImages, monkeypatch: 
 
 def test_mixup_happens_as_often_as_asked_and_only_while_there_are_mosaics(images: CocoImages) -> None:
     def training_pictures(mixup: float, mosaic: bool) -> list[Sample]:
-        config = AugmentConfig(mosaic=0.0, scale=0.0, translate=0.0, mixup=mixup, mirror=0.0, hue=0.0, saturation=0.0, brightness=0.0)
+        config = AugmentConfig(
+            mosaic=0.0, scale=0.0, translate=0.0, mixup=mixup, mirror=0.0, hue=0.0, saturation=0.0, brightness=0.0
+        )
         pictures = TrainingPictures(images, 64, config, seed=0)
         return [pictures[SampleKey(number, 3, mosaic)].sample for number in range(30)]
 

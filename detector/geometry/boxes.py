@@ -38,8 +38,8 @@ def decode_boxes(
     Source: Li et al., Generalized Focal Loss, 2020, section 3.2 (the distribution over `bins` distances).
     """
     distribution = logits.reshape(logits.shape[0], 4, bins, -1).softmax(2)
-    distances = torch.einsum("bsna,n->bas", distribution, torch.arange(bins, device=logits.device, dtype=logits.dtype))
-    distances = distances * anchors.strides[:, None]
+    values = torch.arange(bins, device=logits.device, dtype=logits.dtype)[:, None]
+    distances = ((distribution * values).sum(2) * anchors.strides).mT
     return torch.cat((anchors.points - distances[..., :2], anchors.points + distances[..., 2:]), dim=-1)
 
 

@@ -19,6 +19,7 @@ class ModelEma:
     def __init__(self, model: DetectionModel, config: TrainLoopConfig) -> None:
         self.model = deepcopy(model).eval().requires_grad_(False)
         self.steps = 0
+        self._weights, self._counters = tensors(self.model)
         self._decay = config.ema_decay
         self._ramp = config.ema_ramp_steps
 
@@ -27,15 +28,13 @@ class ModelEma:
         """Move towards `model` after an optimiser step."""
         self.steps += 1
         decay = self._decay * (1 - math.exp(-self.steps / self._ramp))
-        averaged, current = [], []
-        for mine, theirs in zip(self._tensors(self.model), self._tensors(model), strict=True):
-            if mine.is_floating_point():
-                averaged.append(mine)
-                current.append(theirs)
-            else:  # the batch counters
-                mine.copy_(theirs)
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        weights, counters = tensors(model)
+        torch._foreach_lerp_(self._weights, weights, 1 - decay)
+        torch._foreach_copy_(self._counters, counters)
 
-    @staticmethod
-    def _tensors(model: DetectionModel) -> list[Tensor]:
-        return [*(p.detach() for p in model.parameters()), *model.buffers()]
+
+def tensors(model: DetectionModel) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights with running statistics, and the counters of batches."""
+    everything = [*model.parameters(), *model.buffers()]
+    floating = [tensor for tensor in everything if tensor.is_floating_point()]
+    return floating, [tensor for tensor in everything if not tensor.is_floating_point()]

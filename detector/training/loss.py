@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detector.config import LossConfig
-from detector.geometry.boxes import Anchors, box_area, complete_iou, intersection_area
+from detector.geometry.boxes import Anchors, box_area, complete_iou, decode_boxes, intersection_area
 from detector.nn.head import BINS, decode
 from detector.structures import Batch, RawPredictions
 from detector.training.assigner import assign, pad_targets
@@ -40,32 +40,32 @@ def detection_loss(
     """
     wide = torch.promote_types(raw.boxes.dtype, torch.float32)
     raw = RawPredictions(raw.boxes.to(wide), raw.scores.to(wide))
-    predictions = decode(raw, anchors)
+    with torch.no_grad():
+        predictions = decode(raw, anchors)
     targets = pad_targets(batch.targets)
-    detached = type(predictions)(predictions.boxes.detach(), predictions.scores.detach())
-    assignment = assign(detached, anchors, targets)
+    assignment = assign(predictions, anchors, targets)
     image, anchor = assignment.foreground.nonzero(as_tuple=True)
     obj = assignment.object_index[image, anchor]
     weight = assignment.weights[image, anchor]
+    boxes, labels = targets.boxes[image, obj], targets.labels[image, obj]
     normaliser = over_processes(weight.sum()).clamp_min(1)
 
-    scores = raw.scores.transpose(1, 2)
-    class_targets = torch.zeros_like(scores)
-    class_targets[image, anchor, targets.labels[image, obj]] = weight
-    classification = F.binary_cross_entropy_with_logits(scores, class_targets, reduction="none")
+    # binary cross-entropy with target t is softplus(logit) - t · logit, and few t are not 0
+    as_background = F.softplus(raw.scores)
     if any(len(target.crowd_boxes) for target in batch.targets):
-        ignored = inside_crowd(detached.boxes, batch) & ~assignment.foreground
-        classification = classification.masked_fill(ignored[..., None], 0)
+        ignored = inside_crowd(predictions.boxes, batch) & ~assignment.foreground
+        as_background = as_background.masked_fill(ignored[:, None], 0)
+    classification = as_background.sum() - (raw.scores[image, labels, anchor] * weight).sum()
 
-    boxes = targets.boxes[image, obj]
-    overlap = complete_iou(predictions.boxes[image, anchor], boxes)
-    logits = raw.boxes.transpose(1, 2)[image, anchor].reshape(-1, 4, BINS)
-    points, stride = anchors.points[anchor], anchors.strides[anchor, None]
-    distances = torch.cat((points - boxes[:, :2], boxes[:, 2:] - points), dim=1) / stride
+    logits = raw.boxes[image, :, anchor]
+    own = Anchors(anchors.points[anchor], anchors.strides[anchor])
+    overlap = complete_iou(decode_boxes(logits.T[None], own)[0], boxes)
+    distances = torch.cat((own.points - boxes[:, :2], boxes[:, 2:] - own.points), dim=1) / own.strides[:, None]
+    distribution = distribution_loss(logits.reshape(-1, 4, BINS), distances)
     return Losses(
         box=config.box * ((1 - overlap) * weight).sum() / normaliser,
-        classification=config.classification * classification.sum() / normaliser,
-        distribution=config.distribution * (distribution_loss(logits, distances) * weight).sum() / normaliser,
+        classification=config.classification * classification / normaliser,
+        distribution=config.distribution * (distribution * weight).sum() / normaliser,
     )
 
 
