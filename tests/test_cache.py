@@ -19,9 +19,10 @@ from detector.config import AugmentConfig, LoaderConfig
 from detector.data.cache import PictureCache, bookkeeping, needed
 from detector.data.coco import CocoImages
 from detector.data.layouts import find_split
-from detector.data.loader import EpochSampler, SampleKey, TrainingPictures, collate, training_loader
+from detector.data.loader import TrainingPictures, collate, training_loader
 from detector.data.mosaic import compose, longest_source_side, place_single
 from detector.data.pictures import UnreadablePictureError, read_picture
+from detector.data.sampler import EpochSampler, SampleKey
 from detector.data.sources import SourcePictures, shrunk_size
 from detector.demo.scenes import make_data_set
 from detector.geometry.frame_size import FrameSize
