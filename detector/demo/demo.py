@@ -20,6 +20,7 @@ from detector.evaluation.evaluate import evaluate
 from detector.exporting.export import export
 from detector.inference.draw import contact_sheet
 from detector.inference.infer import infer
+from detector.reporting.report import report
 from detector.training.loop import train
 
 IMAGE_SIZE = 256
@@ -42,6 +43,7 @@ def demo(config: DemoConfig) -> None:
             train=TrainLoopConfig(epochs=EPOCHS, image_size=IMAGE_SIZE, seed=config.seed),
         )
     )
+    report(run)
     weights = str(run / "best.safetensors")
     metrics = evaluate(EvaluateConfig(weights=weights, out=str(out), data=str(data), split="test"))
     infer(InferConfig(sources=[str(data / "test")], weights=weights, out=str(out / "pictures")))
@@ -52,6 +54,7 @@ def demo(config: DemoConfig) -> None:
         f"\nAP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f} on {metrics['images']} pictures that training never saw\n"
         f"  data set        {data}\n"
         f"  run, weights    {run}\n"
+        f"  report          {run / 'report.html'}\n"
         f"  figures         {out / 'metrics.json'}\n"
         f"  pictures        {out / 'pictures'}\n"
         f"  contact sheet   {out / 'contact_sheet.png'}\n"

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,16 +168,29 @@ def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState
 
 def as_network(model: nn.Module, settings: TrainLoopConfig, device: torch.device, world: World) -> nn.Module:
     """The model as training calls it: compiled, and exchanging gradients, if asked to. The model's tensors keep their names."""
-    if world.size == 1:
-        if settings.compile:
-            model.compile()
-        return model
-    if settings.sync_batch_norm:
+    if settings.compile:
+        require_compiler(settings)
+    if settings.sync_batch_norm and world.size > 1:
         with_synchronised_norms(model, device)
     if settings.compile:
-        model.compile()
+        model.compile(dynamic=False)
+    if world.size == 1:
+        return model
     cards = [device] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=cards, forward_sync_buffers=False, gradient_as_bucket_view=True)
+
+
+def require_compiler(settings: TrainLoopConfig) -> None:
+    """Raise ConfigError where the network can't be compiled."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise ConfigError(
+            f"train.compile: there is no C++ compiler ({compiler}); install one or leave train.compile out"
+        )
+    if settings.multi_scale > 0:
+        raise ConfigError(
+            "train.compile: each size of train.multi_scale would be compiled anew; use only one of the two"
+        )
 
 
 def be_deterministic(settings: TrainLoopConfig) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,13 +62,21 @@ def backward(run: Run, state: TrainState, batch: Batch, last: bool) -> tuple[Ten
     batch = (batch if own else stand_in(run)).to(run.device)
     pixels = scale_pixels(batch.images).contiguous(memory_format=torch.channels_last)
     with nullcontext() if last or world.size == 1 else exchange_later(run):
-        with run.autocast:
+        with run.autocast, as_compiled(run, len(pixels)):
             raw = run.network(pixels)
         losses = detection_loss(raw, run.anchors(FrameSize(*pixels.shape[2:])), batch, run.config.loss, world.sum)
         # the gradients of the processes are averaged, and a step minimises the sum over all pictures
         total = losses.total() * (images * world.size if own else 0)
         state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
     return world.sum(stacked(losses) * (own > 0)), images
+
+
+def as_compiled(run: Run, pictures: int) -> AbstractContextManager[Any]:
+    """A compiled network knows one number of pictures; the smaller batch at the end of an epoch runs as it is written."""
+    settings = run.config.train
+    assert settings.batch_size != "auto"
+    whole = pictures == settings.batch_size // run.world.size
+    return nullcontext() if whole or not settings.compile else torch.compiler.set_stance("force_eager")
 
 
 def exchange_later(run: Run) -> AbstractContextManager[None]:
