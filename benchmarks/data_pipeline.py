@@ -26,7 +26,7 @@ import cv2
 import torch
 from torch.utils.data import Sampler
 
-from detector.config import AugmentConfig, LoaderConfig, PathsConfig
+from detector.config import AugmentConfig, LoaderConfig, PathsConfig, TrainLoopConfig
 from detector.data.coco import CocoImages
 from detector.data.loader import EpochSampler, SampleKey, TrainingPictures, training_loader
 from detector.data.splits import split_paths
@@ -86,7 +86,7 @@ def measure(
     images: CocoImages, workers: int, caches: tuple[str, ...], side: int, batch: int
 ) -> Iterator[tuple[str, float, float]]:
     """For each state of one cache its name, pictures/s, and CPU milliseconds a picture."""
-    cache_gb = 0.0 if caches == ("off",) else LoaderConfig.cache_gb
+    cache_gb = 0.0 if caches == ("off",) else TrainLoopConfig.cache_gb
     pictures = TrainingPictures(images, side, AugmentConfig(), 0, cache_gb=cache_gb)
     epochs = Epochs(EpochSampler(len(images), batch, seed=0))
     loader = training_loader(pictures, epochs, LoaderConfig(workers=workers), pin_memory=False)

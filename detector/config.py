@@ -117,6 +117,8 @@ class TrainLoopConfig:
     """Compile the network with torch.compile: minutes at the start, faster steps."""
     deterministic: bool = False
     """Refuse operations that may differ from run to run on CUDA; a CPU run can always be repeated bit for bit."""
+    cache_gb: float = 2.0
+    """Memory for decoded training pictures, shared by all workers, in GiB; at most half of what is free; 0 keeps none."""
     sync_batch_norm: bool = False
     """With several processes: the norms' statistics are those of the whole batch, not of each process's share."""
     freeze: list[str] = field(default_factory=list)
@@ -145,6 +147,7 @@ class TrainLoopConfig:
             "clip_gradient_norm": (0, math.inf),
             "patience": (0, math.inf),
             "checkpoint_minutes": (0, math.inf),
+            "cache_gb": (0, math.inf),
             "seed": (0, 2**32 - 1),
         }
         if self.warmup_momentum is not None:
@@ -229,14 +232,12 @@ class LoaderConfig:
 
     workers: int = -1
     """Processes that read and augment; 0 reads in the main process; -1 takes one a core, at most 8."""
-    cache_gb: float = 2.0
-    """Memory for decoded training pictures, shared by all workers, in GiB; at most half of what is free; 0 keeps none."""
     max_unreadable: float = 0.01
     """Share of pictures that may be unreadable; they are named, counted and left out. More stop the run."""
 
     def __post_init__(self) -> None:
         _require_types("loader.", self)
-        bounds = {"workers": (-1, math.inf), "cache_gb": (0, math.inf), "max_unreadable": (0, 1)}
+        bounds = {"workers": (-1, math.inf), "max_unreadable": (0, 1)}
         _require_range("loader", self, bounds)
 
 

@@ -275,7 +275,7 @@ def test_a_picture_of_another_size_than_the_cached_one_is_refused(tmp_path: Path
     [
         (0.0, None, ""),
         (1.0, None, "picture cache: room for all 8 training pictures (0.00 GiB)"),
-        (0.0001, None, "(0.00 GiB); all need --loader.cache_gb 0.01"),
+        (0.0001, None, "(0.00 GiB); all need --train.cache_gb 0.01"),
         (1.0, 200_000, "half of the memory that is free"),
         (1.0, 100, "picture cache: none, too little memory is free"),
     ],

@@ -83,7 +83,7 @@ def _open_cache(sizes: list[tuple[int, int]], cache_gb: float) -> tuple[PictureC
     limit = "" if allowed == int(cache_gb * GIB) else ", half of the memory that is free"
     return cache, (
         f"picture cache: room for about {int(len(sizes) * (allowed - fixed) / pixels)} of {len(sizes)} training pictures"
-        f" ({allowed / GIB:.2f} GiB{limit}); all need --loader.cache_gb {(fixed + pixels) / GIB + 0.01:.2f}"
+        f" ({allowed / GIB:.2f} GiB{limit}); all need --train.cache_gb {(fixed + pixels) / GIB + 0.01:.2f}"
     )
 
 

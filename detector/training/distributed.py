@@ -25,13 +25,14 @@ LOST_CONNECTION = ("gloo", "Connection", "NCCL", "Socket", "TCPStore")
 class World:
     """The processes of a run; with one of them nothing here does anything.
 
-    rank: the number of this process, 0 writes and prints; size: how many there are; local_rank: the number on this machine;
-    store: torch's key-value store that all of them reach.
+    rank: the number of this process, 0 writes and prints; size: how many there are; local_rank, local_size: the same
+    on this machine; store: torch's key-value store that all of them reach.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
     store: Any = None
 
     @property
@@ -93,7 +94,7 @@ def joined() -> Iterator[World]:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     store, rank, size = next(iter(rendezvous("env://")))
-    world = World(rank, size, int(os.environ["LOCAL_RANK"]), store)
+    world = World(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]), store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         with (

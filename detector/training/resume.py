@@ -13,7 +13,17 @@ from detector.data.coco import CocoImages
 from detector.errors import ConfigError, DataError
 from detector.training.distributed import World
 
-MAY_CHANGE = ("data", "out", "weights", "resume", "paths.", "loader.", "train.device", "train.checkpoint_minutes")
+MAY_CHANGE = (
+    "data",
+    "out",
+    "weights",
+    "resume",
+    "paths.",
+    "loader.",
+    "train.device",
+    "train.checkpoint_minutes",
+    "train.cache_gb",
+)
 """Settings, or beginnings of their names, that say where things are or how they are fetched, not what comes out."""
 
 

@@ -132,7 +132,7 @@ def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState
         config.augment.for_model(config.model),
         settings.seed,
         factors,
-        config.loader.cache_gb,
+        settings.cache_gb / world.local_size,
         settings.multi_scale,
     )
     if pictures.sources.told:
