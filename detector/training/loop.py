@@ -42,7 +42,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     with joined() as world:
         run, state = set_up(config, world)
         try:
-            fit(run, state)
+            with world.loss_noticed():
+                fit(run, state)
         except KeyboardInterrupt:
             raise DetectorError(f"interrupted {position(run, state)}; {remedy(run)}") from None
         except torch.OutOfMemoryError as error:
@@ -229,7 +230,7 @@ def finish_epoch(run: Run, state: TrainState, row: dict[str, Any]) -> None:
     if not run.world.is_main:
         return
     training = {
-        "data": str(run.train_images.annotations_path),
+        "data": str(run.train_images.annotations_path.absolute()),
         "epoch": state.epoch,
         "config": dataclasses.asdict(run.config),
     }
