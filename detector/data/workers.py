@@ -24,10 +24,11 @@ def worker_count(config: LoaderConfig) -> int:
 
 
 def start_worker(_worker: int) -> None:
-    """Run in each worker as it starts: one thread each, and Ctrl-C is the main process's to answer."""
+    """Run in each worker as it starts: one thread each, and it is the main process that answers requests to stop."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal, torchrun and schedulers send them to every process
+        signal.signal(number, signal.SIG_IGN)
 
 
 def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:

@@ -72,6 +72,16 @@ class World:
         dist.broadcast_object_list(carrier)
         return carrier[0]
 
+    @contextlib.contextmanager
+    def loss_noticed(self) -> Iterator[None]:
+        """What torch raises in the block when another process is gone becomes a LostProcessError."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not any(mark in str(error) for mark in LOST_CONNECTION):
+                raise
+            raise LostProcessError("another process of this run has ended or can't be reached") from error
+
     def first_to_tell(self) -> bool:
         """Whether this process is the first that has an error to tell; the others keep quiet."""
         if self.store is None:
@@ -94,10 +104,12 @@ def joined() -> Iterator[World]:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     store, rank, size = next(iter(rendezvous("env://")))
+    store = dist.PrefixStore(f"start {os.environ.get(RESTARTED, '0')}", store)  # where processes that are gone left no keys
     world = World(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]), store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         with (
+            world.loss_noticed(),
             Path(os.devnull).open("w") as nowhere,
             contextlib.redirect_stdout(sys.stdout if world.is_main else nowhere),
         ):
@@ -105,12 +117,6 @@ def joined() -> Iterator[World]:
     except DetectorError:
         if world.first_to_tell():
             raise
-        sys.exit(2)
-    except RuntimeError as error:
-        if not any(mark in str(error) for mark in LOST_CONNECTION):
-            raise
-        if world.first_to_tell():
-            raise LostProcessError("another process of this run has ended or can't be reached") from error
         sys.exit(2)
     finally:
         with contextlib.suppress(RuntimeError):

@@ -44,7 +44,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     with joined() as world:
         run, state = set_up(config, world)
         try:
-            fit(run, state)
+            with world.loss_noticed():
+                fit(run, state)
         except KeyboardInterrupt:
             raise DetectorError(f"interrupted {position(run, state)}; {remedy(run)}") from None
         except torch.OutOfMemoryError as error:
@@ -242,7 +243,7 @@ def finish_epoch(run: Run, state: TrainState, row: dict[str, Any], log: RunLog |
     if log is None:
         return
     training = {
-        "data": str(run.train_images.annotations_path),
+        "data": str(run.train_images.annotations_path.absolute()),
         "epoch": state.epoch,
         "config": dataclasses.asdict(run.config),
     }

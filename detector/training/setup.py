@@ -146,7 +146,7 @@ def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState
         scales=FrameSize.of(settings.image_size).scales(settings.multi_scale),
     )
     run = Run(
-        config=config,
+        config=with_absolute_paths(dataclasses.replace(config, resume=None)),
         out=out,
         device=device,
         autocast=autocast,
@@ -237,19 +237,22 @@ def holds_results(out: Path) -> bool:
 def open_run_folder(run: Run) -> None:
     """Write down what the run is made of."""
     remove_unfinished(run.out)
-    text = yaml.safe_dump(dataclasses.asdict(with_absolute_paths(run.config)), sort_keys=False, allow_unicode=True)
+    (run.out / "skipped_steps.jsonl").unlink(missing_ok=True)  # of a run that failed before its first epoch's end
+    text = yaml.safe_dump(dataclasses.asdict(run.config), sort_keys=False, allow_unicode=True)
     write_text(run.out / "config.yaml", text)
     write_json(run.out / "environment.json", environment(run.device))
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
-    """The same files and folders, so that a run can be resumed from any folder."""
+    """The same files and folders, so that a run can be resumed from any folder, even if its first weights are gone."""
 
     def absolute(path: str | None) -> str | None:
         return None if path is None else str(Path(path).absolute())
 
     paths = PathsConfig(**{name: absolute(path) for name, path in dataclasses.asdict(config.paths).items()})
-    weights = config.weights if config.weights is None else str(find_weights(config.weights).absolute())
+    weights = config.weights
+    if weights is not None and not Path(weights).is_absolute():
+        weights = str(find_weights(weights).absolute())
     return dataclasses.replace(config, data=absolute(config.data), weights=weights, paths=paths)
 
 

@@ -91,7 +91,24 @@ def save_weights(path: Path, model: DetectionModel, info: WeightsInfo, half: boo
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if half:
         state = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in state.items()}
-    atomic_write(path, lambda temporary: save_file(state, temporary, metadata=info.to_metadata()))
+
+    def write(temporary: Path) -> None:
+        save_file(state, temporary, metadata=info.to_metadata())
+        sort_metadata(temporary)
+
+    atomic_write(path, write)
+
+
+def sort_metadata(path: Path) -> None:
+    """Put a safetensors file's metadata in order: the library writes them in a random one, now equal content is equal bytes."""
+    with path.open("rb+") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        assert len(text) == size
+        file.seek(8)
+        file.write(text)
 
 
 def load_weights(path: str | Path) -> tuple[DetectionModel, WeightsInfo]:
