@@ -1,6 +1,9 @@
-"""Run by torchrun from test_distributed: takes some steps and writes the losses of each, from the main process."""
+"""Run from test_distributed, also by torchrun: takes some steps, and the main process writes the losses of each.
 
-import dataclasses
+Arguments: the file to write, the number of steps, those of `detector train`.
+"""
+
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -14,10 +17,8 @@ from detector.training.loop import set_learning_rate
 from detector.training.setup import set_up
 from detector.training.step import take_step
 
-STEPS = 20
 
-
-def main(out: Path, arguments: list[str]) -> None:
+def main(out: Path, steps: int, arguments: list[str]) -> None:
     torch.set_default_dtype(torch.float64)  # else rounding, amplified from step to step, hides what is compared
     step.scale_pixels = lambda images: images.double() / 255
     config = parse("train", COMMANDS["train"], arguments)
@@ -25,7 +26,7 @@ def main(out: Path, arguments: list[str]) -> None:
         run, state = set_up(config, world)
         losses = []
         state.model.train()
-        while len(losses) < STEPS:
+        while len(losses) < steps:
             run.sampler.epoch = state.epoch
             for batch in run.loader:
                 before = state.tally.losses.clone()
@@ -33,12 +34,13 @@ def main(out: Path, arguments: list[str]) -> None:
                 take_step(run, state, [batch])
                 losses.append((state.tally.losses - before).tolist())
             state.epoch += 1
-        sums = {name: tensor.double().sum().item() for name, tensor in state.ema.model.state_dict().items()}
-        shares = world.gather(sums)
+        models = (state.model, state.ema.model)
+        tensors = [tensor.numpy().tobytes() for model in models for tensor in model.state_dict().values()]
+        shares = world.gather(hashlib.sha256(b"".join(tensors)).hexdigest())
         if world.is_main:
-            same = all(share == shares[0] for share in shares)
-            out.write_text(json.dumps({"losses": losses[:STEPS], "same": same, "config": dataclasses.asdict(config)}))
+            out.parent.mkdir(exist_ok=True)
+            out.write_text(json.dumps({"losses": losses[:steps], "weights": shares}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

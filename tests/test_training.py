@@ -1,6 +1,7 @@
 """The loop and its parts: what a run leaves, that it can be repeated and resumed, and that it learns."""
 
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import detector.training.batch_size as batch_size
+import detector.training.loop as loop
+import detector.training.step as step
 from detector.cli import COMMANDS, parse
 from detector.config import AugmentConfig, LoaderConfig, LossConfig, PathsConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoImages
@@ -17,17 +21,20 @@ from detector.data.layouts import find_split
 from detector.data.loader import TrainingPictures, collate, training_loader
 from detector.data.sampler import EpochSampler, SampleKey
 from detector.demo.scenes import make_data_set
-from detector.errors import DetectorError
+from detector.errors import ConfigError, DetectorError
+from detector.evaluation.coco_metrics import METRICS
 from detector.geometry.boxes import make_anchors
 from detector.geometry.frame_size import FrameSize
 from detector.models.base import scale_pixels
 from detector.models.catalog import create_model
+from detector.training.batch_size import batch_that_fits, largest_batch
+from detector.training.checkpoint import TrainState
 from detector.training.ema import ModelEma
 from detector.training.loop import grouped, train
-from detector.training.loss import detection_loss
+from detector.training.loss import Losses, detection_loss
 from detector.training.optim import build_optimizer, learning_rate, set_rates
 from detector.training.setup import set_up
-from detector.training.step import backward
+from detector.training.step import backward, take_step
 from detector.weights.files import load_weights
 
 
@@ -95,8 +102,6 @@ def test_a_run_can_be_repeated_with_any_number_of_workers(scenes: Path, whole_ru
 def test_a_resumed_run_ends_where_the_whole_run_ends(
     scenes: Path, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import detector.training.loop as loop
-
     out = tmp_path / "run"
     original, calls = loop.validate, []
 
@@ -179,6 +184,186 @@ def test_a_diverged_run_stops_and_keeps_its_last_checkpoint(scenes: Path, tmp_pa
         train(tiny(scenes, out, learning_rate=1e12, clip_gradient_norm=1e12, warmup_epochs=0.0, max_skipped_steps=2))
     assert torch.load(out / "last.pt", weights_only=True)["epoch"] == 0
     assert not (out / "best.safetensors").exists()
+
+
+def bits(state: TrainState) -> list[torch.Tensor]:
+    """Copies of all that a step changes: weights, averaged weights, running statistics, the optimiser's moments."""
+    moments = [value for entry in state.optimizer.state.values() for value in entry.values()]
+    tensors = [*state.model.state_dict().values(), *state.ema.model.state_dict().values(), *moments]
+    return [tensor.clone() for tensor in tensors]
+
+
+@pytest.mark.parametrize("spoilt", ["gradient", "pictures"])
+def test_a_step_whose_gradient_is_not_finite_changes_nothing(
+    spoilt: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two forward passes the second is spoilt: by an infinite loss, or already in the running statistics."""
+    out = tmp_path / "run"
+    run, state = set_up(tiny(scenes, out, nominal_batch_size=8))
+    first, second = list(run.loader)[:2]
+    state.model.train()
+    take_step(run, state, [first, second])
+    before, ema_steps = bits(state), state.ema.steps
+    losses, passes = state.tally.losses.clone(), state.tally.passes
+
+    with monkeypatch.context() as patch:
+        if spoilt == "gradient":
+            factors = iter((1.0, float("inf")))
+
+            def losses_of(*arguments: object) -> Losses:
+                factor = next(factors)
+                return Losses(*(loss * factor for loss in detection_loss(*arguments)))
+
+            patch.setattr(step, "detection_loss", losses_of)
+        else:
+            factors = iter((1.0, float("nan")))
+            patch.setattr(step, "scale_pixels", lambda images: scale_pixels(images) * next(factors))
+        take_step(run, state, [first, second])
+
+    assert all(torch.equal(one, two) for one, two in zip(before, bits(state), strict=True))
+    assert (state.ema.steps, state.step, state.skipped_in_row, state.tally.skipped_steps) == (ema_steps, 2, 1, 1)
+    assert torch.equal(state.tally.losses, losses)
+    assert state.tally.passes == passes
+    (entry,) = [json.loads(line) for line in (out / "skipped_steps.jsonl").read_text().splitlines()]
+    names = [run.train_images.file_name(picture) for batch in (first, second) for picture in batch.pictures]
+    assert entry == {"epoch": 1, "step": 2, "pictures": names}
+    assert f"step 2 left out, its gradient is not finite; its pictures: {', '.join(names)}" in capsys.readouterr().out
+
+    take_step(run, state, [first, second])  # and the next one counts again
+    assert state.skipped_in_row == 0
+    assert not all(torch.equal(one, two) for one, two in zip(before, bits(state), strict=True))
+
+
+def test_skipped_steps_are_counted_and_too_many_in_a_row_stop_the_run(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 pictures in batches of 4: one bad step in the first epoch, then only bad ones."""
+    bad, taken, out = (1, 3, 4, 5), [0], tmp_path / "run"
+
+    def losses_of(*arguments: object) -> Losses:
+        taken[0] += 1
+        losses = detection_loss(*arguments)
+        return Losses(*(loss * float("nan") for loss in losses)) if taken[0] - 1 in bad else losses
+
+    monkeypatch.setattr(step, "detection_loss", losses_of)
+    with pytest.raises(DetectorError) as refusal:
+        train(tiny(scenes, out, epochs=3, max_skipped_steps=3))
+    assert re.search(
+        r"3 steps in a row .* up to step 6 in epoch 2: .*--train\.learning_rate below 0\.001", str(refusal.value)
+    )
+    assert str(out / "skipped_steps.jsonl") in str(refusal.value)
+    (row,) = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert (row["step"], row["skipped_steps"]) == (3, 1)
+    assert row["box_loss"] >= 0
+    entries = [json.loads(line) for line in (out / "skipped_steps.jsonl").read_text().splitlines()]
+    assert [(entry["epoch"], entry["step"]) for entry in entries] == [(1, 2), (2, 4), (2, 5), (2, 6)]
+
+    monkeypatch.undo()
+    train(replace(tiny(scenes, out, epochs=3, max_skipped_steps=3), resume=str(out)))  # the cause is gone
+    entries = [json.loads(line) for line in (out / "skipped_steps.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [2]
+
+
+def test_a_run_begun_again_knows_no_skipped_steps_of_the_one_that_failed(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(DetectorError, match="not finite"):
+        train(tiny(scenes, out, learning_rate=1e12, clip_gradient_norm=1e12, warmup_epochs=0.0, max_skipped_steps=1))
+    assert (out / "skipped_steps.jsonl").exists()
+    train(tiny(scenes, out, epochs=1))
+    assert not (out / "skipped_steps.jsonl").exists()
+
+
+@pytest.mark.parametrize("limit", [*range(130), 1000, 1023])
+def test_the_largest_batch_is_exact_to_an_eighth(limit: int) -> None:
+    tried: list[int] = []
+
+    def fits(size: int) -> bool:
+        tried.append(size)
+        return size <= limit
+
+    found = largest_batch(fits)
+    assert limit - max(limit // 8, 0) <= found <= limit
+    assert len(tried) <= 2 * limit.bit_length() + 4
+    if limit <= 16:
+        assert found == limit
+
+
+def test_the_largest_batch_stays_within_its_limit() -> None:
+    assert largest_batch(lambda size: size <= 10**6) == 1024
+    assert largest_batch(lambda _size: True, limit=1) == 1
+    assert largest_batch(lambda _size: True, limit=100) in range(89, 101)
+
+
+def no_card(monkeypatch: pytest.MonkeyPatch, fitting: int) -> None:
+    """A card that takes `fitting` pictures of a step, played on the CPU."""
+
+    def try_step(_model: object, _settings: object, _autocast: object, size: int) -> None:
+        if size > fitting:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(batch_size, "try_step", try_step)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: 50)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (50, 100))
+
+
+@pytest.mark.parametrize(
+    ("fitting", "advice"), [(3, r"3 fit: start again with --train\.batch_size 3"), (0, "not even one")]
+)
+def test_out_of_memory_is_told_with_the_batch_that_fits(
+    fitting: int, advice: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    no_card(monkeypatch, fitting)
+    monkeypatch.setattr(loop, "take_step", too_much)
+    with pytest.raises(DetectorError, match=f"^CUDA ran out of memory.*{advice}") as refusal:
+        train(tiny(scenes, tmp_path / "run"))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_batch_fits_only_with_memory_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_card(monkeypatch, 100)
+    reserved = [0]
+    monkeypatch.setattr(batch_size, "try_step", lambda _m, _s, _a, size: reserved.append(size))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: reserved[-1])  # a picture takes 1 of 100
+    found = batch_that_fits(create_model("yolo11n", 1), TrainLoopConfig(), torch.autocast("cpu", enabled=False))
+    assert 80 <= found <= 90  # a tenth stays free
+
+
+def test_a_batch_of_automatic_size_needs_a_card(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^train\.batch_size: auto measures a CUDA card's memory; on a CPU give a number"
+    ):
+        set_up(tiny(scenes, tmp_path / "run", batch_size="auto"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_stopping_metric_tells_the_best_epoch_and_when_to_stop(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AP50 is best in epoch 2, AP rises on; patience counts from epoch 2."""
+    figures = iter([(0.1, 0.3), (0.2, 0.5), (0.3, 0.4), (0.4, 0.5), (0.5, 0.4)])
+
+    def validate(*_: object) -> dict[str, float]:
+        ap, ap50 = next(figures)
+        return {**dict.fromkeys(METRICS, 0.0), "AP": ap, "AP50": ap50}
+
+    monkeypatch.setattr(loop, "validate", validate)
+    result = train(tiny(scenes, tmp_path / "run", epochs=9, stopping_metric="AP50", patience=2))
+    assert (result["epoch"], result["AP"], result["AP50"]) == (2, 0.2, 0.5)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_deterministic_training_changes_no_bit_on_the_cpu(scenes: Path, whole_run: Path, tmp_path: Path) -> None:
+    try:
+        train(tiny(scenes, tmp_path / "run", epochs=3, deterministic=True))
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert same_weights(whole_run, tmp_path / "run")
 
 
 def test_a_run_can_be_resumed_from_another_folder(

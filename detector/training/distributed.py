@@ -104,7 +104,7 @@ def joined() -> Iterator[World]:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     store, rank, size = next(iter(rendezvous("env://")))
-    # under a prefix of its own, where processes that are gone left no keys
+    # torchrun's store outlives a restart, and with it the addresses of the processes that are gone
     store = dist.PrefixStore(f"start {os.environ.get(RESTARTED, 0)}", store)  # type: ignore[attr-defined]
     world = World(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]), store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)

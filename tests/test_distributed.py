@@ -1,0 +1,314 @@
+"""Two processes on the CPU, started by torchrun: the same training as one process, and no hang when one of them fails."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lively_model import lively_model
+
+from detector.cli import main
+from detector.config import LoaderConfig
+from detector.data.coco import CocoImages
+from detector.data.layouts import find_split
+from detector.demo.scenes import make_data_set
+from detector.evaluation.coco_metrics import METRICS
+from detector.evaluation.evaluate import evaluate_model
+from detector.inference.detector import Detector
+from detector.weights.files import WeightsInfo, load_weights, save_weights
+
+REPOSITORY = Path(__file__).parents[1]
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+PATIENCE = 120  # s for what takes some 15 s on an idle machine: a hang fails
+TRAIN = str(REPOSITORY / "tools" / "train.py")
+OPTIONS = [
+    *("--train.image_size=64", "--train.batch_size=4", "--train.nominal_batch_size=4", "--train.epochs=2"),
+    *("--train.learning_rate=0.00001", "--train.checkpoint_minutes=0", "--loader.workers=1"),
+]
+
+
+class Started:
+    """A command in a session of its own; `finish` ends it, whatever happens."""
+
+    def __init__(self, *command: str) -> None:
+        self.process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def finish(self) -> "subprocess.CompletedProcess[str]":
+        """What it left; a hang is a failure, and torchrun then ends its processes."""
+        try:
+            out, errors = self.process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.terminate()
+            out, errors = self.process.communicate(timeout=60)
+            pytest.fail(f"still running after {PATIENCE} s: {out}\n{errors}")
+        return subprocess.CompletedProcess(self.process.args, self.process.returncode, out, errors)
+
+    def rank(self, number: int) -> int:
+        """The id of torchrun's process of this rank."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        variable = f"RANK={number}".encode()
+        (found,) = [c for c in children if variable in Path(f"/proc/{c}/environ").read_bytes().split(b"\0")]
+        return int(found)
+
+
+def pair(*arguments: str, torchrun: tuple[str, ...] = ()) -> Started:
+    return Started(sys.executable, "-m", *TORCHRUN, *torchrun, *arguments)
+
+
+def wait(until: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < deadline, f"waited {seconds} s"
+        time.sleep(0.01)
+
+
+def checkpoints_written(out: Path, count: int) -> Callable[[], bool]:
+    """Whether last.pt has been seen `count` times, each time a new file."""
+    seen: set[int] = set()
+
+    def enough() -> bool:
+        if (out / "last.pt").exists():
+            seen.add((out / "last.pt").stat().st_mtime_ns)
+        return len(seen) >= count
+
+    return enough
+
+
+def our_lines(errors: str) -> list[str]:
+    """What the program itself has to say on stderr, among what torchrun says."""
+    return [line for line in errors.splitlines() if line.startswith("error: ")]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """9 pictures: in batches of 4 the last batch has fewer than there are processes.
+
+    The objects to find in validation are what the weights in the folder find, so that the figures are not all 0.
+    """
+    root = tmp_path_factory.mktemp("data")
+    make_data_set(root, seed=1, train=9, val=5, test=3)
+    images = CocoImages.load(find_split(root, "val"))
+    model = lively_model(len(images.categories))
+    info = WeightsInfo("yolo11n", images.categories, 64, {}, {}, "CC0-1.0")
+    save_weights(root / "lively.safetensors", model, info)
+    found = evaluate_model(Detector(model, images.categories, 64, device="cpu"), images, LoaderConfig(workers=0), False)
+    content = json.loads(images.annotations_path.read_text())
+    content["annotations"] = [
+        {**entry, "id": number, "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0}
+        for number, entry in enumerate(found.results[::3], start=1)
+    ]
+    images.annotations_path.write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(scope="module")
+def new_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The arguments of a run, the last one its folder; all runs are in the same, as the weights files name it."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return [TRAIN, f"--data={data}", f"--weights={data / 'lively.safetensors'}", *OPTIONS, f"--out={out}"]
+
+
+@pytest.fixture(scope="module")
+def place(new_run: list[str]) -> Path:
+    return Path(new_run[-1].removeprefix("--out="))
+
+
+@pytest.fixture
+def out(place: Path) -> Iterator[Path]:
+    """That folder, empty again after the test."""
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def whole(new_run: list[str], place: Path) -> Path:
+    """A run of two processes that nothing happens to, put aside."""
+    done = pair(*new_run).finish()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch   2/2") == 1  # one of them prints
+    return place.rename(place.with_name("whole"))
+
+
+class Killed:
+    """A run whose process of rank 1 was killed, put aside, and what the other had to say."""
+
+    def __init__(self, new_run: list[str], place: Path) -> None:
+        started = pair(*new_run)
+        wait(checkpoints_written(place, 3))
+        other, victim = started.rank(0), started.rank(1)
+        os.kill(victim, signal.SIGKILL)
+        since = time.monotonic()
+        wait(lambda: not Path(f"/proc/{other}").exists())
+        self.seconds = time.monotonic() - since
+        self.done = started.finish()
+        self.folder = place.rename(place.with_name("killed"))
+
+
+@pytest.fixture(scope="module")
+def killed(whole: Path, new_run: list[str], place: Path) -> Killed:
+    assert whole.exists()  # it is done, and out of the way
+    return Killed(new_run, place)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    names = ("best.safetensors", "last.safetensors")
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: v for name, v in line.items() if name not in ("seconds", "images_per_second")} for line in lines]
+
+
+# ---- the same training
+
+
+class Stepping(Started):
+    """step_losses.py in the folder `place`, which `result` waits for."""
+
+    def __init__(self, place: Path, steps: int, prefix: list[str], *options: str) -> None:
+        self.file = place / "losses.json"
+        script = str(REPOSITORY / "tests" / "step_losses.py")
+        settings = [
+            *("--train.image_size=64", "--loader.workers=0", "--train.epochs=15", "--train.optimizer=sgd"),
+            *("--train.learning_rate=0.001", f"--out={place / 'run'}", *options),
+        ]
+        super().__init__(sys.executable, *prefix, script, str(self.file), str(steps), *settings)
+
+    def result(self) -> dict[str, Any]:
+        done = self.finish()
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(self.file.read_text()))
+
+
+def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    make_data_set(tmp_path / "data", seed=1, train=30, val=6, test=3)
+    options = [f"--data={tmp_path / 'data'}", "--train.batch_size=8", "--train.nominal_batch_size=8"]
+    options.append("--train.sync_batch_norm=true")
+    started = [
+        Stepping(tmp_path / "one", 20, [], *options),
+        Stepping(tmp_path / "two", 20, ["-m", *TORCHRUN], *options),
+    ]
+    one, two = [each.result() for each in started]
+    assert len(one["losses"]) == len(two["losses"]) == 20
+    for step, (alone, shared) in enumerate(zip(one["losses"], two["losses"], strict=True)):
+        assert shared == pytest.approx(alone, rel=1e-4, abs=1e-9), f"step {step + 1}"
+    assert one["losses"][0] != one["losses"][-1]
+    assert len(two["weights"]) == 2
+    assert two["weights"][0] == two["weights"][1]
+
+
+def test_processes_keep_the_same_weights_with_norms_of_their_own(data: Path, tmp_path: Path) -> None:
+    options = (f"--data={data}", "--train.batch_size=4", "--train.nominal_batch_size=4")
+    weights = Stepping(tmp_path, 4, ["-m", *TORCHRUN], *options).result()["weights"]
+    assert len(weights) == 2
+    assert weights[0] == weights[1]
+
+
+def test_a_share_of_the_pictures_each_gives_the_figures_of_all(data: Path, whole: Path) -> None:
+    model, info = load_weights(whole / "last.safetensors")
+    detector = Detector(model, info.categories, info.image_size, conf=0.001, device="cpu")
+    images = CocoImages.load(find_split(data, "val"), info.categories)
+    alone = evaluate_model(detector, images, LoaderConfig(workers=0), reference=False).metrics
+    last = rows(whole)[-1]
+    assert {name: last[name] for name in METRICS} == {name: alone[name] for name in METRICS}
+    assert 0 < last["AP"] < 1
+
+
+def test_a_last_batch_smaller_than_the_number_of_processes(whole: Path) -> None:
+    content = torch.load(whole / "last.pt", weights_only=True)
+    assert (content["epoch"], content["step"]) == (2, 6)
+    assert [row["skipped_steps"] for row in rows(whole)] == [0, 0]
+    assert all(tensor.isfinite().all() for tensor in content["ema"].values())
+
+
+# ---- one process fails
+
+
+def test_the_other_process_ends_soon_and_says_how_to_go_on(killed: Killed, out: Path) -> None:
+    assert killed.seconds < 30
+    assert killed.done.returncode != 0
+    (line,) = our_lines(killed.done.stderr)
+    assert line == (
+        "error: another process of this run has ended or can't be reached; then continue with:"
+        f" tools/train.py --resume {out}"
+    )
+
+
+def test_the_run_goes_on_with_two_processes_to_the_same_bits(killed: Killed, whole: Path, out: Path) -> None:
+    shutil.copytree(killed.folder, out)
+    done = pair(TRAIN, f"--resume={out}").finish()
+    assert done.returncode == 0, done.stderr
+    assert "bit for bit" not in done.stdout
+    assert digests(out) == digests(whole)
+    assert rows(out) == rows(whole)
+
+
+def test_the_run_goes_on_with_one_process(killed: Killed, out: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(killed.folder, out)
+    assert main(["train", f"--resume={out}"]) == 0
+    assert "not bit for bit as the uninterrupted run would go on: processes 2 before, 1 now" in capfd.readouterr().out
+    assert [row["epoch"] for row in rows(out)] == [1, 2]
+
+
+def test_torchrun_starts_a_run_again_where_it_was(whole: Path, new_run: list[str], out: Path) -> None:
+    """The main process is killed, so the other one tells; the new processes resume without being asked to."""
+    started = pair(*new_run, torchrun=("--max-restarts=1",))
+    wait(checkpoints_written(out, 4))
+    os.kill(started.rank(0), signal.SIGKILL)
+    done = started.finish()
+    assert done.returncode == 0, done.stderr
+    assert len(our_lines(done.stderr)) == 1
+    assert done.stdout.count("epoch   2/2") == 1
+    assert digests(out) == digests(whole)
+    assert rows(out) == rows(whole)
+
+
+def test_ctrl_c_saves_the_step_under_way(whole: Path, new_run: list[str], out: Path) -> None:
+    """Of torchrun; it passes it on to its processes and their workers."""
+    assert whole.exists()
+    started = pair(*new_run)
+    wait(checkpoints_written(out, 2))
+    started.process.send_signal(signal.SIGINT)
+    done = started.finish()
+    (line,) = our_lines(done.stderr)
+    assert line.startswith("error: interrupted after 0 of 2 epochs and ")
+    assert line.endswith(f"continue with: tools/train.py --resume {out}")
+    batches = torch.load(out / "last.pt", weights_only=True)["tally"]["batches"]
+    assert f"and {batches} of 3 batches" in line
+    assert "Traceback" not in done.stderr.split("torch/distributed")[0]
+
+
+def test_refusals_are_one_line(data: Path, tmp_path: Path) -> None:
+    """Of what both processes see, and of a picture that only one of them reads."""
+    shutil.copytree(data, tmp_path / "data")
+    picture = min((tmp_path / "data" / "train").glob("*.jpg"))
+    picture.write_bytes(picture.read_bytes()[:300])
+    alone = [*OPTIONS, "--augment.mosaic=0", f"--data={tmp_path / 'data'}", f"--out={tmp_path / 'run'}"]
+    started = [pair(TRAIN, f"--data={tmp_path / 'nowhere'}", f"--out={tmp_path / 'run'}"), pair(TRAIN, *alone)]
+    lines = []
+    for each in started:
+        done = each.finish()
+        assert done.returncode != 0
+        (line,) = our_lines(done.stderr)
+        lines.append(line)
+    assert f"{tmp_path / 'nowhere'}: this data set folder does not exist" in lines[0]
+    assert lines[1].startswith("error: 1 of 9 training pictures can't be read")
+    assert str(picture) in lines[1]
