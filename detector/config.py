@@ -81,7 +81,7 @@ class TrainLoopConfig:
     """Pictures an optimiser step: gradients are accumulated over nominal_batch_size / batch_size forward passes."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
     """SGD with Nesterov momentum, or AdamW."""
-    learning_rate: float = 0.001
+    learning_rate: float = 0.002
     """Peak learning rate."""
     final_learning_rate: float = 0.01
     """Learning rate of the last step as a share of the peak."""
@@ -97,9 +97,9 @@ class TrainLoopConfig:
     """Momentum from which the warm-up moves linearly to `momentum`; no change if not given."""
     warmup_bias_rate: float = 0.0
     """Learning rate of the biases from which the warm-up moves linearly to the peak."""
-    ema_decay: float = 0.9999
+    ema_decay: float = 0.998
     """Decay of the averaged weights, those that are validated and shipped."""
-    ema_ramp_steps: int = 2000
+    ema_ramp_steps: int = 150
     """The decay rises as 1 - exp(-steps / ema_ramp_steps)."""
     clip_gradient_norm: float = 10.0
     """Longest gradient, by its 2-norm."""

@@ -442,11 +442,11 @@ def test_warm_up_of_momentum_and_biases(name: str) -> None:
         optimizer=name, learning_rate=0.01, momentum=0.9, warmup_momentum=0.8, warmup_bias_rate=0.1, schedule="linear"
     )
     optimizer = build_optimizer(create_model("yolo11n", 3), config)
-    for step in range(100):
-        set_rates(optimizer, step, 100, 10, config)
-        share = min((step + 1) / 10, 1.0)  # of the warm-up that lies behind
-        rate = learning_rate(step, 100, 10, config)
-        expected = 0.1 + share * (0.01 - 0.1) if step < 10 else rate
+    for number in range(100):
+        set_rates(optimizer, number, 100, 10, config)
+        share = min((number + 1) / 10, 1.0)  # of the warm-up that lies behind
+        rate = learning_rate(number, 100, 10, config)
+        expected = 0.1 + share * (0.01 - 0.1) if number < 10 else rate
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, rate, expected])
         for group in optimizer.param_groups:
             momentum = group["momentum"] if name == "sgd" else group["betas"][0]
@@ -456,9 +456,9 @@ def test_warm_up_of_momentum_and_biases(name: str) -> None:
 def test_without_warm_up_values_momentum_stays_and_biases_rise_like_the_rest() -> None:
     config = TrainLoopConfig(optimizer="sgd")
     optimizer = build_optimizer(create_model("yolo11n", 3), config)
-    for step in (0, 3, 50):
-        set_rates(optimizer, step, 100, 10, config)
-        assert {group["lr"] for group in optimizer.param_groups} == {learning_rate(step, 100, 10, config)}
+    for number in (0, 3, 50):
+        set_rates(optimizer, number, 100, 10, config)
+        assert {group["lr"] for group in optimizer.param_groups} == {learning_rate(number, 100, 10, config)}
         assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
 
 
