@@ -19,7 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from detector.demo.scenes import make_data_set
+from detector.training.checkpoint import read_checkpoint
 
 REPOSITORY = Path(__file__).parents[1]
 TIMES = ("seconds", "images_per_second")
@@ -37,42 +40,53 @@ def main() -> int:
             *(f"--data={data}", f"--out={out}", "--train.epochs=3", "--train.image_size=64", "--train.batch_size=4"),
             *("--train.nominal_batch_size=4", "--train.checkpoint_minutes=0", "--loader.workers=2"),
         ]
-        started = time.monotonic()
-        train(arguments).communicate()
-        seconds = time.monotonic() - started
+        train(arguments).wait()
         expected = outcome(out)
-        print(f"undisturbed: {seconds:.0f} s, last.safetensors {expected[0]['last.safetensors'][:16]}")
-        kills = sum(
-            one_round(number, arguments, out, seconds, options.kills, expected) for number in range(options.rounds)
-        )
+        print(f"undisturbed: last.safetensors {expected[0]['last.safetensors'][:16]}", flush=True)
+        kills = sum(one_round(number, arguments, out, options.kills, expected) for number in range(options.rounds))
     print(f"{options.rounds} rounds with {kills} kills: all ended with the bits of the undisturbed run")
     return 0
 
 
-def one_round(number: int, arguments: list[str], out: Path, seconds: float, most: int, expected: Any) -> int:
+def one_round(number: int, arguments: list[str], out: Path, most: int, expected: Any) -> int:
     """Kill and resume the run until it is done; the number of kills. Raises SystemExit if the outcome differs."""
     shutil.rmtree(out)
     where: list[str] = []
     while True:
         resumable = (out / "last.pt").exists()
         process = train([f"--resume={out}"] if resumable else arguments)
-        try:
-            process.communicate(timeout=random.uniform(0.3, 1.0) * seconds if len(where) < most else None)
-        except subprocess.TimeoutExpired:
+        if len(where) < most and reached_a_random_moment(process, out):
             process.kill()
-            process.communicate()
+            process.wait()
             where.append(place(out))
-            continue
-        if process.returncode != 0:
+        elif process.wait() == 0:
+            break
+        else:
             sys.exit(f"round {number + 1}: exit code {process.returncode} after kills at {', '.join(where)}")
-        break
     got = outcome(out)
-    print(
-        f"round {number + 1}: killed at {', '.join(where) or 'no time'}: {'same' if got == expected else 'DIFFERENT'}"
-    )
+    same = "same" if got == expected else "DIFFERENT"
+    print(f"round {number + 1}: killed after {', '.join(where) or 'it was done'}: {same}", flush=True)
     if got != expected:
         sys.exit(f"round {number + 1} ended with {got[0]}, not {expected[0]}")
     return len(where)
+
+
+def reached_a_random_moment(process: "subprocess.Popen[bytes]", out: Path) -> bool:
+    """Wait until the process has written last.pt some times, and for part of a step; False if it has ended before."""
+    wanted, seen = random.randint(1, 8), {written(out)}
+    while len(seen) <= wanted and process.poll() is None:
+        time.sleep(0.002)
+        seen.add(written(out))
+    time.sleep(random.uniform(0, 0.3))
+    return process.poll() is None
+
+
+def written(out: Path) -> int:
+    """When last.pt was written, in ns; 0 if it was not."""
+    try:
+        return (out / "last.pt").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def train(arguments: list[str]) -> "subprocess.Popen[bytes]":
@@ -81,10 +95,6 @@ def train(arguments: list[str]) -> "subprocess.Popen[bytes]":
 
 def place(out: Path) -> str:
     """How far the last complete checkpoint is, and whether a file was being written."""
-    import torch
-
-    from detector.training.checkpoint import read_checkpoint
-
     if not (out / "last.pt").exists():
         return "the start"
     content = read_checkpoint(out / "last.pt", torch.device("cpu"))
