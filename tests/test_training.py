@@ -473,3 +473,21 @@ def test_ema_follows_the_formula() -> None:
     decay = 0.9 * (1 - torch.exp(torch.tensor(-0.5)))
     assert torch.allclose(ema.model.state_dict()[name], start + (1 - decay))
     assert not any(p.requires_grad for p in ema.model.parameters())
+
+
+def test_a_run_interrupted_in_its_first_epoch_is_not_overwritten(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(scenes, tmp_path / "run", checkpoint_minutes=0.0)
+    original, taken = loop.take_step, []
+
+    def interrupted(*arguments: object) -> None:
+        if taken:
+            raise KeyboardInterrupt
+        taken.append(original(*arguments))
+
+    monkeypatch.setattr(loop, "take_step", interrupted)
+    with pytest.raises(DetectorError, match="interrupted"):
+        train(config)
+    with pytest.raises(DetectorError, match=r"holds a run already; --resume"):
+        train(config)

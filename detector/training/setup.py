@@ -19,7 +19,7 @@ from detector.data.coco import CocoImages
 from detector.data.loader import TrainingItem, TrainingPictures, training_loader
 from detector.data.sampler import EpochSampler, repeat_factors
 from detector.data.splits import split_paths
-from detector.errors import ConfigError, DataError
+from detector.errors import ConfigError, DataError, WeightsError
 from detector.fileio import remove_unfinished, require_writable, write_json, write_text
 from detector.geometry.boxes import Anchors, make_anchors
 from detector.geometry.frame_size import FrameSize
@@ -230,8 +230,13 @@ def reopen(run: Run, state: TrainState) -> None:
 
 
 def holds_results(out: Path) -> bool:
-    """Whether a run has finished an epoch there; one that failed earlier is in nobody's way."""
-    return any((out / name).exists() for name in ("best.safetensors", "last.safetensors", "metrics.jsonl"))
+    """Whether a run has finished an epoch there, or saved a step of its first; one that failed earlier is in nobody's way."""
+    if any((out / name).exists() for name in ("best.safetensors", "last.safetensors", "metrics.jsonl")):
+        return True
+    try:
+        return bool(read_checkpoint(out / "last.pt", torch.device("cpu")).get("step"))
+    except WeightsError:  # none, or not a checkpoint
+        return False
 
 
 def open_run_folder(run: Run) -> None:
