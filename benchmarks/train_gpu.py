@@ -29,16 +29,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from detector.cli import COMMANDS, parse
-from detector.data.loader import SampleKey, training_loader
+from detector.data.loader import training_loader
+from detector.data.sampler import SampleKey
 from detector.data.workers import batches_of
 from detector.demo.scenes import make_data_set
 from detector.errors import DetectorError
 from detector.fileio import write_json
+from detector.geometry.frame_size import FrameSize
 from detector.inference.detector import resolve_device
 from detector.structures import Batch
 from detector.training.checkpoint import TrainState
-from detector.training.loop import backward, step
 from detector.training.setup import Run, set_up
+from detector.training.step import take_step
 
 # TFLOP/s of dense bf16 by the maker's data sheets; the first name that the device's name contains counts
 PUBLISHED_PEAKS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "L4": 121}
@@ -159,9 +161,9 @@ def endless_keys(pictures: int, batch_size: int) -> Iterator[list[SampleKey]]:
 def training(arguments: list[str], seconds: float, peaks: dict[str, float | None]) -> Iterator[Figures]:
     """One model: operations, then the pictures a second from a batch on the card, then with the data pipeline."""
     run, state = set_up(parse("train", COMMANDS["train"], arguments))
-    side = run.config.train.image_size
+    size = FrameSize.of(run.config.train.image_size)
     with FlopCounterMode(display=False) as counter:
-        state.ema.model(torch.zeros(1, 3, side, side, device=run.device))
+        state.ema.model(torch.zeros(1, 3, *size, device=run.device))
     tflops_a_picture = 3 * counter.get_total_flops() / 1e12
     yield {"forward_gflops_a_picture": counter.get_total_flops() / 1e9}
 
@@ -187,8 +189,7 @@ def pictures_per_second(run: Run, state: TrainState, batches: Iterable[Batch], s
     """Train on `batches` for so many seconds, or until there are no more."""
     started, pictures = time.monotonic(), 0
     for batch in batches:
-        backward(run, state, batch.to(run.device))
-        step(state, run.config.train.clip_gradient_norm)
+        take_step(run, state, [batch])
         pictures += len(batch.images)
         if time.monotonic() - started > seconds:
             break

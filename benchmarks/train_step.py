@@ -31,6 +31,7 @@ from detector.data.coco import CocoImages
 from detector.data.splits import split_paths
 from detector.data.workers import batches_of
 from detector.errors import DetectorError
+from detector.geometry.frame_size import FrameSize
 from detector.models.base import scale_pixels
 from detector.training.loss import detection_loss
 from detector.training.setup import set_up
@@ -178,7 +179,9 @@ def seconds_by_part(arguments: Sequence[str]) -> dict[str, float]:
             marks = [time.perf_counter()]
             raw = state.model(scale_pixels(batch.images).contiguous(memory_format=torch.channels_last))
             marks.append(time.perf_counter())
-            total = detection_loss(raw, run.anchors, batch, run.config.loss).total() * len(batch.images)
+            total = detection_loss(
+                raw, run.anchors(FrameSize(*batch.images.shape[2:])), batch, run.config.loss
+            ).total() * len(batch.images)
             marks.append(time.perf_counter())
             total.backward()
             marks.append(time.perf_counter())
