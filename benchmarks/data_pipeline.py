@@ -28,7 +28,8 @@ from torch.utils.data import Sampler
 
 from detector.config import AugmentConfig, LoaderConfig, PathsConfig, TrainLoopConfig
 from detector.data.coco import CocoImages
-from detector.data.loader import EpochSampler, SampleKey, TrainingPictures, training_loader
+from detector.data.loader import TrainingPictures, training_loader
+from detector.data.sampler import EpochSampler, SampleKey
 from detector.data.splits import split_paths
 
 WORKERS = (0, 1, 2)

@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as detector.cli does, before torch is; the peer gets it too
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as detector.cli does, before torch is imported
 
 import torch
 import yaml
@@ -37,6 +37,7 @@ from detector.training.loss import detection_loss
 from detector.training.setup import set_up
 
 IMAGE_SIZE, BATCH, WORKERS = 320, 16, 2
+PEER_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
 PARTS = ("data", "forward", "loss", "backward", "optimiser", "EMA")
 LOOK_EVERY = 0.05  # seconds between two looks at a file of figures
 
@@ -73,9 +74,8 @@ def main() -> None:
                 print(f"{number:>5} {own:>9.2f} {'–':>9} {'–':>7}", flush=True)
                 continue
             out = folder / f"peer{number}"
-            theirs = pictures / epoch_seconds(
-                peer_command(peer, folder / "data.yaml", out, options.epochs), out / "results.csv", 1, options.epochs
-            )
+            command = peer_command(peer, folder / "data.yaml", out, options.epochs)
+            theirs = pictures / epoch_seconds(command, out / "results.csv", 1, options.epochs, PEER_ENVIRONMENT)
             ratios.append(own / theirs)
             print(f"{number:>5} {own:>9.2f} {theirs:>9.2f} {ratios[-1]:>7.2f}", flush=True)
         if ratios:
@@ -105,9 +105,14 @@ def project_arguments(options: argparse.Namespace, out: Path) -> list[str]:
 
 def prepare_peer(peer: str, splits: dict[str, CocoImages], folder: Path) -> None:
     """The same pictures in the label format that the peer documents, and its settings, both in `folder`."""
-    os.environ["YOLO_CONFIG_DIR"] = str(folder)
-    os.environ["YOLO_OFFLINE"] = "true"
-    subprocess.run([peer, "settings", "sync=False"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    PEER_ENVIRONMENT.update(YOLO_CONFIG_DIR=str(folder), YOLO_OFFLINE="true")
+    subprocess.run(
+        [peer, "settings", "sync=False"],
+        env=PEER_ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=True,
+    )
     for split, images in splits.items():
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True)
@@ -146,11 +151,15 @@ def peer_command(peer: str, data: Path, out: Path, epochs: int) -> list[str]:
     return [peer, "detect", "train", *(f"{key}={value}" for key, value in settings.items())]
 
 
-def epoch_seconds(command: Sequence[str], figures: Path, header: int, epochs: int) -> float:
+def epoch_seconds(
+    command: Sequence[str], figures: Path, header: int, epochs: int, environment: dict[str, str] | None = None
+) -> float:
     """Run a training that adds a line an epoch to `figures` after `header` lines; mean seconds of epochs 2 to the last."""
     seen: list[float] = []
     with tempfile.TemporaryFile("w+") as log:
-        training = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=figures.parent.parent)
+        training = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, cwd=figures.parent.parent, env=environment
+        )
         try:
             ended = None
             while ended is None:

@@ -132,6 +132,11 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> Any:
     try:
         parsed = parser.parse_args(list(arguments))
         if name == "train" and parsed["resume"] is not None:
+            for option in ("--out", "--weights"):
+                if any(argument.split("=")[0] == option for argument in arguments):
+                    raise ConfigError(
+                        f"--resume: leave {option} out; a run goes on in its own folder, from its checkpoint"
+                    )
             path = resumed_file(parsed["resume"])
             check_file(name, command, path)
             parsed = parser.parse_args(["--config", path, *arguments])  # training refuses what differs from the run

@@ -76,7 +76,7 @@ class TrainLoopConfig:
     """A picture with a class that fewer than this share of the pictures hold comes more often, by the square root of what
     the class lacks (repeat factor sampling); 0 turns it off."""
     batch_size: int | Literal["auto"] = 16
-    """Pictures a forward pass, over all processes; auto measures how many fit on a CUDA card."""
+    """Pictures a forward pass, over all processes; auto: as many as fit on the CUDA cards, measured, at most a step's."""
     nominal_batch_size: int = 16
     """Pictures an optimiser step: gradients are accumulated over nominal_batch_size / batch_size forward passes."""
     optimizer: Literal["sgd", "adamw"] = "adamw"

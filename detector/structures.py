@@ -50,7 +50,7 @@ class Batch:
 
     images: (batch, 3, height, width) uint8 RGB, 0..255; targets: one `Targets` a picture;
     unreadable: one line for each picture that was left out because it could not be read;
-    pictures: the index of each picture in its split.
+    pictures: the indices, in their split, of all the pictures that `images` are made of, mosaics of four.
     """
 
     images: UInt8[Tensor, "batch 3 height width"]

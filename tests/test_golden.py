@@ -1,4 +1,4 @@
-"""The models are the published ones: same names, parameters, outputs, loss and gradients (shared/DESIGN.md, section 5)."""
+"""The models are the published ones: same names, parameters, outputs, loss and gradients."""
 
 import json
 import zlib

@@ -39,7 +39,7 @@ def batch_of(*targets: Targets) -> Batch:
 
 
 def brute_force(predictions: Predictions, anchors: Anchors, target: Targets) -> tuple[list[int], list[float]]:
-    """Owner (-1: none) and weight of each anchor of one picture, by loops, as DESIGN.md section 3 says."""
+    """Owner (-1: none) and weight of each anchor of one picture, by loops, as the published loss defines it."""
     count, objects = len(anchors.points), len(target.labels)
     inside = [[False] * count for _ in range(objects)]
     overlap = [[0.0] * count for _ in range(objects)]

@@ -31,7 +31,7 @@ def test_other_kernel_sizes_are_pooled_in_parallel() -> None:
 
 
 def explicit_attention(module: SpatialAttention, x: Tensor) -> Tensor:
-    """Pixel by pixel and head by head, softmax(qᵀk / sqrt(key width)), as DESIGN.md writes it."""
+    """Pixel by pixel and head by head, softmax(qᵀk / sqrt(key width)), as the papers write it."""
     batch, channels, height, width = x.shape
     qkv = module.qkv(x).reshape(batch, module.heads, -1, height * width)
     outputs, values = [], []

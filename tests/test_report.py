@@ -25,7 +25,7 @@ from detector.reporting.charts import plain
 from detector.reporting.examples import choose
 from detector.reporting.label_charts import class_chart, crowding_chart, label_statistics, place_chart, size_chart
 from detector.reporting.report import Drawing, report, scores
-from detector.reporting.run_record import read_run
+from detector.reporting.run_record import read_config, read_run
 from detector.reporting.score_charts import confusion_chart, grouped, worst_confusions
 from detector.training.loop import train
 from detector.weights.files import load_weights, save_weights
@@ -305,3 +305,10 @@ def test_report_wants_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "missing: run" in capsys.readouterr().err
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "give the folder that --out named" in capsys.readouterr().err
+
+
+def test_a_run_of_height_times_width(run: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["train"]["image_size"] = [64, 96]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert read_config(tmp_path / "config.yaml").train.image_size == (64, 96)

@@ -203,13 +203,13 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_bits(data: Path, tmp
 
 def test_a_changed_setting_is_refused_and_shown(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refusal(capsys, "train", f"--resume={copy}", "--train.learning_rate=0.5", "--augment.mosaic=0")
-    assert "augment.mosaic was 1.0, is 0.0; train.learning_rate was 0.001, is 0.5" in line
+    assert "augment.mosaic was 1.0, is 0.0; train.learning_rate was 0.002, is 0.5" in line
     assert "leave them as they were, or start a new run from its weights: --weights" in line
 
 
 @pytest.mark.parametrize(
     "option",
-    ["--train.learning_rate=0.001", "--loader.workers=0", "--train.checkpoint_minutes=3", "--train.batch_size=4"],
+    ["--train.learning_rate=0.002", "--loader.workers=0", "--train.checkpoint_minutes=3", "--train.batch_size=4"],
 )
 def test_the_same_settings_and_those_that_change_nothing_are_accepted(copy: Path, option: str) -> None:
     before = digests(copy)

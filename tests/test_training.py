@@ -249,7 +249,7 @@ def test_skipped_steps_are_counted_and_too_many_in_a_row_stop_the_run(
     with pytest.raises(DetectorError) as refusal:
         train(tiny(scenes, out, epochs=3, max_skipped_steps=3))
     assert re.search(
-        r"3 steps in a row .* up to step 6 in epoch 2: .*--train\.learning_rate below 0\.001", str(refusal.value)
+        r"3 steps in a row .* up to step 6 in epoch 2: .*--train\.learning_rate below 0\.002", str(refusal.value)
     )
     assert str(out / "skipped_steps.jsonl") in str(refusal.value)
     (row,) = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

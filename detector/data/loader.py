@@ -22,11 +22,12 @@ from detector.structures import Batch, Targets
 
 
 class TrainingItem(NamedTuple):
-    """What a worker hands back: the sample, or None if no picture of it was readable, and a line for each unreadable one."""
+    """What a worker hands back: the sample, or None if no picture of it was readable; a line for each unreadable one; and
+    the indices of the pictures that the sample is made of."""
 
     sample: Sample | None
     unreadable: tuple[str, ...]
-    picture: int
+    sources: tuple[int, ...]
 
 
 class TrainingPictures(Dataset[TrainingItem]):
@@ -59,20 +60,24 @@ class TrainingPictures(Dataset[TrainingItem]):
 
     def __getitem__(self, key: SampleKey) -> TrainingItem:
         rng = np.random.default_rng((self._seed, key.epoch, key.picture, key.repeat))
+        used: list[int] = []
         unreadable: list[str] = []
-        sample = self._composed(key.picture, key, rng, unreadable)
+        sample = self._composed(key.picture, key, rng, used, unreadable)
         if key.mosaic and self._mixup > 0 and rng.random() < self._mixup:
-            other = self._composed(self._others(1, rng)[0], key, rng, unreadable)
+            other = self._composed(self._others(1, rng)[0], key, rng, used, unreadable)
             if sample is not None and other is not None:
                 sample = mix_up(sample, other, rng.beta(MIXUP_BETA, MIXUP_BETA))
         if sample is not None:
             sample = mirror_and_recolour(sample, self._config, rng)
         if sample is not None and self._pipeline is not None:
             sample = self._pipeline(sample, rng)
-        return TrainingItem(sample, tuple(unreadable), key.picture)
+        return TrainingItem(sample, tuple(unreadable), tuple(used))
 
-    def _composed(self, picture: int, key: SampleKey, rng: np.random.Generator, unreadable: list[str]) -> Sample | None:
-        """A picture or its mosaic, placed at random; adds a line to `unreadable` for each picture that can't be read."""
+    def _composed(
+        self, picture: int, key: SampleKey, rng: np.random.Generator, used: list[int], unreadable: list[str]
+    ) -> Sample | None:
+        """A picture or its mosaic, placed at random; adds to `used` each picture in it, to `unreadable` a line for each that
+        can't be read."""
         frame = self._frame.scaled(key.scale)
         indices = [picture]
         if key.mosaic and rng.random() < self._config.mosaic:
@@ -81,11 +86,12 @@ class TrainingPictures(Dataset[TrainingItem]):
         for index in indices:
             try:
                 samples.append(self.sources.read(index))
+                used.append(index)
             except UnreadablePictureError as error:
                 unreadable.append(str(error))
         if not samples:
             return None
-        if len(samples) < 4:
+        if len(samples) < len(indices):
             samples = samples[:1]
         sizes = [(sample.image.shape[1], sample.image.shape[0]) for sample in samples]
         placements = random_placements(sizes, frame, self._config, rng)
@@ -103,7 +109,7 @@ class TrainingPictures(Dataset[TrainingItem]):
 def collate(items: list[TrainingItem]) -> Batch:
     """Stack what was readable; the images lie in memory with their channels last, as the networks take them."""
     samples = [item.sample for item in items if item.sample is not None]
-    pictures = tuple(item.picture for item in items if item.sample is not None)
+    pictures = tuple(index for item in items if item.sample is not None for index in item.sources)
     targets = tuple(
         Targets(torch.from_numpy(s.boxes), torch.from_numpy(s.labels), torch.from_numpy(s.crowd_boxes)) for s in samples
     )

@@ -20,7 +20,8 @@ def worker_count(config: LoaderConfig) -> int:
     if config.workers >= 0:
         return config.workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 8)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # that torchrun started on this machine
+    return min(max(cores // processes, 1), 8)
 
 
 def start_worker(_worker: int) -> None:
@@ -40,6 +41,13 @@ def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
     except DetectorError as error:  # from a worker it comes with its traceback as text, the message last
         last_line = str(error).strip().splitlines()[-1]
         raise type(error)(last_line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error) or not any(word in str(error) for word in ("killed", "exited")):
+            raise
+        raise DetectorError(
+            f"a process that reads pictures was lost, most likely for want of memory ({str(error).splitlines()[0]});"
+            " try fewer --loader.workers or a smaller --train.cache_gb"
+        ) from error
     finally:
         with interrupt_later():
             del batches

@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -27,6 +25,7 @@ from detector.reporting.charts import save_chart
 from detector.reporting.examples import choose, draw_outcome
 from detector.reporting.run_record import RunRecord, read_run
 from detector.training.pictures import augmented_batch
+from detector.training.resume import flat
 
 CONFIDENCE = 0.25
 """Lowest score in the confusion matrix and the pictures."""
@@ -153,14 +152,6 @@ def settings(config: TrainConfig) -> str:
     ]
     html = "<h3>Settings that differ from the defaults</h3>"
     return html + (page.table(("setting", "this run", "default"), rows) if rows else page.paragraph("None."))
-
-
-def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted names for the settings of the sections."""
-    values: dict[str, Any] = {}
-    for name, value in config.items():
-        values |= {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
-    return values
 
 
 def labels(record: RunRecord, drawing: Drawing) -> str:

@@ -73,10 +73,16 @@ def read_config(path: Path) -> TrainConfig:
     """The configuration that training wrote. Raises ConfigError naming the file."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        sections = {name: kind(**content[name]) for name, kind in SECTIONS.items()}
+        sections = {name: kind(**with_tuples(content[name])) for name, kind in SECTIONS.items()}
         return TrainConfig(**{**content, **sections})
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ConfigError) as error:
         raise ConfigError(f"{path}: not the configuration that training wrote ({error}); mend it there") from error
+
+
+def with_tuples(section: dict[str, Any]) -> dict[str, Any]:
+    """YAML has lists only; [height, width] is a tuple."""
+    size = section.get("image_size")
+    return {**section, "image_size": tuple(size)} if isinstance(size, list) else section
 
 
 def require_data(folder: Path, config: TrainConfig) -> None:

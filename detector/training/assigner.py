@@ -122,7 +122,7 @@ def fit(
 
 def pack(overlap: Float[Tensor, " n"], obj: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
     """Integers that sort by overlap, of equal ones the lower number first: the bits of a positive float sort as it does."""
-    return overlap.view(torch.int32).long() * 2**32 - obj
+    return overlap.float().view(torch.int32).long() * 2**32 - obj
 
 
 def unpack(packed: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:

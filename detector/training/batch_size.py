@@ -7,17 +7,17 @@ import torch
 from detector.config import LossConfig, TrainLoopConfig
 from detector.geometry.boxes import make_anchors
 from detector.geometry.frame_size import FrameSize
+from detector.geometry.letterbox import PAD_VALUE
 from detector.models.base import DetectionModel, scale_pixels
 from detector.structures import Batch, Targets
 from detector.training.loss import detection_loss
 
-LARGEST_BATCH = 1024
 FREE_SHARE = 0.1
 """Of the card's memory, left free by the batch that is chosen: pictures with more objects than the trial's need it."""
 TRIAL_OBJECTS = 100
 
 
-def largest_batch(fits: Callable[[int], bool], limit: int = LARGEST_BATCH) -> int:
+def largest_batch(fits: Callable[[int], bool], limit: int) -> int:
     """The largest batch up to `limit` for which `fits` holds, exact to an eighth; 0 if not even 1 does.
 
     `fits` is taken to hold for every smaller batch too.
@@ -37,6 +37,7 @@ def largest_batch(fits: Callable[[int], bool], limit: int = LARGEST_BATCH) -> in
 def batch_that_fits(model: DetectionModel, settings: TrainLoopConfig, autocast: torch.autocast) -> int:
     """Pictures of the largest size in training of which `model`, on its CUDA card, takes a training step within the free memory."""
     device = next(model.parameters()).device
+    statistics = [buffer.clone() for buffer in model.buffers()]
 
     def fits(size: int) -> bool:
         torch.cuda.empty_cache()
@@ -50,7 +51,10 @@ def batch_that_fits(model: DetectionModel, settings: TrainLoopConfig, autocast: 
         _, total = torch.cuda.mem_get_info(device)
         return torch.cuda.max_memory_reserved(device) <= (1 - FREE_SHARE) * total
 
-    size = largest_batch(fits)
+    size = largest_batch(fits, settings.nominal_batch_size)
+    with torch.no_grad():  # the trials have changed the norms' statistics
+        for buffer, before in zip(model.buffers(), statistics, strict=True):
+            buffer.copy_(before)
     torch.cuda.empty_cache()
     return size
 
@@ -63,7 +67,7 @@ def try_step(model: DetectionModel, settings: TrainLoopConfig, autocast: torch.a
     boxes = torch.cat((corners, corners + min(height, width) / 4), dim=1)
     labels = torch.zeros(TRIAL_OBJECTS, dtype=torch.int64, device=device)
     targets = Targets(boxes, labels, boxes[:0])
-    images = torch.full((size, 3, height, width), 114, dtype=torch.uint8, device=device)
+    images = torch.full((size, 3, height, width), PAD_VALUE, dtype=torch.uint8, device=device)
     strides = model.head.strides
     anchors = make_anchors([(height // s, width // s) for s in strides], strides, torch.zeros(1, device=device))
     with autocast:

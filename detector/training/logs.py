@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -46,10 +47,26 @@ def environment(device: torch.device) -> dict[str, Any]:
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "device": processor_name(device),
         "cpu_threads": torch.get_num_threads(),
+        "launcher": launcher(),
         "packages": versions,
     }
+
+
+def launcher() -> str:
+    """The process that started this one: torchrun, where it did."""
+    return f"{platform.node()} {os.getppid()}"
+
+
+def processor_name(device: torch.device) -> str:
+    """The model of the card, or of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    known = Path("/proc/cpuinfo")  # Linux; platform.processor() is empty there
+    lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def read_metrics(out: Path) -> list[dict[str, Any]]:
@@ -148,6 +165,7 @@ class RunProgress:
         self._batches = batches
         self._epochs = epochs
         self._last_ap = figure_text(None)
+        self._next_status = 0
         self.console = Console()
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -170,7 +188,8 @@ class RunProgress:
         """Move the bar; the losses are fetched from the device only every few batches."""
         done = (epoch - 1) * self._batches + tally.batches
         self._bar.update(self._task, completed=done, description=f"epoch {epoch}/{self._epochs}")
-        if tally.passes % 10 == 1 or tally.batches == self._batches:
+        if tally.passes and (tally.batches >= self._next_status or tally.batches == self._batches):
+            self._next_status = tally.batches + 10
             box, classification, distribution = tally.mean_losses()
             losses_text = f"box {box:.3f}  cls {classification:.3f}  dfl {distribution:.3f}"
             status = f"{tally.images_per_second():.1f} img/s  {losses_text}  AP {self._last_ap}"
@@ -179,11 +198,12 @@ class RunProgress:
     def epoch_done(self, row: dict[str, Any]) -> None:
         """Print the epoch's line."""
         self._last_ap = figure_text(row["AP"])
+        self._next_status = 0
         self._bar.update(self._task, status=f"AP {self._last_ap}")
         skipped = f"  {row['skipped_steps']} steps left out" if row["skipped_steps"] else ""
         self.console.print(
-            f"epoch {row['epoch']:>3}/{self._epochs}  box {row['box_loss']:.3f}  cls {row['class_loss']:.3f}"
-            f"  dfl {row['distribution_loss']:.3f}  AP {self._last_ap}  AP50 {figure_text(row['AP50'])}"
+            f"epoch {row['epoch']:>3}/{self._epochs}  box {figure_text(row['box_loss'])}  cls {figure_text(row['class_loss'])}"
+            f"  dfl {figure_text(row['distribution_loss'])}  AP {self._last_ap}  AP50 {figure_text(row['AP50'])}"
             f"  {row['images_per_second']:.1f} img/s  {row['seconds']:.0f} s{skipped}",
             highlight=False,
             soft_wrap=True,

@@ -1,11 +1,11 @@
 """Training, in stages that read from top to bottom: `setup.set_up`, `fit`, and in it `train_epoch` and `validate`."""
 
-import dataclasses
 import math
 import shlex
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -29,6 +29,7 @@ from detector.training.freeze import train_mode
 from detector.training.logs import RunLog, RunProgress
 from detector.training.optim import set_rates
 from detector.training.pictures import augmented_batch
+from detector.training.resume import may_change
 from detector.training.setup import Run, set_up
 from detector.training.step import take_step
 from detector.weights.files import WeightsInfo, load_weights, save_weights
@@ -49,6 +50,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         except KeyboardInterrupt:
             raise DetectorError(f"interrupted {position(run, state)}; {remedy(run)}") from None
         except torch.OutOfMemoryError as error:
+            traceback.clear_frames(error.__traceback__)  # they hold the tensors of the step that failed
             raise DetectorError(out_of_memory(run, state)) from error
         except (WriteError, LostProcessError) as error:
             if not (run.out / "last.pt").exists():
@@ -65,19 +67,23 @@ def position(run: Run, state: TrainState) -> str:
 
 
 def remedy(run: Run) -> str:
-    return f"continue with: tools/train.py --resume {shlex.quote(str(run.out))}"
+    start = f"torchrun --nproc_per_node {run.world.local_size} " if run.world.size > 1 else ""
+    return f"continue with: {start}tools/train.py --resume {shlex.quote(str(run.out))}"
 
 
 def out_of_memory(run: Run, state: TrainState) -> str:
     """What to do about a card that is too small, with the batch that fits, which is measured."""
+    settings = run.config.train
+    size, side = settings.batch_size, settings.image_size
+    if run.world.size > 1:  # the others don't take part in a trial
+        return f"CUDA ran out of memory with --train.batch_size {size} at {side} px: start again with a smaller one"
     state.optimizer.zero_grad()
-    size, side = run.config.train.batch_size, run.config.train.image_size
-    fits = batch_that_fits(state.model, run.config.train, run.autocast) * run.world.size
+    fits = batch_that_fits(state.model, settings, run.autocast)
     if fits == 0:
         return f"CUDA ran out of memory: not even one picture of {side} px fits; lower --train.image_size or take a smaller --model"
     return (
         f"CUDA ran out of memory with --train.batch_size {size} at {side} px; {fits} fit: start again with"
-        f" --train.batch_size {fits} (--train.nominal_batch_size {run.config.train.nominal_batch_size} keeps the step's size)"
+        f" --train.batch_size {fits} (--train.nominal_batch_size {max(size, settings.nominal_batch_size)} keeps the step's size)"
     )
 
 
@@ -98,7 +104,7 @@ def fit(run: Run, state: TrainState) -> None:
             train_epoch(run, state, progress, stop)
             started = time.monotonic()
             metrics = validate(run, state)
-            box, classification, distribution = state.tally.mean_losses()
+            box, classification, distribution = state.tally.mean_losses() if state.tally.passes else (None, None, None)
             state.epoch += 1
             row = {
                 "epoch": state.epoch,
@@ -245,7 +251,7 @@ def finish_epoch(run: Run, state: TrainState, row: dict[str, Any], log: RunLog |
     training = {
         "data": str(run.train_images.annotations_path.absolute()),
         "epoch": state.epoch,
-        "config": dataclasses.asdict(run.config),
+        "settings": {name: value for name, value in run.origin["settings"].items() if not may_change(name)},
     }
     info = WeightsInfo(
         model=run.config.model,

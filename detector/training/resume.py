@@ -12,19 +12,15 @@ from detector.config import TrainConfig
 from detector.data.coco import CocoImages
 from detector.errors import ConfigError, DataError
 from detector.training.distributed import World
+from detector.training.logs import processor_name
 
-MAY_CHANGE = (
-    "data",
-    "out",
-    "weights",
-    "resume",
-    "paths.",
-    "loader.",
-    "train.device",
-    "train.checkpoint_minutes",
-    "train.cache_gb",
-)
-"""Settings, or beginnings of their names, that say where things are or how they are fetched, not what comes out."""
+MAY_CHANGE = ("data", "out", "weights", "resume", "train.device", "train.checkpoint_minutes", "train.cache_gb")
+MAY_CHANGE_SECTIONS = ("paths.", "loader.")
+
+
+def may_change(name: str) -> bool:
+    """Whether a setting says where things are or how they are fetched, not what comes out."""
+    return name in MAY_CHANGE or name.startswith(MAY_CHANGE_SECTIONS)
 
 
 def origin_of(
@@ -33,9 +29,10 @@ def origin_of(
     """Settings by dotted name, fingerprints of the data, and the machine."""
     return {
         "settings": flat(dataclasses.asdict(config)),
+        "on_cuda": device.type == "cuda",
         "data": {"train": fingerprint(train_images), "val": fingerprint(val_images)},
         "machine": {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "processor": processor_name(device),
             "threads": torch.get_num_threads(),
             "processes": world.size,
             "torch": str(torch.__version__),
@@ -69,7 +66,7 @@ def require_same(then: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> 
     differences = [
         f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not name.startswith(MAY_CHANGE)
+        if old.get(name) != new.get(name) and not may_change(name)
     ]
     if differences:
         raise ConfigError(
@@ -89,6 +86,8 @@ def inexact(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Why the resumed run will not give the same bits as one that was never interrupted; empty if it will."""
     old, new = then["machine"], now["machine"]
     differences = [f"{name} {old[name]} before, {new[name]} now" for name in old if old[name] != new[name]]
+    if now["on_cuda"] and not now["settings"]["train.deterministic"]:
+        differences.append("on CUDA, which repeats a run only with train.deterministic")
     if not differences:
         return ""
     return f"resuming, though not bit for bit as the uninterrupted run would go on: {', '.join(differences)}"

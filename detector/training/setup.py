@@ -1,9 +1,11 @@
 """What comes before the first epoch: data, model, optimiser, and the folder of the run."""
 
 import dataclasses
+import json
 import math
 import os
 import shutil
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,8 @@ from torch.utils.data import DataLoader
 
 from detector.config import PathsConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoImages
-from detector.data.loader import TrainingItem, TrainingPictures, training_loader
-from detector.data.sampler import EpochSampler, repeat_factors
+from detector.data.loader import TrainingItem, training_loader
+from detector.data.sampler import EpochSampler
 from detector.data.splits import split_paths
 from detector.errors import ConfigError, DataError, WeightsError
 from detector.fileio import remove_unfinished, require_writable, write_json, write_text
@@ -32,8 +34,9 @@ from detector.training.checkpoint import EpochTally, TrainState, read_checkpoint
 from detector.training.distributed import World, was_restarted, with_synchronised_norms
 from detector.training.ema import ModelEma
 from detector.training.freeze import freeze
-from detector.training.logs import drop_lines, drop_metrics_after, environment
+from detector.training.logs import drop_lines, drop_metrics_after, environment, launcher
 from detector.training.optim import build_optimizer
+from detector.training.pictures import training_pictures
 from detector.training.resume import inexact, origin_of, require_same
 from detector.weights.files import load_weights
 from detector.weights.shipped import find_weights
@@ -82,11 +85,16 @@ class Run:
 
 def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState]:  # noqa: B008, it is frozen
     """Read the data, build the model, and open or reopen the folder of the run."""
-    if was_restarted() and config.resume is None and (Path(config.out) / "last.pt").exists():
+    if was_restarted() and config.resume is None and world.from_main(is_own_run(Path(config.out))):
         config = dataclasses.replace(config, resume=config.out)
     settings, out = config.train, Path(config.resume or config.out)
     device = resolve_device(settings.device)
     if device.type == "cuda" and world.size > 1:
+        if world.local_size > torch.cuda.device_count():
+            raise ConfigError(
+                f"torchrun --nproc_per_node {world.local_size}: there are {torch.cuda.device_count()} CUDA cards; start as many"
+                " processes as cards, or train with --train.device cpu"
+            )
         device = torch.device("cuda", world.local_rank)
         torch.cuda.set_device(device)
     be_deterministic(settings)
@@ -119,32 +127,13 @@ def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState
         model,
         ModelEma(model, settings),
         build_optimizer(model, settings),
-        torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
+        # the usual 2^16 is far too large for a loss summed over pictures: the first steps would all be left out
+        torch.amp.GradScaler(device.type, init_scale=2.0**10, enabled=precision == torch.float16),
         tally=EpochTally(losses=torch.zeros(3, device=device)),
     )
-    factors = None
-    if settings.repeat_threshold > 0:
-        labels = [train_images.labels(index) for index in range(len(train_images))]
-        factors = repeat_factors(labels, settings.repeat_threshold)
-    pictures = TrainingPictures(
-        train_images,
-        settings.image_size,
-        config.augment.for_model(config.model),
-        settings.seed,
-        factors,
-        settings.cache_gb / world.local_size,
-        settings.multi_scale,
-    )
+    pictures, sampler = training_pictures(config, train_images, settings.cache_gb, world)
     if pictures.sources.told:
         print(pictures.sources.told)
-    sampler = EpochSampler(
-        len(train_images) if factors is None else factors,
-        settings.batch_size,
-        settings.seed,
-        world.rank,
-        world.size,
-        scales=FrameSize.of(settings.image_size).scales(settings.multi_scale),
-    )
     run = Run(
         config=with_absolute_paths(dataclasses.replace(config, resume=None)),
         out=out,
@@ -177,7 +166,9 @@ def as_network(model: nn.Module, settings: TrainLoopConfig, device: torch.device
     if world.size == 1:
         return model
     cards = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=cards, forward_sync_buffers=False, gradient_as_bucket_view=True)
+    with warnings.catch_warnings():  # newer torch calls broadcast_buffers by another name
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(model, device_ids=cards, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def require_compiler(settings: TrainLoopConfig) -> None:
@@ -227,6 +218,12 @@ def reopen(run: Run, state: TrainState) -> None:
         remove_unfinished(run.out)
         drop_metrics_after(run.out, state.epoch)
         drop_lines(run.out / "skipped_steps.jsonl", lambda entry: entry["step"] > state.step)
+
+
+def is_own_run(out: Path) -> bool:
+    """Whether the run in `out` was begun by the torchrun that has now started this process again."""
+    path = out / "environment.json"
+    return path.exists() and bool(json.loads(path.read_bytes())["launcher"] == launcher())
 
 
 def holds_results(out: Path) -> bool:

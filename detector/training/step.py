@@ -26,6 +26,10 @@ def take_step(run: Run, state: TrainState, batches: Sequence[Batch]) -> None:
     """
     statistics = [buffer.clone() for buffer in state.model.buffers()]
     passes = [backward(run, state, batch, last=batch is batches[-1]) for batch in batches]
+    if not any(images for _, images in passes):  # not one of the pictures could be read
+        state.optimizer.zero_grad()
+        state.step += 1
+        return
     state.scaler.unscale_(state.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(
         [p for p in state.model.parameters() if p.requires_grad], run.config.train.clip_gradient_norm
@@ -57,7 +61,7 @@ def backward(run: Run, state: TrainState, batch: Batch, last: bool) -> tuple[Ten
     """
     world, own = run.world, len(batch.images)
     images = int(world.sum(torch.tensor(own)))
-    if images == 0:
+    if images == 0 and not (last and world.size > 1):
         return state.tally.losses.new_zeros(3), 0
     batch = (batch if own else stand_in(run)).to(run.device)
     pixels = scale_pixels(batch.images).contiguous(memory_format=torch.channels_last)
@@ -73,10 +77,10 @@ def backward(run: Run, state: TrainState, batch: Batch, last: bool) -> tuple[Ten
 
 def as_compiled(run: Run, pictures: int) -> AbstractContextManager[Any]:
     """A compiled network knows one number of pictures; the smaller batch at the end of an epoch runs as it is written."""
-    settings = run.config.train
+    settings, world = run.config.train, run.world
     assert settings.batch_size != "auto"
-    whole = pictures == settings.batch_size // run.world.size
-    return nullcontext() if whole or not settings.compile else torch.compiler.set_stance("force_eager")
+    whole = settings.batch_size * (world.rank + 1) // world.size - settings.batch_size * world.rank // world.size
+    return nullcontext() if pictures == whole or not settings.compile else torch.compiler.set_stance("force_eager")
 
 
 def exchange_later(run: Run) -> AbstractContextManager[None]:
@@ -101,7 +105,7 @@ def report_skipped(run: Run, state: TrainState, batches: Sequence[Batch]) -> Non
     state.skipped_in_row += 1
     state.tally.skipped_steps += 1
     own = [run.train_images.file_name(picture) for batch in batches for picture in batch.pictures]
-    names = [name for share in run.world.gather(own) for name in share]
+    names = list(dict.fromkeys(name for share in run.world.gather(own) for name in share))
     if run.world.is_main:
         print(f"step {state.step + 1} left out, its gradient is not finite; its pictures: {', '.join(names)}")
         entry = {"epoch": state.epoch + 1, "step": state.step + 1, "pictures": names}
