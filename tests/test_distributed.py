@@ -290,7 +290,7 @@ def test_ctrl_c_saves_the_step_under_way(whole: Path, new_run: list[str], out: P
     done = started.finish()
     (line,) = our_lines(done.stderr)
     assert line.startswith("error: interrupted after 0 of 2 epochs and ")
-    assert line.endswith(f"continue with: tools/train.py --resume {out}")
+    assert line.endswith(f"continue with: torchrun --nproc_per_node 2 tools/train.py --resume {out}")
     batches = torch.load(out / "last.pt", weights_only=True)["tally"]["batches"]
     assert f"and {batches} of 3 batches" in line
     assert "Traceback" not in done.stderr.split("torch/distributed")[0]
