@@ -248,7 +248,7 @@ def test_the_other_process_ends_soon_and_says_how_to_go_on(killed: Killed, out: 
     (line,) = our_lines(killed.done.stderr)
     assert line == (
         "error: another process of this run has ended or can't be reached; then continue with:"
-        f" tools/train.py --resume {out}"
+        f" torchrun --nproc_per_node 2 tools/train.py --resume {out}"
     )
 
 
