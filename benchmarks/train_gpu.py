@@ -23,7 +23,7 @@ from itertools import count, islice, repeat
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as detector.cli does, before torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as detector.cli does, before torch is imported
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode

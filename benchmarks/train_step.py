@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as detector.cli does, before torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as detector.cli does, before torch is imported
 
 import torch
 import yaml
@@ -37,7 +37,7 @@ from detector.training.loss import detection_loss
 from detector.training.setup import set_up
 
 IMAGE_SIZE, BATCH, WORKERS = 320, 16, 2
-PEER_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+PEER_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
 PARTS = ("data", "forward", "loss", "backward", "optimiser", "EMA")
 LOOK_EVERY = 0.05  # seconds between two looks at a file of figures
 

@@ -98,9 +98,10 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; what the user can mend is one line on stderr, exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # read when torch is imported: threads that wait must not spin on cores that others need (loader workers, other
-    # programs); with one other busy process on 2 cores, spinning made a training step 2 to 20 times slower
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # read when torch is imported: threads that wait spin so often, then sleep; OpenMP's default spins for seconds on cores
+    # that others need (loader workers, other programs), no spinning at all costs a quarter (docs/measurements.md)
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(usage())
