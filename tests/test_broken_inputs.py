@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
+from command_line import REPOSITORY, start
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -31,7 +32,6 @@ from detector.structures import Categories
 from detector.training.resume import flat
 from detector.weights.files import WeightsInfo, save_weights
 
-REPOSITORY = Path(__file__).parents[1]
 SMALL = ["--train.epochs=1", "--train.image_size=32", "--train.batch_size=4", "--loader.workers=0"]
 PICTURES = 4
 
@@ -454,15 +454,7 @@ def test_no_space_left_keeps_the_old_file(tmp_path: Path) -> None:
 
 def interrupted(arguments: list[str], metrics: Path) -> "subprocess.CompletedProcess[str]":
     """Press Ctrl-C, which reaches the workers too, when `metrics` has two epochs."""
-    process = subprocess.Popen(
-        [sys.executable, f"tools/{arguments[0]}.py", *arguments[1:]],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start(arguments)
     deadline = time.monotonic() + 90
     while process.poll() is None and time.monotonic() < deadline:
         if metrics.exists() and len(metrics.read_text().splitlines()) >= 2:

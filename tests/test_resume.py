@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from command_line import start
 
 import detector.training.loop as loop
 from detector.cli import main
 from detector.demo.scenes import make_data_set
 from detector.training.checkpoint import COUNTERS, read_checkpoint, restore_rng_states, rng_states
 
-REPOSITORY = Path(__file__).parents[1]
 STEPS, EPOCHS = 3, 2
 OPTIONS = [
     *("--train.image_size=64", "--train.batch_size=4", "--train.nominal_batch_size=4", f"--train.epochs={EPOCHS}"),
@@ -139,18 +138,6 @@ def test_a_second_ctrl_c_does_not_wait(
     assert f"continue with: tools/train.py --resume {out}" in refusal(capsys, *new_run(data, out))
     assert signal.getsignal(signal.SIGINT) is before
     assert torch.load(out / "last.pt", weights_only=True)["step"] == 0
-
-
-def start(arguments: list[str]) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, f"tools/{arguments[0]}.py", *arguments[1:]],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def wait_for_checkpoints(process: "subprocess.Popen[str]", out: Path, count: int) -> None:

@@ -193,7 +193,7 @@ def be_deterministic(settings: TrainLoopConfig) -> None:
 
 
 def automatic_batch(model: DetectionModel, settings: TrainLoopConfig, autocast: torch.autocast, world: World) -> int:
-    """The batch that fits on the card, measured, times the number of processes."""
+    """The batch that fits on the card, measured, times the number of processes; at most the pictures of a step."""
     if next(model.parameters()).device.type != "cuda":
         raise ConfigError("train.batch_size: auto measures a CUDA card's memory; on a CPU give a number, such as 16")
     fits = batch_that_fits(model, settings, autocast)
@@ -201,7 +201,7 @@ def automatic_batch(model: DetectionModel, settings: TrainLoopConfig, autocast: 
         raise ConfigError(
             f"train.batch_size: not even one picture of {settings.image_size} px fits; lower --train.image_size"
         )
-    size: int = world.from_main(fits) * world.size
+    size: int = min(world.from_main(fits) * world.size, settings.nominal_batch_size)
     print(f"train.batch_size auto: {size}")
     return size
 
