@@ -153,7 +153,7 @@ def matmul_peak(device: torch.device) -> Iterator[Figures]:
 
 def endless_keys(pictures: int, batch_size: int) -> Iterator[list[SampleKey]]:
     """Full batches of all pictures in turn, with mosaic, epoch after epoch without a pause between them."""
-    keys = (SampleKey(epoch, picture, True) for epoch in count() for picture in range(pictures))
+    keys = (SampleKey(epoch, picture, False) for epoch in count() for picture in range(pictures))
     while True:
         yield list(islice(keys, batch_size))
 

@@ -96,7 +96,7 @@ def project_arguments(options: argparse.Namespace, out: Path) -> list[str]:
         "train.image_size": IMAGE_SIZE,
         "train.batch_size": BATCH,
         "train.device": "cpu",
-        "augment.close_mosaic_epochs": 0,
+        "augment.closing_epochs": 0,
         "loader.workers": WORKERS,
     }
     arguments = [text for name, value in settings.items() for text in (f"--{name}", str(value))]

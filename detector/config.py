@@ -164,29 +164,33 @@ class AugmentConfig:
 
     mosaic: float = 1.0
     """Probability that four pictures are tiled into one."""
-    close_mosaic_epochs: int = 10
-    """Last epochs without mosaic; at most half of the run."""
-    scale: float | dict[str, float] = 0.5
+    closing_epochs: int = 20
+    """Last epochs without mosaic and mixup and with a weaker rest, to learn pictures as they are; at most half of the run."""
+    closing_strength: float = 0.5
+    """In the closing epochs all ranges and probabilities below are multiplied by it."""
+    scale: float | dict[str, float] = 0.25
     """The picture is scaled by a factor from 1 - scale to 1 + scale; a number, or one for each size: {n: 0.5, s: 0.9}."""
     translate: float = 0.1
     """The picture is shifted by up to this share of its side."""
     mixup: float | dict[str, float] = 0.0
-    """Probability, while there are mosaics, that another is blended in with its objects; a number or one for each size."""
+    """Probability, before the closing epochs, that another is blended in with its objects; a number or one for each size."""
     mirror: float = 0.5
     """Probability that the picture is mirrored left to right."""
     hue: float = 0.015
     """Hues are turned by up to this share of the colour circle, either way."""
-    saturation: float = 0.7
+    saturation: float = 0.3
     """Colourfulness is multiplied by a factor from 1 - saturation to 1 + saturation."""
-    brightness: float = 0.4
+    brightness: float = 0.2
     """Brightness is multiplied by a factor from 1 - brightness to 1 + brightness."""
     transforms: list[dict[str, dict[str, Any]]] = field(default_factory=list)
     """albumentations transforms after all that, each entry one's name with its arguments: - ToGray: {p: 0.01}"""
 
     def __post_init__(self) -> None:
         _require_types("augment.", self)
-        shares = dict.fromkeys(("mosaic", "translate", "mirror", "saturation", "brightness"), (0, 1))
-        bounds = {"close_mosaic_epochs": (0, math.inf), "hue": (0, 0.5)}
+        shares = dict.fromkeys(
+            ("mosaic", "closing_strength", "translate", "mirror", "saturation", "brightness"), (0, 1)
+        )
+        bounds = {"closing_epochs": (0, math.inf), "hue": (0, 0.5)}
         _require_range("augment", self, {**shares, **bounds})
         for name, high in (("scale", 0.99), ("mixup", 1)):
             given = getattr(self, name)
@@ -203,6 +207,12 @@ class AugmentConfig:
                 raise ConfigError(f"augment.{field_name}: there is no number for {name}; add one for {name[-1]}")
             numbers[field_name] = given[name[-1]] if isinstance(given, dict) else given
         return replace(self, **numbers)
+
+    def closing(self) -> "AugmentConfig":
+        """What holds in the closing epochs; `transforms`, which are built once, stay as they are."""
+        weaker = ("scale", "translate", "mirror", "hue", "saturation", "brightness")
+        strengths = {name: self.closing_strength * getattr(self, name) for name in weaker}
+        return replace(self, mosaic=0.0, mixup=0.0, **strengths)
 
 
 @dataclass(frozen=True)
@@ -267,9 +277,9 @@ class TrainConfig:
         _require_types("", self)
 
     @property
-    def mosaic_epochs(self) -> int:
-        """Epochs with mosaic; those after them are without."""
-        return self.train.epochs - min(self.augment.close_mosaic_epochs, self.train.epochs // 2)
+    def full_epochs(self) -> int:
+        """Epochs before the closing ones."""
+        return self.train.epochs - min(self.augment.closing_epochs, self.train.epochs // 2)
 
 
 @dataclass(frozen=True)

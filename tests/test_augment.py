@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detector.config import AugmentConfig
+from detector.config import AugmentConfig, TrainConfig, TrainLoopConfig
 from detector.data.augment import TO_YIQ, Pipeline, colour_matrix, mirror_and_recolour
 from detector.data.mosaic import Placement, compose, mix_up, place_mosaic, place_single, random_placements
 from detector.data.sample import Sample
@@ -273,3 +273,13 @@ def test_a_wrong_pipeline_is_refused(transforms: list, message: str) -> None:
 
 def test_albumentations_does_not_ask_the_network_for_updates() -> None:
     assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
+
+
+def test_the_closing_epochs_have_no_mosaic_and_a_weaker_rest() -> None:
+    config = AugmentConfig(mosaic=1.0, mixup=0.3, closing_strength=0.5, scale=0.4, mirror=0.6, hue=0.1, translate=0.2)
+    closing = config.closing()
+    assert (closing.mosaic, closing.mixup) == (0, 0)
+    assert (closing.scale, closing.mirror, closing.hue, closing.translate) == (0.2, 0.3, 0.05, 0.1)
+    assert (closing.saturation, closing.brightness) == (0.5 * config.saturation, 0.5 * config.brightness)
+    assert TrainConfig(train=TrainLoopConfig(epochs=60), augment=config).full_epochs == 40
+    assert TrainConfig(train=TrainLoopConfig(epochs=10), augment=config).full_epochs == 5  # at most half of the run

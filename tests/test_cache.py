@@ -254,7 +254,7 @@ def test_an_unreadable_picture_is_reported_each_time(cache_gb: float, tmp_path: 
     images = CocoImages.load(find_split(tmp_path, "train"))
     pictures = TrainingPictures(images, 64, AugmentConfig(), 0, cache_gb=cache_gb)
     for epoch in range(3):
-        batch = collate([pictures[SampleKey(epoch, i, False)] for i in range(4)])
+        batch = collate([pictures[SampleKey(epoch, i, True)] for i in range(4)])
         assert len(batch.images) == 3
         assert [str(broken) in line for line in batch.unreadable] == [True]
     with pytest.raises(UnreadablePictureError):

@@ -32,7 +32,7 @@ def epoch(sampler: EpochSampler, number: int) -> list[list[SampleKey]]:
 def test_without_repeats_the_order_is_one_permutation() -> None:
     keys = list(chain(*epoch(EpochSampler(23, 5, seed=3), 2)))
     assert [key.picture for key in keys] == np.random.default_rng((3, 2)).permutation(23).tolist()
-    assert {key[2:] for key in keys} == {(True, 1.0, 0)}
+    assert {key[2:] for key in keys} == {(False, 1.0, 0)}
     assert epoch(EpochSampler(np.ones(23), 5, seed=3), 2) == epoch(EpochSampler(23, 5, seed=3), 2)
 
 
@@ -89,7 +89,7 @@ def test_factors_follow_the_formula() -> None:
 
 def test_a_picture_that_comes_again_is_augmented_anew(images: CocoImages) -> None:
     pictures = TrainingPictures(images, 64, AugmentConfig(), seed=3)
-    first, again, second = (pictures[SampleKey(1, 5, False, 1.0, repeat)].sample for repeat in (0, 0, 1))
+    first, again, second = (pictures[SampleKey(1, 5, True, 1.0, repeat)].sample for repeat in (0, 0, 1))
     assert first is not None
     assert (first.image == again.image).all()
     assert (first.image != second.image).any()
@@ -105,21 +105,21 @@ def test_mosaics_take_rare_pictures_more_often(images: CocoImages, monkeypatch: 
     read = []
     original = pictures.sources.read
     monkeypatch.setattr(pictures.sources, "read", lambda index: (read.append(index), original(index))[1])
-    pictures[SampleKey(0, 2, True)]
+    pictures[SampleKey(0, 2, False)]
     assert read == [2, 4, 4, 4]
 
 
-def test_mixup_happens_as_often_as_asked_and_only_while_there_are_mosaics(images: CocoImages) -> None:
-    def training_pictures(mixup: float, mosaic: bool) -> list[Sample]:
+def test_mixup_happens_as_often_as_asked_and_not_in_the_closing_epochs(images: CocoImages) -> None:
+    def training_pictures(mixup: float, closing: bool) -> list[Sample]:
         config = AugmentConfig(
             mosaic=0.0, scale=0.0, translate=0.0, mixup=mixup, mirror=0.0, hue=0.0, saturation=0.0, brightness=0.0
         )
         pictures = TrainingPictures(images, 64, config, seed=0)
-        return [pictures[SampleKey(number, 3, mosaic)].sample for number in range(30)]
+        return [pictures[SampleKey(number, 3, closing)].sample for number in range(30)]
 
-    plain = training_pictures(0.0, mosaic=True)
-    for mixup, mosaic, least, most in ((1.0, True, 26, 30), (0.5, True, 5, 25), (1.0, False, 0, 0)):
-        found = training_pictures(mixup, mosaic)
+    plain = training_pictures(0.0, closing=False)
+    for mixup, closing, least, most in ((1.0, False, 26, 30), (0.5, False, 5, 25), (1.0, True, 0, 0)):
+        found = training_pictures(mixup, closing)
         blended = [(one.image != two.image).any() for one, two in zip(plain, found, strict=True)]
         assert least <= sum(blended) <= most  # the other picture may be the same one
         assert all((two.boxes[: len(one.boxes)] == one.boxes).all() for one, two in zip(plain, found, strict=True))

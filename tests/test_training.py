@@ -126,7 +126,7 @@ def test_the_network_learns_a_batch_by_heart(scenes: Path) -> None:
     ranges = dict.fromkeys(("mosaic", "scale", "translate", "mirror", "hue", "saturation", "brightness"), 0.0)
     augment = AugmentConfig(**ranges)
     pictures = TrainingPictures(CocoImages.load(find_split(scenes, "train")), 96, augment, seed=0)
-    batch = collate([pictures[SampleKey(0, i, False)] for i in (0, 3, 4, 5)])
+    batch = collate([pictures[SampleKey(0, i, True)] for i in (0, 3, 4, 5)])
     model = create_model("yolo11n", 5)
     optimizer = build_optimizer(model, TrainLoopConfig(learning_rate=0.003))
     anchors = make_anchors([(12, 12), (6, 6), (3, 3)], (8, 16, 32), like=torch.zeros(1))
@@ -395,7 +395,7 @@ def test_a_run_can_be_resumed_from_another_folder(
 def test_a_sample_follows_from_its_key_alone(scenes: Path) -> None:
     images = CocoImages.load(find_split(scenes, "train"))
     pictures = TrainingPictures(images, 64, AugmentConfig(), seed=3)
-    first, again, other_epoch = (pictures[SampleKey(e, 5, True)].sample for e in (0, 0, 1))
+    first, again, other_epoch = (pictures[SampleKey(e, 5, False)].sample for e in (0, 0, 1))
     assert first is not None
     assert (first.image == again.image).all()
     assert (first.boxes == again.boxes).all()
@@ -422,10 +422,10 @@ def test_unreadable_pictures_are_left_out_and_named(tmp_path: Path) -> None:
     broken = sorted((tmp_path / "train").glob("*.jpg"))[2]
     broken.write_bytes(broken.read_bytes()[:500])
     pictures = TrainingPictures(CocoImages.load(find_split(tmp_path, "train")), 64, AugmentConfig(), seed=0)
-    batch = collate([pictures[SampleKey(0, i, False)] for i in range(4)])
+    batch = collate([pictures[SampleKey(0, i, True)] for i in range(4)])
     assert len(batch.images) == len(batch.targets) == 3
     assert [str(broken) in line for line in batch.unreadable] == [True]
-    mosaic = [pictures[SampleKey(0, i, True)] for i in range(4)]
+    mosaic = [pictures[SampleKey(0, i, False)] for i in range(4)]
     assert all(item.sample is not None for item in mosaic if not item.unreadable)
 
 

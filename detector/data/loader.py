@@ -52,35 +52,42 @@ class TrainingPictures(Dataset[TrainingItem]):
         self._frame = FrameSize.of(image_size)
         largest = self._frame.scaled(max(self._frame.scales(multi_scale)))
         self.sources = SourcePictures(images, longest_source_side(largest, config), cache_gb)
-        assert not isinstance(config.mixup, dict), "AugmentConfig.for_model makes it a number"
-        self._config = config
-        self._mixup = config.mixup
+        self._config, self._closing = config, config.closing()
         self._seed = seed
         self._pipeline = Pipeline(config.transforms) if config.transforms else None
 
     def __getitem__(self, key: SampleKey) -> TrainingItem:
         rng = np.random.default_rng((self._seed, key.epoch, key.picture, key.repeat))
+        config = self._closing if key.closing else self._config
+        assert not isinstance(config.mixup, dict), "AugmentConfig.for_model makes it a number"
         used: list[int] = []
         unreadable: list[str] = []
-        sample = self._composed(key.picture, key, rng, used, unreadable)
-        if key.mosaic and self._mixup > 0 and rng.random() < self._mixup:
-            other = self._composed(self._others(1, rng)[0], key, rng, used, unreadable)
+        frame = self._frame.scaled(key.scale)
+        sample = self._composed(key.picture, frame, config, rng, used, unreadable)
+        if config.mixup > 0 and rng.random() < config.mixup:
+            other = self._composed(self._others(1, rng)[0], frame, config, rng, used, unreadable)
             if sample is not None and other is not None:
                 sample = mix_up(sample, other, rng.beta(MIXUP_BETA, MIXUP_BETA))
         if sample is not None:
-            sample = mirror_and_recolour(sample, self._config, rng)
-        if sample is not None and self._pipeline is not None:
+            sample = mirror_and_recolour(sample, config, rng)
+        transformed = not key.closing or rng.random() < config.closing_strength
+        if sample is not None and self._pipeline is not None and transformed:
             sample = self._pipeline(sample, rng)
         return TrainingItem(sample, tuple(unreadable), tuple(used))
 
     def _composed(
-        self, picture: int, key: SampleKey, rng: np.random.Generator, used: list[int], unreadable: list[str]
+        self,
+        picture: int,
+        frame: FrameSize,
+        config: AugmentConfig,
+        rng: np.random.Generator,
+        used: list[int],
+        unreadable: list[str],
     ) -> Sample | None:
         """A picture or its mosaic, placed at random; adds to `used` each picture in it, to `unreadable` a line for each that
         can't be read."""
-        frame = self._frame.scaled(key.scale)
         indices = [picture]
-        if key.mosaic and rng.random() < self._config.mosaic:
+        if config.mosaic > 0 and rng.random() < config.mosaic:
             indices += self._others(3, rng)
         samples = []
         for index in indices:
@@ -94,7 +101,7 @@ class TrainingPictures(Dataset[TrainingItem]):
         if len(samples) < len(indices):
             samples = samples[:1]
         sizes = [(sample.image.shape[1], sample.image.shape[0]) for sample in samples]
-        placements = random_placements(sizes, frame, self._config, rng)
+        placements = random_placements(sizes, frame, config, rng)
         return compose(samples, placements, frame)
 
     def _others(self, count: int, rng: np.random.Generator) -> list[int]:

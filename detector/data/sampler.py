@@ -11,13 +11,13 @@ from torch.utils.data import Sampler
 class SampleKey(NamedTuple):
     """Names one training picture of a run.
 
-    scale: of the picture's size, as a share of the run's; repeat: 0 when the picture comes first in an epoch, 1 the
-    second time, and so on.
+    closing: whether it is augmented as `AugmentConfig.closing` says; scale: of the picture's size, as a share of the run's;
+    repeat: 0 when the picture comes first in an epoch, 1 the second time, and so on.
     """
 
     epoch: int
     picture: int
-    mosaic: bool
+    closing: bool
     scale: float = 1.0
     repeat: int = 0
 
@@ -29,7 +29,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
     batch_size: keys of a batch, of all ranks together; rank, world: number r of w processes takes the keys
     [r·b/w, (r+1)·b/w) of each batch of b; scales: what the size of a batch is drawn from.
 
-    Set before iterating: `epoch`; `mosaic`; `start`, the batches at the epoch's beginning to leave out, as a run that is
+    Set before iterating: `epoch`; `closing`; `start`, the batches at the epoch's beginning to leave out, as a run that is
     resumed does. `len` counts the batches of a whole epoch, the same in every one.
     """
 
@@ -44,7 +44,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
     ) -> None:
         assert 0 <= rank < world <= batch_size
         self.epoch = 0
-        self.mosaic = True
+        self.closing = False
         self.start = 0
         self._factors = np.ones(pictures) if isinstance(pictures, int) else pictures
         self._batch_size = batch_size
@@ -66,7 +66,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
             shared = entries[batch * self._batch_size : (batch + 1) * self._batch_size]
             first, end = (len(shared) * rank // self._world for rank in (self._rank, self._rank + 1))
             yield [
-                SampleKey(self.epoch, picture, self.mosaic, scales[batch], repeat)
+                SampleKey(self.epoch, picture, self.closing, scales[batch], repeat)
                 for picture, repeat in shared[first:end].tolist()
             ]
 

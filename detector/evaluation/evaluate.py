@@ -75,24 +75,32 @@ class Found:
     unreadable: list[str] = field(default_factory=list)
 
 
-def detect_all(detector: Detector, images: CocoImages, loader: LoaderConfig, indices: range) -> Found:
-    """Detect on the pictures of `images` with these indices; the boxes are those that `detector(path)` gives."""
-    batches = DataLoader(
-        Subset(Frames(images, FrameSize.of(detector.image_size)), indices),
+def frame_loader(
+    images: CocoImages, size: FrameSize, config: LoaderConfig, indices: range, reuse: bool = False
+) -> DataLoader[Frame]:
+    """Lists of frames, those of the pictures of `images` with these indices; `reuse` keeps the workers for the next pass."""
+    workers = worker_count(config)
+    return DataLoader(
+        Subset(Frames(images, size), indices),
         batch_size=Detector.BATCH,
-        num_workers=worker_count(loader),
+        num_workers=workers,
         collate_fn=list,
+        persistent_workers=reuse and workers > 0,
         worker_init_fn=start_worker,
     )
+
+
+def detect_all(detector: Detector, frames: DataLoader[Frame]) -> Found:
+    """Detect on the frames of `frame_loader`; the boxes are those that `detector` gives for the pictures' files."""
     found = Found()
-    for batch in batches_of(batches):
-        frames = [frame for frame in batch if frame.pixels is not None]
+    for batch in batches_of(frames):
+        readable = [frame for frame in batch if frame.pixels is not None]
         found.unreadable += [frame.problem for frame in batch if frame.pixels is None]
-        if not frames:
+        if not readable:
             continue
-        found.image_ids += [frame.image_id for frame in frames]
-        pixels = torch.stack([frame.pixels for frame in frames])
-        for frame, seen in zip(frames, detector.detect_frames(pixels, [f.letterbox for f in frames]), strict=True):
+        found.image_ids += [frame.image_id for frame in readable]
+        pixels = torch.stack([frame.pixels for frame in readable])
+        for frame, seen in zip(readable, detector.detect_frames(pixels, [f.letterbox for f in readable]), strict=True):
             found.results += seen.to_coco(frame.image_id)
     return found
 
@@ -116,7 +124,8 @@ def score(shares: Sequence[Found], images: CocoImages, max_unreadable: float, re
 
 def evaluate_model(detector: Detector, images: CocoImages, loader: LoaderConfig, reference: bool) -> Evaluation:
     """`detect_all` and `score` on every picture of `images`."""
-    found = detect_all(detector, images, loader, range(len(images)))
+    frames = frame_loader(images, FrameSize.of(detector.image_size), loader, range(len(images)))
+    found = detect_all(detector, frames)
     return score([found], images, loader.max_unreadable, reference)
 
 

@@ -32,8 +32,8 @@ class Detector:
     `image_size`: side of the square network input in pixels, or (height, width); `conf`: lowest score kept; `iou`: overlap
     over which the weaker of two boxes of one class is dropped; `max_detections`: a picture; `classes`: names to keep, all
     if None.
-    On a CPU the network sees one picture at a time, so that a picture's boxes don't depend on its neighbours in a list,
-    not by one bit; on CUDA it sees batches of `BATCH`.
+    `batch`, pictures that the network sees at a time: on a CPU 1, so that a picture's boxes don't depend on its neighbours
+    in a list, not by one bit; on CUDA `BATCH`.
     """
 
     BATCH = 16
@@ -63,6 +63,7 @@ class Detector:
         self.conf = conf
         self.iou = iou
         self.max_detections = max_detections
+        self.batch = 1 if self.device.type == "cpu" else self.BATCH
         self._labels = None if classes is None else _labels_of(classes, categories).to(self.device)
 
     @classmethod
@@ -108,11 +109,10 @@ class Detector:
         """
         if isinstance(pictures, str | Path | np.ndarray | PIL.Image.Image | Tensor):
             return self([pictures])[0]
-        batch = 1 if self.device.type == "cpu" else self.BATCH
         frame = FrameSize.of(self.image_size)
         found = []
-        for start in range(0, len(pictures), batch):
-            arrays = [as_array(picture) for picture in pictures[start : start + batch]]
+        for start in range(0, len(pictures), self.batch):
+            arrays = [as_array(picture) for picture in pictures[start : start + self.batch]]
             boxes = [Letterbox(a.shape[1], a.shape[0], frame.width, frame.height) for a in arrays]
             frames = np.stack([box.image(array) for box, array in zip(boxes, arrays, strict=True)])
             found += self.detect_frames(torch.from_numpy(frames).permute(0, 3, 1, 2), boxes)
@@ -124,10 +124,7 @@ class Detector:
     ) -> list[Detections]:
         """Detections of pictures that are letterboxed already, boxes in pixels of the originals."""
         images = scale_pixels(frames.to(self.device)).contiguous(memory_format=torch.channels_last)
-        if self.device.type == "cpu":
-            chosen = [self._select(self.model(image[None]))[0] for image in images]
-        else:
-            chosen = self._select(self.model(images))
+        chosen = [found for batch in torch.split(images, self.batch) for found in self._select(self.model(batch))]
         return [
             Detections(letterbox.to_original(boxes.cpu()), scores.cpu(), labels.cpu(), self.categories)
             for (boxes, scores, labels), letterbox in zip(chosen, letterboxes, strict=True)

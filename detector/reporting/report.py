@@ -179,14 +179,14 @@ def labels(record: RunRecord, drawing: Drawing) -> str:
 
 
 def batches(record: RunRecord, drawing: Drawing) -> str:
-    """Augmented pictures of the first epoch, and of the last if those are without mosaic."""
+    """Augmented pictures of the first epoch, and of the last if that is a closing one."""
     config, last = record.config, record.rows[-1]["epoch"] - 1
-    epochs = [0, last] if config.augment.mosaic > 0 and last >= config.mosaic_epochs else [0]
+    epochs = [0, last] if last >= config.full_epochs > 0 else [0]
     html = page.paragraph("Training pictures after augmentation, with the boxes that the loss sees.")
     for epoch in epochs:
         batch = augmented_batch(config, record.train_images, epoch)
         if len(batch.images) > 0:
-            what = "without mosaic" if epoch >= config.mosaic_epochs or config.augment.mosaic == 0 else "with mosaic"
+            what = "closing epochs" if epoch >= config.full_epochs else "full augmentation"
             caption = f"From the first batch of epoch {epoch + 1}, {what}."
             sheet = batch_sheet(batch, record.info.categories)
             html += drawing.photograph(f"batch-epoch-{epoch + 1}", sheet, caption)

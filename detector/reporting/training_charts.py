@@ -50,16 +50,16 @@ def curves(axes: Axes, run: RunRecord, names: Mapping[str, str]) -> None:
 
 
 def finished(figure: Figure, axes: Axes, run: RunRecord) -> Figure:
-    """The epochs as x axis, with the best one and the end of mosaic marked."""
+    """The epochs as x axis, with the best one and the closing epochs marked."""
     last = run.rows[-1]["epoch"]
     axes.set_xlim(0.5, last + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
     axes.axvline(run.best_epoch, color="#111111", linewidth=1.0, linestyle="--", label=f"best epoch: {run.best_epoch}")
-    if run.config.augment.mosaic > 0 and run.config.mosaic_epochs < last:
-        after = run.config.mosaic_epochs
+    if run.config.full_epochs < last:
+        after = run.config.full_epochs
         axes.axvspan(
-            after + 0.5, last + 0.5, color=GREY, alpha=0.3, linewidth=0, label=f"no mosaic after epoch {after}"
+            after + 0.5, last + 0.5, color=GREY, alpha=0.3, linewidth=0, label=f"closing epochs, after {after}"
         )
     add_legend(figure, axes)
     return figure

@@ -162,7 +162,7 @@ def train_epoch(run: Run, state: TrainState, progress: RunProgress, stop: thread
     config, settings, tally = run.config, run.config.train, state.tally
     run.sampler.epoch = state.epoch
     run.sampler.start = tally.batches
-    run.sampler.mosaic = state.epoch < config.mosaic_epochs
+    run.sampler.closing = state.epoch >= config.full_epochs
     since, saved = time.monotonic() - tally.seconds, time.monotonic()
     train_mode(state.model)
     for batches in grouped(run.loader, run.accumulate):
@@ -222,8 +222,8 @@ def validate(run: Run, state: TrainState) -> dict[str, Any]:
     """COCO metrics of the averaged weights on the validation split, each process detecting on its share of the pictures."""
     categories, size, world = run.train_images.categories, run.config.train.image_size, run.world
     detector = Detector(state.ema.model, categories, size, conf=0.001, device=run.device)
-    share = range(world.rank, len(run.val_images), world.size)
-    shares = world.gather(detect_all(detector, run.val_images, run.config.loader, share))
+    detector.batch = Detector.BATCH  # on a CPU, too: what that changes in the boxes is rounding
+    shares = world.gather(detect_all(detector, run.val_loader))
     if not world.is_main:
         return world.from_main(None)  # type: ignore[no-any-return]
     scored = score(shares, run.val_images, run.config.loader.max_unreadable, reference=False)

@@ -47,5 +47,5 @@ def training_pictures(
 def augmented_batch(config: TrainConfig, images: CocoImages, epoch: int) -> Batch:
     """The first pictures of the first batch of `epoch` (from 0), as the loader makes them; empty if none is readable."""
     pictures, sampler = training_pictures(config, images)
-    sampler.epoch, sampler.mosaic = epoch, epoch < config.mosaic_epochs
+    sampler.epoch, sampler.closing = epoch, epoch >= config.full_epochs
     return collate([pictures[key] for key in next(iter(sampler))[:MOST_PICTURES]])

@@ -22,6 +22,7 @@ from detector.data.loader import TrainingItem, training_loader
 from detector.data.sampler import EpochSampler
 from detector.data.splits import split_paths
 from detector.errors import ConfigError, DataError, WeightsError
+from detector.evaluation.evaluate import Frame, frame_loader
 from detector.fileio import remove_unfinished, require_writable, write_json, write_text
 from detector.geometry.boxes import Anchors, make_anchors
 from detector.geometry.frame_size import FrameSize
@@ -59,6 +60,7 @@ class Run:
     val_images: CocoImages
     sampler: EpochSampler
     loader: DataLoader[TrainingItem]
+    val_loader: DataLoader[Frame]
     world: World
     network: nn.Module
     origin: dict[str, Any]
@@ -143,6 +145,13 @@ def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState
         val_images=val_images,
         sampler=sampler,
         loader=training_loader(pictures, sampler, config.loader, pin_memory=device.type == "cuda"),
+        val_loader=frame_loader(
+            val_images,
+            FrameSize.of(settings.image_size),
+            config.loader,
+            range(world.rank, len(val_images), world.size),
+            reuse=True,
+        ),
         strides=model.head.strides,
         world=world,
         network=as_network(model, settings, device, world),
