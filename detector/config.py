@@ -250,7 +250,7 @@ class TrainConfig:
     out: str = "runs/train"
     """Folder for checkpoints, weights, logs and the resolved configuration."""
     model: str = "yolo11n"
-    """Name of the network: yolo11n, yolo11s, yolo11m, yolo11l or yolo11x."""
+    """Name of the network: yolo11n, yolo11s, yolo11m, yolo11l, yolo11x; yolov9t, yolov9s, yolov9m, yolov9c or yolov9e."""
     weights: str | None = None
     """Weights file to start from, or the name of shipped weights; other classes are possible; random weights without."""
     licence: str = "not stated"
