@@ -168,8 +168,12 @@ class CompositeBackbone(nn.Module):
         """Strides 8, 16, 32 of the second backbone, and of the first."""
         first = self.first(images)
         given = [linear(x) for linear, x in zip(self.linears, first, strict=True)]
-        second = self.second(images, [[each[i] for each in given[i:]] for i in range(len(given))])
-        return second[2:], first[2:]
+        return self.second(images, slices_by_width(given))[2:], first[2:]
+
+
+def slices_by_width(given: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """From the slices of each map, finest map first, those of each width, which all maps at least as coarse have."""
+    return [[each[i] for each in given[i:]] for i in range(len(given))]
 
 
 class YOLOv9(DetectionModel):
