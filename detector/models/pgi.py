@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detector.models.base import DetectionModel
 from detector.models.yolo11 import upsample
-from detector.models.yolov9 import SCALES, Backbone, Pyramid, Scale, YOLOv9, slices_by_width
+from detector.models.yolov9 import Backbone, Pyramid, Scale, YOLOv9, slices_by_width
 from detector.nn.gelan import SPPELAN, CBLinear
 from detector.nn.head import DetectionHead, plain_class_branch
 from detector.structures import GuidedPredictions, RawPredictions
@@ -65,7 +65,7 @@ class Guided(nn.Module):
 
     def __init__(self, model: YOLOv9) -> None:
         super().__init__()
-        branch = AuxiliaryBackbone if model.scale is SCALES["c"] else AuxiliaryNeck
+        branch = AuxiliaryBackbone if model.scale.auxiliary_backbone else AuxiliaryNeck
         self.model = model
         self.auxiliary = branch(model.scale, model.head.num_classes)
 

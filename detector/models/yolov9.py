@@ -30,7 +30,8 @@ class Scale:
     """A size of the family: widths in channels, `repeats` of RepBottleneck in each RepCSP.
 
     Three entries stand for strides 8, 16, 32 (`stages`, `downs`: after the downsampling to them) or, in the neck, are
-    named by what they belong to; `pooling` is the output of SPPELAN and its hidden width; `plain_stage2`: ELAN1 there.
+    named by what they belong to; `pooling` is the output of SPPELAN and its hidden width; `plain_stage2`: ELAN1 there;
+    `auxiliary_backbone`: in training the auxiliary branch is another backbone, not a neck.
     """
 
     stem: tuple[int, int]
@@ -47,6 +48,7 @@ class Scale:
     neck_down5: int
     bottom_up5: Widths
     repeats: int
+    auxiliary_backbone: bool = False
 
     def block(self, in_channels: int, widths: Widths) -> RepNCSPELAN:
         return RepNCSPELAN(in_channels, *widths, self.repeats)
@@ -99,6 +101,7 @@ SCALES = {
         neck_down5=512,
         bottom_up5=Widths(512, 512, 256),
         repeats=1,
+        auxiliary_backbone=True,
     ),
     "e": Scale(
         stem=(64, 128),
