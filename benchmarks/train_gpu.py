@@ -162,12 +162,13 @@ def training(arguments: list[str], seconds: float, peaks: dict[str, float | None
     """One model: operations, then the pictures a second from a batch on the card, then with the data pipeline."""
     run, state = set_up(parse("train", COMMANDS["train"], arguments))
     size = FrameSize.of(run.config.train.image_size)
-    with FlopCounterMode(display=False) as counter:
-        state.ema.model(torch.zeros(1, 3, *size, device=run.device))
+    run.network.eval()
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        run.network(torch.zeros(1, 3, *size, device=run.device))
     tflops_a_picture = 3 * counter.get_total_flops() / 1e12
     yield {"forward_gflops_a_picture": counter.get_total_flops() / 1e9}
 
-    state.model.train()
+    run.network.train()
     keys = endless_keys(len(run.train_images), run.config.train.batch_size)
     loader = training_loader(run.loader.dataset, keys, run.config.loader, run.loader.pin_memory)
     batches = batches_of(loader)

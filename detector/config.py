@@ -48,7 +48,7 @@ def require_image_size(name: str, size: int | tuple[int, int]) -> None:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the three terms of the loss."""
+    """Weights of the three terms of the loss, and of the auxiliary branch's."""
 
     box: float = 7.5
     """Weight of 1 - CIoU."""
@@ -56,10 +56,13 @@ class LossConfig:
     """Weight of the binary cross-entropy of the classes."""
     distribution: float = 1.5
     """Weight of the cross-entropy of the distance bins."""
+    auxiliary: float = 0.25
+    """Share of the same loss of YOLOv9's auxiliary branch (PGI), which is there in training only; 0 trains without it."""
 
     def __post_init__(self) -> None:
         _require_types("loss.", self)
-        _require_range("loss", self, dict.fromkeys(("box", "classification", "distribution"), (0, math.inf)))
+        names = ("box", "classification", "distribution", "auxiliary")
+        _require_range("loss", self, dict.fromkeys(names, (0, math.inf)))
 
 
 @dataclass(frozen=True)
@@ -260,7 +263,7 @@ class TrainConfig:
     out: str = "runs/train"
     """Folder for checkpoints, weights, logs and the resolved configuration."""
     model: str = "yolo11n"
-    """Name of the network: yolo11n, yolo11s, yolo11m, yolo11l or yolo11x."""
+    """Name of the network: yolo11n, yolo11s, yolo11m, yolo11l, yolo11x; yolov9t, yolov9s, yolov9m, yolov9c or yolov9e."""
     weights: str | None = None
     """Weights file to start from, or the name of shipped weights; other classes are possible; random weights without."""
     licence: str = "not stated"

@@ -77,6 +77,13 @@ class RawPredictions(NamedTuple):
     scores: Float[Tensor, "batch classes anchors"]
 
 
+class GuidedPredictions(NamedTuple):
+    """What a model and the auxiliary branch that guides it in training return, for the same anchors."""
+
+    main: RawPredictions
+    auxiliary: RawPredictions
+
+
 class Predictions(NamedTuple):
     """What a model returns in evaluation mode: every anchor's box and scores, before NMS.
 

@@ -7,11 +7,11 @@ from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
 
 
-def lively_model(num_classes: int) -> DetectionModel:
-    """yolo11n in evaluation mode, always the same one: strong last layers, and batch statistics of noise pictures."""
+def lively_model(num_classes: int, name: str = "yolo11n") -> DetectionModel:
+    """In evaluation mode, always the same one: strong last layers, and batch statistics of noise pictures."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    model = create_model("yolo11n", num_classes)
+    model = create_model(name, num_classes)
     for box, classes in zip(model.head.box_branches, model.head.class_branches, strict=True):
         nn.init.normal_(box[-1].weight, std=1.0, generator=generator)
         nn.init.normal_(classes[-1].weight, std=1.5, generator=generator)

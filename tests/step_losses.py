@@ -25,7 +25,7 @@ def main(out: Path, steps: int, arguments: list[str]) -> None:
     with joined() as world:
         run, state = set_up(config, world)
         losses = []
-        state.model.train()
+        run.network.train()
         while len(losses) < steps:
             run.sampler.epoch = state.epoch
             for batch in run.loader:
@@ -34,7 +34,7 @@ def main(out: Path, steps: int, arguments: list[str]) -> None:
                 take_step(run, state, [batch])
                 losses.append((state.tally.losses - before).tolist())
             state.epoch += 1
-        models = (state.model, state.ema.model)
+        models = (state.model, state.auxiliary, state.ema.model)
         tensors = [tensor.numpy().tobytes() for model in models for tensor in model.state_dict().values()]
         shares = world.gather(hashlib.sha256(b"".join(tensors)).hexdigest())
         if world.is_main:

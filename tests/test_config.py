@@ -38,6 +38,9 @@ def test_the_coco_recipe_is_the_published_one() -> None:
         "l": (0.9, 0.15),
         "x": (0.9, 0.2),
     }
+    for_size = {"t": "n", "c": "l", "e": "x"}  # YOLOv9's as YOLO11's of about that size
+    for other, letter in for_size.items():
+        assert config.augment.for_model(f"yolov9{other}") == strengths[letter]
 
 
 def test_strengths_by_size_are_checked() -> None:

@@ -198,16 +198,18 @@ class Stepping(Started):
         return dict(json.loads(self.file.read_text()))
 
 
-def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "steps"), [("yolo11n", 20), ("yolov9t", 4)])
+def test_two_processes_take_the_steps_of_one(model: str, steps: int, tmp_path: Path) -> None:
+    """yolov9t with its auxiliary branch."""
     make_data_set(tmp_path / "data", seed=1, train=30, val=6, test=3)
     options = [f"--data={tmp_path / 'data'}", "--train.batch_size=8", "--train.nominal_batch_size=8"]
-    options.append("--train.sync_batch_norm=true")
+    options += ["--train.sync_batch_norm=true", f"--model={model}"]
     started = [
-        Stepping(tmp_path / "one", 20, [], *options),
-        Stepping(tmp_path / "two", 20, ["-m", *TORCHRUN], *options),
+        Stepping(tmp_path / "one", steps, [], *options),
+        Stepping(tmp_path / "two", steps, ["-m", *TORCHRUN], *options),
     ]
     one, two = [each.result() for each in started]
-    assert len(one["losses"]) == len(two["losses"]) == 20
+    assert len(one["losses"]) == len(two["losses"]) == steps
     for step, (alone, shared) in enumerate(zip(one["losses"], two["losses"], strict=True)):
         assert shared == pytest.approx(alone, rel=1e-4, abs=1e-9), f"step {step + 1}"
     assert one["losses"][0] != one["losses"][-1]
@@ -215,8 +217,10 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     assert two["weights"][0] == two["weights"][1]
 
 
-def test_processes_keep_the_same_weights_with_norms_of_their_own(data: Path, tmp_path: Path) -> None:
-    options = (f"--data={data}", "--train.batch_size=4", "--train.nominal_batch_size=4")
+@pytest.mark.parametrize("model", ["yolo11n", "yolov9t"])
+def test_processes_keep_the_same_weights_with_norms_of_their_own(model: str, data: Path, tmp_path: Path) -> None:
+    """Those of the auxiliary branch, too."""
+    options = (f"--data={data}", "--train.batch_size=4", "--train.nominal_batch_size=4", f"--model={model}")
     weights = Stepping(tmp_path, 4, ["-m", *TORCHRUN], *options).result()["weights"]
     assert len(weights) == 2
     assert weights[0] == weights[1]

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from lively_model import lively_model
+from narrow_yolov9 import narrow_model
 from torch import Tensor
 
 import detector.exporting.export as export_module
@@ -45,8 +46,11 @@ def no_shape_checks() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def model() -> DetectionModel:
+    return calmed(lively_model(5))
+
+
+def calmed(model: DetectionModel) -> DetectionModel:
     """The lively model with logits of the size that training gives: its own would magnify float32's rounding."""
-    model = lively_model(5)
     with torch.no_grad():
         levels = model.levels(
             scale_pixels(torch.from_numpy(read_picture(shipped_pictures()[0])).permute(2, 0, 1))[None]
@@ -148,6 +152,32 @@ def test_torchscript_takes_other_batches_and_sizes_and_carries_its_metadata(
         with torch.no_grad():
             boxes, scores = module(images)
             expected = model(images)
+        assert (boxes - expected.boxes).abs().max() < 0.5
+        assert (scores - expected.scores).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript", "safetensors"])
+def test_yolov9_is_exported_as_yolo11_is(format: str, tmp_path: Path) -> None:
+    """The comparison that `export` makes itself, at two sizes."""
+    weights = tmp_path / "yolov9t.safetensors"
+    info = WeightsInfo("yolov9t", Categories((3, 7, 20, 21, 90), NAMES), 64, {}, {}, "CC0")
+    save_weights(weights, calmed(lively_model(5, "yolov9t")), info)
+    out, dynamic = tmp_path / "file", format == "onnx"
+    comparison = export(ExportConfig(weights=str(weights), out=str(out), format=format, dynamic=dynamic))
+    assert comparison.model_detections > 3
+    assert comparison.file_detections > 3
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+def test_composite_backbones_take_other_batches_and_sizes(format: str, tmp_path: Path) -> None:
+    """yolov9e resizes slices to sizes that are known only when the file runs."""
+    model = calmed(narrow_model("e", 5).eval())
+    config = ExportConfig(weights="", out="", format=format, dynamic=True)
+    run = export_module.write(tmp_path / "file", ExportGraph(model), FrameSize(64, 64), config, {})
+    for shape in [(1, 3, 64, 64), (3, 3, 32, 96)]:
+        images = torch.rand(shape)
+        with torch.no_grad():
+            expected, (boxes, scores) = model(images), run(images)
         assert (boxes - expected.boxes).abs().max() < 0.5
         assert (scores - expected.scores).abs().max() < 1e-3
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import detector.training.batch_size as batch_size
 import detector.training.loop as loop
+import detector.training.loss as loss
 import detector.training.step as step
 from detector.cli import COMMANDS, parse
 from detector.config import AugmentConfig, LoaderConfig, LossConfig, PathsConfig, TrainConfig, TrainLoopConfig
@@ -212,9 +213,9 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing(
 
             def losses_of(*arguments: object) -> Losses:
                 factor = next(factors)
-                return Losses(*(loss * factor for loss in detection_loss(*arguments)))
+                return Losses(*(term * factor for term in detection_loss(*arguments)))
 
-            patch.setattr(step, "detection_loss", losses_of)
+            patch.setattr(loss, "detection_loss", losses_of)
         else:
             factors = iter((1.0, float("nan")))
             patch.setattr(step, "scale_pixels", lambda images: scale_pixels(images) * next(factors))
@@ -244,9 +245,9 @@ def test_skipped_steps_are_counted_and_too_many_in_a_row_stop_the_run(
     def losses_of(*arguments: object) -> Losses:
         taken[0] += 1
         losses = detection_loss(*arguments)
-        return Losses(*(loss * float("nan") for loss in losses)) if taken[0] - 1 in bad else losses
+        return Losses(*(term * float("nan") for term in losses)) if taken[0] - 1 in bad else losses
 
-    monkeypatch.setattr(step, "detection_loss", losses_of)
+    monkeypatch.setattr(loss, "detection_loss", losses_of)
     with pytest.raises(DetectorError) as refusal:
         train(tiny(scenes, out, epochs=3, max_skipped_steps=3))
     assert re.search(
@@ -298,7 +299,7 @@ def test_the_largest_batch_stays_within_its_limit() -> None:
 def no_card(monkeypatch: pytest.MonkeyPatch, fitting: int) -> None:
     """A card that takes `fitting` pictures of a step, played on the CPU."""
 
-    def try_step(_model: object, _settings: object, _autocast: object, size: int) -> None:
+    def try_step(_network: object, _strides: object, _settings: object, _autocast: object, size: int) -> None:
         if size > fitting:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -328,11 +329,12 @@ def test_out_of_memory_is_told_with_the_batch_that_fits(
 def test_a_batch_fits_only_with_memory_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
     no_card(monkeypatch, 100)
     reserved = [0]
-    monkeypatch.setattr(batch_size, "try_step", lambda _m, _s, _a, size: reserved.append(size))
+    monkeypatch.setattr(batch_size, "try_step", lambda *arguments: reserved.append(arguments[-1]))
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: reserved[-1])  # a picture takes 1 of 100
     model, autocast = create_model("yolo11n", 1), torch.autocast("cpu", enabled=False)
-    assert 80 <= batch_that_fits(model, TrainLoopConfig(nominal_batch_size=128), autocast) <= 90  # a tenth stays free
-    assert batch_that_fits(model, TrainLoopConfig(nominal_batch_size=64), autocast) == 64  # no more than a step needs
+    few, many = (TrainLoopConfig(nominal_batch_size=pictures) for pictures in (64, 128))
+    assert 80 <= batch_that_fits(model, (8, 16, 32), many, autocast) <= 90  # a tenth stays free
+    assert batch_that_fits(model, (8, 16, 32), few, autocast) == 64  # no more than a step needs
 
 
 def test_trying_batches_leaves_the_running_statistics_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +344,7 @@ def test_trying_batches_leaves_the_running_statistics_alone(monkeypatch: pytest.
     model = create_model("yolo11n", 1).train()
     before = [buffer.clone() for buffer in model.buffers()]
     settings = TrainLoopConfig(image_size=64, nominal_batch_size=2)
-    assert batch_that_fits(model, settings, torch.autocast("cpu", enabled=False)) == 2
+    assert batch_that_fits(model, model.head.strides, settings, torch.autocast("cpu", enabled=False)) == 2
     assert all(torch.equal(one, two) for one, two in zip(before, model.buffers(), strict=True))
     assert all(parameter.grad is None for parameter in model.parameters())
 

@@ -21,9 +21,9 @@ def classes(*names: str) -> Categories:
     return Categories(tuple(range(1, len(names) + 1)), names)
 
 
-def learnt(num_classes: int) -> DetectionModel:
+def learnt(num_classes: int, name: str = "yolo11n") -> DetectionModel:
     """A network without any value that a fresh one has."""
-    model = create_model("yolo11n", num_classes)
+    model = create_model(name, num_classes)
     for tensor in model.state_dict().values():
         tensor.copy_(torch.randn(tensor.shape) + 5 if tensor.is_floating_point() else torch.full(tensor.shape, 9))
     return model
@@ -73,6 +73,20 @@ def require_rows(own: Categories, known: Categories, rows: dict[int, int]) -> st
 )
 def test_rows_go_by_name_and_everything_else_is_taken(own: str, known: str, rows: dict[int, int], line: str) -> None:
     assert require_rows(classes(*own.split()), classes(*known.split()), rows) == line
+
+
+def test_yolov9_keeps_what_yolo11_keeps() -> None:
+    model, source = create_model("yolov9t", 2), learnt(3, "yolov9t")
+    fresh = {name: model.state_dict()[name].clone() for name in ROWS}
+    line = transfer(model, classes("cat", "dog"), source, classes("hen", "cow", "cat"))
+    assert line == "classes kept: cat; new: dog; dropped: hen, cow"
+    for name, tensor in model.state_dict().items():
+        learnt_tensor = source.state_dict()[name]
+        if name in ROWS:
+            assert torch.equal(tensor[0], learnt_tensor[2]), name
+            assert torch.equal(tensor[1], fresh[name][1]), name
+        else:
+            assert torch.equal(tensor, learnt_tensor), name
 
 
 def test_category_ids_are_of_no_account() -> None:

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from functools import partial
 
 from detector.errors import ConfigError
+from detector.models import yolov9
 from detector.models.base import DetectionModel
 from detector.models.yolo11 import SCALES, YOLO11
 
 MODELS: dict[str, Callable[[int], DetectionModel]] = {
-    f"yolo11{letter}": partial(YOLO11, scale) for letter, scale in SCALES.items()
+    **{f"yolo11{letter}": partial(YOLO11, scale) for letter, scale in SCALES.items()},
+    **{f"yolov9{letter}": partial(yolov9.YOLOv9, yolov9.SCALES[letter]) for letter in "tsmc"},
+    "yolov9e": partial(yolov9.YOLOv9E, yolov9.SCALES["e"]),
 }
 
 

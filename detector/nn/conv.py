@@ -37,6 +37,24 @@ class Conv(nn.Module):
         return y
 
 
+class RepConv(nn.Module):
+    """A 3x3 and a 1x1 Conv in parallel, summed, then SiLU. For inference the two are one 3x3 convolution.
+
+    Source: Ding et al., RepVGG: making VGG-style ConvNets great again, 2021, section 3.3.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.wide = Conv(in_channels, out_channels, 3, act=False)
+        self.pointwise: Conv | None = Conv(in_channels, out_channels, act=False)  # None when fused
+        self.act = nn.SiLU(inplace=True)
+
+    def forward(self, x: Float[Tensor, "batch in_channels h w"]) -> Float[Tensor, "batch out_channels h w"]:
+        both = self.wide(x) if self.pointwise is None else self.wide(x) + self.pointwise(x)
+        y: Tensor = self.act(both)
+        return y
+
+
 def depthwise(channels: int, kernel_size: int, act: bool = True) -> Conv:
     """A Conv that filters each channel on its own."""
     return Conv(channels, channels, kernel_size, groups=channels, act=act)
@@ -53,10 +71,26 @@ def _fold_batch_norm(block: Conv) -> None:
     block.bn = nn.Identity()
 
 
+@torch.no_grad()
+def _merge_pointwise(block: RepConv) -> None:
+    """The 1x1 convolution is the middle of a 3x3 one that is 0 elsewhere. Goes after `_fold_batch_norm` of both."""
+    wide, pointwise = block.wide.conv, block.pointwise
+    assert pointwise is not None
+    assert wide.bias is not None
+    assert pointwise.conv.bias is not None
+    wide.weight[:, :, 1:2, 1:2] += pointwise.conv.weight
+    wide.bias += pointwise.conv.bias
+    block.pointwise = None
+
+
 def fuse_conv_bn(model: Module) -> Module:
-    """A copy of `model` for inference with every BatchNorm folded into its convolution: same outputs, fewer passes."""
+    """A copy of `model` for inference with every BatchNorm folded into its convolution and every RepConv made one
+    convolution: same outputs, fewer passes."""
     fused = deepcopy(model).eval()
     for block in fused.modules():
         if isinstance(block, Conv) and isinstance(block.bn, nn.BatchNorm2d):
             _fold_batch_norm(block)
+    for block in fused.modules():
+        if isinstance(block, RepConv) and block.pointwise is not None:
+            _merge_pointwise(block)
     return fused

@@ -1,7 +1,7 @@
 """The decoupled head: a box branch and a class branch per level, and the decoding of what they say."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -19,7 +19,7 @@ def box_branch(in_channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(Conv(in_channels, width, 3), Conv(width, width, 3), nn.Conv2d(width, 4 * BINS, 1))
 
 
-def class_branch(in_channels: int, width: int, num_classes: int) -> nn.Sequential:
+def separable_class_branch(in_channels: int, width: int, num_classes: int) -> nn.Sequential:
     """Depthwise-separable, as in YOLO11."""
     return nn.Sequential(
         nn.Sequential(depthwise(in_channels, 3), Conv(in_channels, width)),
@@ -28,13 +28,25 @@ def class_branch(in_channels: int, width: int, num_classes: int) -> nn.Sequentia
     )
 
 
+def plain_class_branch(in_channels: int, width: int, num_classes: int) -> nn.Sequential:
+    """Of 3x3 Conv, as in YOLOv9."""
+    return nn.Sequential(Conv(in_channels, width, 3), Conv(width, width, 3), nn.Conv2d(width, num_classes, 1))
+
+
 class DetectionHead(nn.Module):
     """Box and class logits for each cell of each level.
 
-    `in_channels`: widths of the levels, finest first; `strides`: input pixels per cell of each level.
+    `in_channels`: widths of the levels, finest first; `strides`: input pixels per cell of each level; `class_branch`:
+    makes a level's class branch of its width, the branch's width and the number of classes.
     """
 
-    def __init__(self, in_channels: Sequence[int], num_classes: int, strides: Sequence[int] = (8, 16, 32)) -> None:
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        strides: Sequence[int] = (8, 16, 32),
+        class_branch: Callable[[int, int, int], nn.Sequential] = separable_class_branch,
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.strides = tuple(strides)

@@ -1,16 +1,17 @@
 """The largest batch that fits on a CUDA card, found by trying."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
 from detector.config import LossConfig, TrainLoopConfig
 from detector.geometry.boxes import make_anchors
 from detector.geometry.frame_size import FrameSize
 from detector.geometry.letterbox import PAD_VALUE
-from detector.models.base import DetectionModel, scale_pixels
+from detector.models.base import scale_pixels
 from detector.structures import Batch, Targets
-from detector.training.loss import detection_loss
+from detector.training.loss import training_loss
 
 FREE_SHARE = 0.1
 """Of the card's memory, left free by the batch that is chosen: pictures with more objects than the trial's need it."""
@@ -34,42 +35,47 @@ def largest_batch(fits: Callable[[int], bool], limit: int) -> int:
     return low
 
 
-def batch_that_fits(model: DetectionModel, settings: TrainLoopConfig, autocast: torch.autocast) -> int:
-    """Pictures of the largest size in training of which `model`, on its CUDA card, takes a training step within the free memory."""
-    device = next(model.parameters()).device
-    statistics = [buffer.clone() for buffer in model.buffers()]
+def batch_that_fits(
+    network: nn.Module, strides: Sequence[int], settings: TrainLoopConfig, autocast: torch.autocast
+) -> int:
+    """Pictures of the largest size in training of which `network`, what training calls, on its CUDA card, takes a training
+    step within the free memory; `strides`: those of the head."""
+    device = next(network.parameters()).device
+    statistics = [buffer.clone() for buffer in network.buffers()]
 
     def fits(size: int) -> bool:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         try:
-            try_step(model, settings, autocast, size)
+            try_step(network, strides, settings, autocast, size)
         except torch.OutOfMemoryError:
             return False
         finally:
-            model.zero_grad()
+            network.zero_grad()
         _, total = torch.cuda.mem_get_info(device)
         return torch.cuda.max_memory_reserved(device) <= (1 - FREE_SHARE) * total
 
     size = largest_batch(fits, settings.nominal_batch_size)
     with torch.no_grad():  # the trials have changed the norms' statistics
-        for buffer, before in zip(model.buffers(), statistics, strict=True):
+        for buffer, before in zip(network.buffers(), statistics, strict=True):
             buffer.copy_(before)
     torch.cuda.empty_cache()
     return size
 
 
-def try_step(model: DetectionModel, settings: TrainLoopConfig, autocast: torch.autocast, size: int) -> None:
+def try_step(
+    network: nn.Module, strides: Sequence[int], settings: TrainLoopConfig, autocast: torch.autocast, size: int
+) -> None:
     """Forward, loss and backward of `size` grey pictures with 100 objects each."""
     height, width = FrameSize.of(settings.image_size).scaled(1 + settings.multi_scale)
-    device = next(model.parameters()).device
+    device = next(network.parameters()).device
     corners = torch.rand(TRIAL_OBJECTS, 2, device=device) * min(height, width) / 2
     boxes = torch.cat((corners, corners + min(height, width) / 4), dim=1)
     labels = torch.zeros(TRIAL_OBJECTS, dtype=torch.int64, device=device)
     targets = Targets(boxes, labels, boxes[:0])
     images = torch.full((size, 3, height, width), PAD_VALUE, dtype=torch.uint8, device=device)
-    strides = model.head.strides
     anchors = make_anchors([(height // s, width // s) for s in strides], strides, torch.zeros(1, device=device))
     with autocast:
-        raw = model(scale_pixels(images).contiguous(memory_format=torch.channels_last))
-    detection_loss(raw, anchors, Batch(images, (targets,) * size), LossConfig()).total().backward()  # type: ignore[no-untyped-call]
+        raw = network(scale_pixels(images).contiguous(memory_format=torch.channels_last))
+    _, total = training_loss(raw, anchors, Batch(images, (targets,) * size), LossConfig())
+    total.backward()  # type: ignore[no-untyped-call]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detector.errors import WeightsError
 from detector.fileio import atomic_write
@@ -48,7 +48,7 @@ class TrainState:
 
     epoch: finished epochs; step: optimiser steps, the skipped ones too; skipped_in_row: steps skipped since the last one
     that counted; best: the best value of the stopping metric, reached in best_epoch; unreadable: a line for each picture
-    left out so far.
+    left out so far; auxiliary: what is trained beside the model and then dropped, an empty module if there is nothing.
     """
 
     model: DetectionModel
@@ -62,6 +62,7 @@ class TrainState:
     best_epoch: int = 0
     unreadable: set[str] = field(default_factory=set)
     tally: EpochTally = field(default_factory=EpochTally)
+    auxiliary: nn.Module = field(default_factory=nn.Module)
 
 
 COUNTERS = ("epoch", "step", "skipped_in_row", "best", "best_epoch")
@@ -72,6 +73,7 @@ def save_checkpoint(path: Path, state: TrainState, origin: dict[str, Any]) -> No
     content: dict[str, Any] = {
         "origin": origin,
         "model": state.model.state_dict(),
+        "auxiliary": state.auxiliary.state_dict(),
         "ema": state.ema.model.state_dict(),
         "ema_steps": state.ema.steps,
         "optimizer": state.optimizer.state_dict(),
@@ -101,6 +103,7 @@ def restore_checkpoint(path: Path, content: dict[str, Any], state: TrainState) -
     """Bring `state` to what `read_checkpoint` found at `path`. Raises WeightsError if that is of another model."""
     try:
         state.model.load_state_dict(content["model"])
+        state.auxiliary.load_state_dict(content["auxiliary"])
         state.ema.model.load_state_dict(content["ema"])
         state.ema.steps = content["ema_steps"]
         state.optimizer.load_state_dict(content["optimizer"])

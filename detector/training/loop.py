@@ -78,7 +78,7 @@ def out_of_memory(run: Run, state: TrainState) -> str:
     if run.world.size > 1:  # the others don't take part in a trial
         return f"CUDA ran out of memory with --train.batch_size {size} at {side} px: start again with a smaller one"
     state.optimizer.zero_grad()
-    fits = batch_that_fits(state.model, settings, run.autocast)
+    fits = batch_that_fits(run.network, run.strides, settings, run.autocast)
     if fits == 0:
         return f"CUDA ran out of memory: not even one picture of {side} px fits; lower --train.image_size or take a smaller --model"
     return (
@@ -164,7 +164,7 @@ def train_epoch(run: Run, state: TrainState, progress: RunProgress, stop: thread
     run.sampler.start = tally.batches
     run.sampler.closing = state.epoch >= config.full_epochs
     since, saved = time.monotonic() - tally.seconds, time.monotonic()
-    train_mode(state.model)
+    train_mode(run.network)
     for batches in grouped(run.loader, run.accumulate):
         set_learning_rate(run, state)
         report_unreadable(run, state, batches)

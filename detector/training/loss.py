@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from detector.config import LossConfig
 from detector.geometry.boxes import Anchors, box_area, complete_iou, decode_boxes, intersection_area
 from detector.nn.head import BINS, decode
-from detector.structures import Batch, RawPredictions
+from detector.structures import Batch, GuidedPredictions, RawPredictions
 from detector.training.assigner import assign, pad_targets
 
 
@@ -67,6 +67,22 @@ def detection_loss(
         classification=config.classification * classification / normaliser,
         distribution=config.distribution * (distribution * weight).sum() / normaliser,
     )
+
+
+def training_loss(
+    raw: RawPredictions | GuidedPredictions,
+    anchors: Anchors,
+    batch: Batch,
+    config: LossConfig,
+    over_processes: Callable[[Tensor], Tensor] = lambda own: own,
+) -> tuple[Losses, Float[Tensor, ""]]:
+    """The losses of the main branch, and what a step minimises: their total and, where there is one, the auxiliary branch's
+    share, with an assignment of its own. Arguments as for `detection_loss`."""
+    if isinstance(raw, RawPredictions):
+        losses = detection_loss(raw, anchors, batch, config, over_processes)
+        return losses, losses.total()
+    losses, auxiliary = (detection_loss(each, anchors, batch, config, over_processes) for each in raw)
+    return losses, losses.total() + config.auxiliary * auxiliary.total()
 
 
 def distribution_loss(logits: Float[Tensor, "n 4 bins"], distances: Float[Tensor, "n 4"]) -> Float[Tensor, " n"]:

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from detector.geometry.frame_size import FrameSize
 from detector.inference.detector import resolve_device
 from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
+from detector.models.pgi import Guided, guided
 from detector.structures import Categories
 from detector.training.batch_size import batch_that_fits
 from detector.training.checkpoint import EpochTally, TrainState, read_checkpoint, restore_checkpoint
@@ -50,8 +52,8 @@ from detector.weights.transfer import transfer
 class Run:
     """What stays the same during a run.
 
-    world: the processes that share it; network: the model as training calls it, which exchanges gradients between the
-    processes; origin: what goes into the checkpoint so that nothing else is resumed from it.
+    world: the processes that share it; network: the model as training calls it, which has the auxiliary branch beside it
+    and exchanges gradients between the processes; origin: what goes into the checkpoint so that nothing else is resumed from it.
     """
 
     config: TrainConfig
@@ -116,11 +118,14 @@ def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState
     if config.weights is not None and config.resume is None:
         start_from(config.weights, config.model, train_images.categories, model)
     freeze(model, settings.freeze)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = guided(model) if config.loss.auxiliary > 0 else model
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     precision = choose_precision(settings.precision, device)
     autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
     if settings.batch_size == "auto":
-        settings = dataclasses.replace(settings, batch_size=automatic_batch(model, settings, autocast, world))
+        settings = dataclasses.replace(
+            settings, batch_size=automatic_batch(network, model.head.strides, settings, autocast, world)
+        )
         config = dataclasses.replace(config, train=settings)
     assert settings.batch_size != "auto"
     if settings.batch_size < world.size:
@@ -131,10 +136,11 @@ def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState
     state = TrainState(
         model,
         ModelEma(model, settings),
-        build_optimizer(model, settings),
+        build_optimizer(network, settings),
         # the usual 2^16 is far too large for a loss summed over pictures: the first steps would all be left out
         torch.amp.GradScaler(device.type, init_scale=2.0**10, enabled=precision == torch.float16),
         tally=EpochTally(losses=torch.zeros(3, device=device)),
+        auxiliary=network.auxiliary if isinstance(network, Guided) else nn.Module(),
     )
     pictures, sampler = training_pictures(config, train_images, settings.cache_gb, world)
     if pictures.sources.told:
@@ -157,7 +163,7 @@ def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState
         ),
         strides=model.head.strides,
         world=world,
-        network=as_network(model, settings, device, world),
+        network=as_network(network, settings, device, world),
         origin=origin_of(config, train_images, val_images, device, world),
     )
     if config.resume is not None:
@@ -212,11 +218,13 @@ def keep_freed_memory() -> None:
         libc.mallopt(mmap_threshold, 32 * 2**20)  # the most it takes
 
 
-def automatic_batch(model: DetectionModel, settings: TrainLoopConfig, autocast: torch.autocast, world: World) -> int:
+def automatic_batch(
+    network: nn.Module, strides: Sequence[int], settings: TrainLoopConfig, autocast: torch.autocast, world: World
+) -> int:
     """The batch that fits on the card, measured, times the number of processes; at most the pictures of a step."""
-    if next(model.parameters()).device.type != "cuda":
+    if next(network.parameters()).device.type != "cuda":
         raise ConfigError("train.batch_size: auto measures a CUDA card's memory; on a CPU give a number, such as 16")
-    fits = batch_that_fits(model, settings, autocast)
+    fits = batch_that_fits(network, strides, settings, autocast)
     if fits == 0:
         raise ConfigError(
             f"train.batch_size: not even one picture of {settings.image_size} px fits; lower --train.image_size"

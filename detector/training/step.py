@@ -15,7 +15,7 @@ from detector.models.base import scale_pixels
 from detector.structures import Batch, Targets
 from detector.training.checkpoint import TrainState
 from detector.training.logs import append_line
-from detector.training.loss import Losses, detection_loss
+from detector.training.loss import Losses, training_loss
 from detector.training.setup import Run
 
 
@@ -24,7 +24,7 @@ def take_step(run: Run, state: TrainState, batches: Sequence[Batch]) -> None:
 
     Raises DetectorError when too many steps in a row had to be left out.
     """
-    statistics = [buffer.clone() for buffer in state.model.buffers()]
+    statistics = [buffer.clone() for buffer in run.network.buffers()]
     passes = [backward(run, state, batch, last=batch is batches[-1]) for batch in batches]
     if not any(images for _, images in passes):  # not one of the pictures could be read
         state.optimizer.zero_grad()
@@ -32,12 +32,12 @@ def take_step(run: Run, state: TrainState, batches: Sequence[Batch]) -> None:
         return
     state.scaler.unscale_(state.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(
-        [p for p in state.model.parameters() if p.requires_grad], run.config.train.clip_gradient_norm
+        [p for p in run.network.parameters() if p.requires_grad], run.config.train.clip_gradient_norm
     )
     if bool(norm.isfinite()):
         state.scaler.step(state.optimizer)
         if not run.config.train.sync_batch_norm:
-            run.world.average_statistics(state.model)
+            run.world.average_statistics(run.network)
         state.ema.update(state.model)
         state.skipped_in_row = 0
         for losses, images in passes:
@@ -46,7 +46,7 @@ def take_step(run: Run, state: TrainState, batches: Sequence[Batch]) -> None:
             state.tally.passes += images > 0
     else:
         with torch.no_grad():  # a forward pass that was not finite has spoilt them
-            for buffer, before in zip(state.model.buffers(), statistics, strict=True):
+            for buffer, before in zip(run.network.buffers(), statistics, strict=True):
                 buffer.copy_(before)
         report_skipped(run, state, batches)
     state.scaler.update()
@@ -68,9 +68,10 @@ def backward(run: Run, state: TrainState, batch: Batch, last: bool) -> tuple[Ten
     with nullcontext() if last or world.size == 1 else exchange_later(run):
         with run.autocast, as_compiled(run, len(pixels)):
             raw = run.network(pixels)
-        losses = detection_loss(raw, run.anchors(FrameSize(*pixels.shape[2:])), batch, run.config.loss, world.sum)
+        anchors = run.anchors(FrameSize(*pixels.shape[2:]))
+        losses, total = training_loss(raw, anchors, batch, run.config.loss, world.sum)
         # the gradients of the processes are averaged, and a step minimises the sum over all pictures
-        total = losses.total() * (images * world.size if own else 0)
+        total = total * (images * world.size if own else 0)
         state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
     return world.sum(stacked(losses) * (own > 0)), images
 
