@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detector.models.catalog import MODELS, create_model
-from detector.nn.attention import SpatialAttention
 from detector.nn.conv import Conv, fuse_conv_bn
+from detector.nn.spatial_attention import SpatialAttention
 from detector.nn.spff import SPFF
 from detector.structures import Predictions, RawPredictions
 

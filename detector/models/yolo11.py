@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detector.models.base import DetectionModel
-from detector.nn.attention import C2PSA
 from detector.nn.conv import Conv
 from detector.nn.csp import C3K2
 from detector.nn.head import DetectionHead
+from detector.nn.spatial_attention import C2PSA
 from detector.nn.spff import SPFF
 
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from detector.errors import WeightsError
 from detector.models.catalog import create_model
 from detector.models.yolo11 import YOLO11
-from detector.nn.attention import C2PSA, AttentionBlock, SpatialAttention
 from detector.nn.csp import C3K, C3K2, Bottleneck
 from detector.nn.head import BINS, DetectionHead
+from detector.nn.spatial_attention import C2PSA, AttentionBlock, SpatialAttention
 from detector.nn.spff import SPFF
 
 CHILDREN: dict[type[nn.Module], dict[str, str]] = {
