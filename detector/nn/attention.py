@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from detector.errors import ConfigError
 
-Mask = Bool[Tensor, "*#leading #queries #keys"] | Float[Tensor, "*#leading #queries #keys"]
+Mask = Bool[Tensor, "... _queries _keys"] | Float[Tensor, "... _queries _keys"]
 """Which keys a query may look at, of a shape that broadcasts to (batch, heads, queries, keys).
 
 Boolean: True where it may, as in `scaled_dot_product_attention` (`torch.nn.MultiheadAttention` has it the other way round).
@@ -71,7 +71,7 @@ def causal_mask(length: int) -> Bool[Tensor, "length length"]:
 
 def split_heads(x: Float[Tensor, "batch length width"], heads: int) -> Float[Tensor, "batch heads length head_width"]:
     """Cut each element into `heads` consecutive parts."""
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+    return torch.unflatten(x, 2, (heads, -1)).transpose(1, 2)
 
 
 def merge_heads(x: Float[Tensor, "batch heads length head_width"]) -> Float[Tensor, "batch length width"]:

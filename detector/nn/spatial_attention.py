@@ -17,7 +17,7 @@ def to_map(
     x: Float[Tensor, "batch pixels channels"], like: Float[Tensor, "batch _c h w"]
 ) -> Float[Tensor, "batch channels h w"]:
     """The inverse of `to_sequence`, for a map of the height and width of `like`."""
-    return x.mT.unflatten(2, like.shape[2:])
+    return torch.unflatten(x.mT, 2, like.shape[2:])
 
 
 class SpatialAttention(nn.Module):
@@ -49,7 +49,7 @@ class SpatialAttention(nn.Module):
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         per_head = split_heads(to_sequence(self.qkv(x)), self.heads)
-        query, key, value = per_head.split((self.key_width, self.key_width, self.head_width), dim=3)
+        query, key, value = torch.split(per_head, [self.key_width, self.key_width, self.head_width], dim=3)
         return query, key, value
 
 
