@@ -6,9 +6,11 @@ from functools import partial
 from detector.errors import ConfigError
 from detector.models.base import DetectionModel
 from detector.models.yolo11 import SCALES, YOLO11
+from detector.models.yolo11_cross import YOLO11Cross
 
 MODELS: dict[str, Callable[[int], DetectionModel]] = {
-    f"yolo11{letter}": partial(YOLO11, scale) for letter, scale in SCALES.items()
+    **{f"yolo11{letter}": partial(YOLO11, scale) for letter, scale in SCALES.items()},
+    **{f"yolo11{letter}-cross": partial(YOLO11Cross, scale) for letter, scale in SCALES.items()},
 }
 
 

@@ -17,7 +17,7 @@ def to_map(
     x: Float[Tensor, "batch pixels channels"], like: Float[Tensor, "batch _c h w"]
 ) -> Float[Tensor, "batch channels h w"]:
     """The inverse of `to_sequence`, for a map of the height and width of `like`."""
-    return torch.unflatten(x.mT, 2, like.shape[2:])
+    return torch.unflatten(x, 1, like.shape[2:]).permute(0, 3, 1, 2)
 
 
 class SpatialAttention(nn.Module):

@@ -59,6 +59,11 @@ def _published_names(module: nn.Module, ours: str = "", theirs: str = "") -> Ite
 def _names(model_name: str, num_classes: int) -> tuple[nn.Module, dict[str, str]]:
     with torch.device("meta"):
         model = create_model(model_name, num_classes)
+    if type(model) not in CHILDREN:
+        plain = model_name.partition("-")[0]
+        raise WeightsError(
+            f"{model_name} has no published counterpart, so its state has no published names; use {plain}"
+        )
     return model, dict(_published_names(model))
 
 
