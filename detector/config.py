@@ -202,13 +202,17 @@ class AugmentConfig:
                 _require(possible, f"augment.{name}.{letter}".strip("."), value, f"a number from 0 to {high:g}")
 
     def for_model(self, name: str) -> "AugmentConfig":
-        """The same with the numbers of this model, whose name ends in its size. Raises ConfigError if it has none."""
+        """The same with the numbers of this model, whose size is the letter at the end of its name or before its hyphen.
+
+        Raises ConfigError if there are none.
+        """
+        size = name.partition("-")[0][-1]
         numbers = {}
         for field_name in ("scale", "mixup"):
             given = getattr(self, field_name)
-            if isinstance(given, dict) and name[-1] not in given:
-                raise ConfigError(f"augment.{field_name}: there is no number for {name}; add one for {name[-1]}")
-            numbers[field_name] = given[name[-1]] if isinstance(given, dict) else given
+            if isinstance(given, dict) and size not in given:
+                raise ConfigError(f"augment.{field_name}: there is no number for {name}; add one for {size}")
+            numbers[field_name] = given[size] if isinstance(given, dict) else given
         return replace(self, **numbers)
 
     def closing(self) -> "AugmentConfig":
@@ -263,7 +267,7 @@ class TrainConfig:
     out: str = "runs/train"
     """Folder for checkpoints, weights, logs and the resolved configuration."""
     model: str = "yolo11n"
-    """Name of the network: yolo11n, yolo11s, yolo11m, yolo11l, yolo11x; yolov9t, yolov9s, yolov9m, yolov9c or yolov9e."""
+    """Name of the network: yolo11n, yolo11s, yolo11m, yolo11l, yolo11x; with cross-scale attention yolo11n-cross, …; yolov9t to yolov9e."""
     weights: str | None = None
     """Weights file to start from, or the name of shipped weights; other classes are possible; random weights without."""
     licence: str = "not stated"

@@ -5,10 +5,11 @@ from torch import nn
 
 from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
+from detector.nn.cross_scale import CrossScaleAttention
 
 
 def lively_model(num_classes: int, name: str = "yolo11n") -> DetectionModel:
-    """In evaluation mode, always the same one: strong last layers, and batch statistics of noise pictures."""
+    """The model in evaluation mode, always the same one: strong last layers, and batch statistics of noise pictures."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     model = create_model(name, num_classes)
@@ -17,6 +18,8 @@ def lively_model(num_classes: int, name: str = "yolo11n") -> DetectionModel:
         nn.init.normal_(classes[-1].weight, std=1.5, generator=generator)
         nn.init.constant_(classes[-1].bias, -2.0)
     for module in model.modules():
+        if isinstance(module, CrossScaleAttention):
+            nn.init.ones_(module.value.bn.weight)  # a new one adds nothing
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the plain mean over all batches
     coarse = torch.rand(4, 3, 12, 12, generator=generator)

@@ -30,7 +30,8 @@ def test_the_coco_recipe_is_the_published_one() -> None:
         assert {name: getattr(chosen, name) for name in given[section]} == given[section]
     loop = config.train
     assert (loop.optimizer, loop.learning_rate, loop.momentum, loop.nominal_batch_size) == ("sgd", 0.01, 0.937, 64)
-    strengths = {name[-1]: config.augment.for_model(name) for name in MODELS if name.startswith("yolo11")}
+    plain = [name for name in MODELS if name.startswith("yolo11") and "-" not in name]
+    strengths = {name[-1]: config.augment.for_model(name) for name in plain}
     assert {letter: (each.scale, each.mixup) for letter, each in strengths.items()} == {
         "n": (0.5, 0.0),
         "s": (0.9, 0.05),
@@ -38,6 +39,7 @@ def test_the_coco_recipe_is_the_published_one() -> None:
         "l": (0.9, 0.15),
         "x": (0.9, 0.2),
     }
+    assert all(config.augment.for_model(f"{name}-cross") == strengths[name[-1]] for name in plain)
     for_size = {"t": "n", "c": "l", "e": "x"}  # YOLOv9's as YOLO11's of about that size
     for other, letter in for_size.items():
         assert config.augment.for_model(f"yolov9{other}") == strengths[letter]
@@ -49,6 +51,8 @@ def test_strengths_by_size_are_checked() -> None:
         AugmentConfig(scale={"n": 0.5, "s": 2.0})
     with pytest.raises(ConfigError, match=r"augment\.mixup: there is no number for yolo11x; add one for x"):
         AugmentConfig(mixup={"n": 0.5}).for_model("yolo11x")
+    with pytest.raises(ConfigError, match=r"there is no number for yolo11x-cross; add one for x"):
+        AugmentConfig(mixup={"s": 0.5}).for_model("yolo11x-cross")
 
 
 def test_finetune_is_the_default() -> None:

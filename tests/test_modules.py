@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detector.models.catalog import MODELS, create_model
-from detector.nn.attention import SpatialAttention
 from detector.nn.conv import Conv, fuse_conv_bn
+from detector.nn.spatial_attention import SpatialAttention
 from detector.nn.spff import SPFF
 from detector.structures import Predictions, RawPredictions
 
@@ -59,6 +59,21 @@ def test_attention_equals_the_explicit_formula_in_float64(channels: int, size: t
     assert (single.double() - expected).norm() / expected.norm() < 1e-6
 
 
+@pytest.mark.parametrize(("channels", "size"), [(64, (4, 6)), (192, (3, 5)), (128, (1, 1))])
+def test_weights_of_attention_are_those_it_mixes_by(channels: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    module = SpatialAttention(channels).double().eval()
+    x = torch.randn(2, channels, *size, dtype=torch.float64)
+    weights = module.weights(x)
+    pixels = size[0] * size[1]
+    assert weights.shape == (2, module.heads, pixels, pixels)
+    assert torch.allclose(weights.sum(dim=3), torch.ones(()).double())
+    value = module.qkv(x).reshape(2, module.heads, -1, pixels)[:, :, 2 * module.key_width :]
+    mixed = (value @ weights.mT).reshape(x.shape)
+    expected = module.project(mixed + module.position(value.reshape(x.shape)))
+    assert torch.allclose(module(x), expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("act", [True, False])
 def test_fusing_keeps_the_outputs_and_the_original(act: bool) -> None:
     torch.manual_seed(0)
@@ -101,4 +116,5 @@ def test_a_batch_gives_what_single_pictures_give() -> None:
 def test_an_unknown_model_is_refused_with_the_known_names() -> None:
     with pytest.raises(Exception, match="yolo11n, yolo11s, yolo11m, yolo11l, yolo11x"):
         create_model("yolo12n")
-    assert {f"yolo11{letter}" for letter in "nsmlx"} | {f"yolov9{letter}" for letter in "tsmce"} <= MODELS.keys()
+    plain = ["yolo11n", "yolo11s", "yolo11m", "yolo11l", "yolo11x"]
+    assert list(MODELS) == [*plain, *(f"{name}-cross" for name in plain), *(f"yolov9{letter}" for letter in "tsmce")]

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detector.models.base import DetectionModel
-from detector.nn.attention import C2PSA
 from detector.nn.conv import Conv
 from detector.nn.csp import C3K2
 from detector.nn.head import DetectionHead
+from detector.nn.spatial_attention import C2PSA
 from detector.nn.spff import SPFF
 
 
@@ -40,6 +40,13 @@ SCALES = {
 }
 
 
+class Join(nn.Module):
+    """The coarser map at twice its size beside the finer."""
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        return torch.cat((upsample(coarse), fine), dim=1)
+
+
 class YOLO11(DetectionModel):
     """The published network; `forward` is that of `DetectionModel`, `levels` reads as the network's diagram."""
 
@@ -60,7 +67,9 @@ class YOLO11(DetectionModel):
         self.pooling = SPFF(c5, c5)
         self.attention = C2PSA(c5, repeats)
 
+        self.join4: nn.Module = Join()
         self.top_down4 = C3K2(c5 + c4, n4, repeats, deep)
+        self.join3: nn.Module = Join()
         self.top_down3 = C3K2(n4 + c3, n3, repeats, deep)
         self.neck_down4 = Conv(n3, c(256), 3, 2)
         self.bottom_up4 = C3K2(c(256) + n4, n4, repeats, deep)
@@ -74,8 +83,8 @@ class YOLO11(DetectionModel):
         p4 = self.stage4(self.down4(p3))  # stride 16
         p5 = self.attention(self.pooling(self.stage5(self.down5(p4))))  # stride 32
 
-        n4 = self.top_down4(torch.cat((upsample(p5), p4), dim=1))  # stride 16
-        n3 = self.top_down3(torch.cat((upsample(n4), p3), dim=1))  # stride 8, out
+        n4 = self.top_down4(self.join4(p5, p4))  # stride 16
+        n3 = self.top_down3(self.join3(n4, p3))  # stride 8, out
         n4 = self.bottom_up4(torch.cat((self.neck_down4(n3), n4), dim=1))  # stride 16, out
         n5 = self.bottom_up5(torch.cat((self.neck_down5(n4), p5), dim=1))  # stride 32, out
         return n3, n4, n5

@@ -10,11 +10,11 @@ from detector.errors import WeightsError
 from detector.models.catalog import create_model
 from detector.models.yolo11 import YOLO11
 from detector.models.yolov9 import YOLOv9, YOLOv9E
-from detector.nn.attention import C2PSA, AttentionBlock, SpatialAttention
 from detector.nn.conv import RepConv
 from detector.nn.csp import C3K, C3K2, Bottleneck
 from detector.nn.gelan import ELAN1, SPPELAN, AConv, ADown, RepBottleneck, RepCSP, RepNCSPELAN
 from detector.nn.head import BINS, DetectionHead
+from detector.nn.spatial_attention import C2PSA, AttentionBlock, SpatialAttention
 from detector.nn.spff import SPFF
 
 CHILDREN: dict[type[nn.Module], dict[str, str]] = {
@@ -128,6 +128,11 @@ def _published_names(
 def _names(model_name: str, num_classes: int) -> tuple[nn.Module, dict[str, str]]:
     with torch.device("meta"):
         model = create_model(model_name, num_classes)
+    if type(model) not in CHILDREN:
+        plain = model_name.partition("-")[0]
+        raise WeightsError(
+            f"{model_name} has no published counterpart, so its state has no published names; use {plain}"
+        )
     return model, dict(_published_names(model))
 
 
