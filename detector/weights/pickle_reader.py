@@ -12,8 +12,9 @@ Refused, with WeightsError:
 - a call of anything but a class: of a name that is not listed and does not begin with a capital (unpickled objects are
   instances of classes; a function is only called to have an effect), or of something that is no name;
 - operations that torch.save does not write: those of protocol 0, extension codes, DUP, buffers outside of the file;
-- programs of more than `MOST_STEPS` steps. As an operation copies nothing but its own argument out of the file, and as
-  numbers have at most 255 bytes and keys are scalars or flat tuples of them, memory and time are bounded by the length.
+- programs of more than `MOST_STEPS` steps. An operation makes nothing larger than its own argument in the file and the
+  values it takes off the stack, whole numbers have at most 255 bytes, and keys are scalars or flat tuples of them (Python
+  hashes nested ones without a limit): so the memory needed is bounded by the length of the file.
 """
 
 import pickletools
@@ -23,7 +24,7 @@ from _compat_pickle import IMPORT_MAPPING  # module names of Python 2, which pro
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -95,12 +96,12 @@ class _Machine:
 
     def pop(self) -> Any:
         if not self.stack:
-            _refuse_as_damaged("takes a value where there is none")
+            raise _damaged("takes a value where there is none")
         return self.stack.pop()
 
     def pop_to_mark(self) -> list[Any]:
         if not self.marked:
-            _refuse_as_damaged("has an end without a beginning")
+            raise _damaged("has an end without a beginning")
         values, self.stack = self.stack, self.marked.pop()
         return values
 
@@ -109,9 +110,8 @@ class _Machine:
         match operation:
             case "PROTO" | "FRAME":
                 pass
-            case (
-                ("BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT")
-                | ("SHORT_BINUNICODE" | "BINUNICODE" | "BINUNICODE8" | "SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8")
+            case ("BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT") | (
+                "SHORT_BINUNICODE" | "BINUNICODE" | "BINUNICODE8" | "SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8"
             ):
                 self.stack.append(argument)
             case "NONE" | "NEWTRUE" | "NEWFALSE":
@@ -140,7 +140,7 @@ class _Machine:
                 self.memo[len(self.memo) if operation == "MEMOIZE" else argument] = value
             case "BINGET" | "LONG_BINGET":
                 if argument not in self.memo:
-                    _refuse_as_damaged("refers to a value that is not there")
+                    raise _damaged("refers to a value that is not there")
                 self.stack.append(self.memo[argument])
             case "APPEND" | "APPENDS" | "ADDITEMS":
                 values = [self.pop()] if operation == "APPEND" else self.pop_to_mark()
@@ -180,7 +180,7 @@ class _Machine:
             case [Record()]:
                 pass
             case _:
-                _refuse_as_damaged("adds to something that is no list")
+                raise _damaged("adds to something that is no list")
 
     def set_items(self, pairs: list[Any]) -> None:
         """Keys and values in turn into the dict on the stack."""
@@ -190,7 +190,7 @@ class _Machine:
             case [Record()]:
                 pass
             case _:
-                _refuse_as_damaged("adds to something that is no table")
+                raise _damaged("adds to something that is no table")
 
     def build(self) -> None:
         """Attributes for the object on the stack. A dict or tensor does without (`_metadata` of a state)."""
@@ -201,13 +201,13 @@ class _Machine:
             case [dict() | Tensor()]:
                 pass
             case _:
-                _refuse_as_damaged("gives attributes to something that has none")
+                raise _damaged("gives attributes to something that has none")
 
 
 def _checked_name(module: Any, name: Any) -> Name:
     """The name, if it may stand in a checkpoint at all."""
     if not (isinstance(module, str) and isinstance(name, str)):
-        _refuse_as_damaged("has a name that is no text")
+        raise _damaged("has a name that is no text")
     if not (name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
         raise _asks_for(f"{shown(name)} of {shown(module)}, which is no plain name")
     named = Name(IMPORT_MAPPING.get(module, module), name)
@@ -220,7 +220,7 @@ def _checked_name(module: Any, name: Any) -> Name:
 def _made(function: Any, arguments: Any, is_class: bool) -> Any:
     """What stands for the result of function(*arguments)."""
     if not (isinstance(function, Name) and isinstance(arguments, tuple)):
-        _refuse_as_damaged("calls something that is no name")
+        raise _damaged("calls something that is no name")
     if function in REBUILD:
         try:
             return REBUILD[function](*arguments)
@@ -234,22 +234,26 @@ def _made(function: Any, arguments: Any, is_class: bool) -> Any:
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_unused: Any) -> Tensor:
     """A view of the storage that lies inside it."""
     if not (isinstance(storage, Tensor) and isinstance(size, tuple) and isinstance(stride, tuple)):
-        _refuse_as_damaged("has a tensor that is none")
+        raise _damaged("has a tensor that is none")
     numbers = (offset, *size, *stride)
     possible = all(type(number) is int and 0 <= number <= MOST_ELEMENTS for number in numbers)
-    if not possible or not len(size) == len(stride) <= MOST_SIDES or prod(max(side, 1) for side in size) > MOST_ELEMENTS:
-        _refuse_as_damaged("has a tensor of an impossible shape")
+    if (
+        not possible
+        or not len(size) == len(stride) <= MOST_SIDES
+        or prod(max(side, 1) for side in size) > MOST_ELEMENTS
+    ):
+        raise _damaged("has a tensor of an impossible shape")
     if 0 in size:
         return storage.new_empty(size)
     last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True))
     if storage.dim() != 1 or last >= storage.numel() or prod(size) > storage.numel():
-        _refuse_as_damaged("has a tensor that reaches out of its storage")
+        raise _damaged("has a tensor that reaches out of its storage")
     return storage.as_strided(size, stride, offset)
 
 
 def _parameter(tensor: Any, *_unused: Any) -> Tensor:
     if not isinstance(tensor, Tensor):
-        _refuse_as_damaged("has a parameter that is no tensor")
+        raise _damaged("has a parameter that is no tensor")
     return tensor
 
 
@@ -268,18 +272,18 @@ def _dict(*arguments: Any) -> dict[Any, Any]:
             return {}
         case (list() as pairs,) if all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
             return dict(zip(_keys([pair[0] for pair in pairs]), [pair[1] for pair in pairs], strict=True))
-    _refuse_as_damaged("has a table that is none")
+    raise _damaged("has a table that is none")
 
 
 def _reconstructed(cls: Any, *arguments: Any) -> Record:
     if not isinstance(cls, Name):
-        _refuse_as_damaged("has an object without a class")
+        raise _damaged("has an object without a class")
     return Record(cls, arguments)
 
 
 def _items(values: Any) -> list[Any]:
     if not isinstance(values, list | tuple | set):
-        _refuse_as_damaged("has a list that is none")
+        raise _damaged("has a list that is none")
     return list(values)
 
 
@@ -288,7 +292,7 @@ def _keys(values: list[Any]) -> list[Any]:
     for value in values:
         parts = value if isinstance(value, tuple) else (value,)
         if not all(part is None or isinstance(part, bool | int | float | str | bytes | Record) for part in parts):
-            _refuse_as_damaged("has a key that is neither a number nor a text")
+            raise _damaged("has a key that is neither a number nor a text")
     return values
 
 
@@ -299,8 +303,8 @@ def _asks_for(what: str) -> WeightsError:
     )
 
 
-def _refuse_as_damaged(what: str) -> NoReturn:
-    raise WeightsError(f"its pickle {what}: it is damaged or made to do harm; get the file again from its publisher")
+def _damaged(what: str) -> WeightsError:
+    return WeightsError(f"its pickle {what}: it is damaged or made to do harm; get the file again from its publisher")
 
 
 REBUILD: dict[Name, Callable[..., Any]] = {
@@ -320,7 +324,10 @@ INERT = {
     *(Name("builtins", name) for name in ("object", "list", "dict", "tuple", "int", "float", "bool", "str", "bytes")),
     *(Name("builtins", name) for name in ("bytearray", "complex", "frozenset", "range", "slice")),
     *(Name("pathlib", name) for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
-    *(Name("pathlib._local", name) for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+    *(
+        Name("pathlib._local", name)
+        for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+    ),
     *(Name("datetime", name) for name in ("datetime", "date", "timedelta", "timezone")),
     *(Name(f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     Name("numpy", "dtype"),

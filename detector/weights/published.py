@@ -1,7 +1,8 @@
 """Published checkpoints of YOLO11 and YOLOv9: which network it is, its state under our names, and what goes with it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from detector.errors import WeightsError
 from detector.models.catalog import MODELS, create_model
+from detector.weights.files import FORMAT
 from detector.weights.importers import CLASS_BIAS, from_published, to_published
 from detector.weights.pickle_reader import Record, shown
 from detector.weights.torch_archive import SIGNATURE, read_archive
@@ -65,6 +67,8 @@ def _read(path: Path) -> Any:
     if start[8:] == b"{":  # the header, after its length
         try:
             with safe_open(path, framework="pt") as tensors:
+                if "format" in (tensors.metadata() or {}) and tensors.metadata()["format"] == FORMAT:
+                    raise WeightsError("a weights file of this program already; use it as it is")
                 return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118, it is no dict
         except SafetensorError as error:
             raise WeightsError(f"a damaged safetensors file ({shown(error)}); get it again") from error
@@ -162,7 +166,7 @@ def _recognised(entries: Mapping[str, Tensor], classes: Mapping[str, str]) -> tu
             "the checkpoint is fused (its norms are folded into the convolutions) and can't be trained or converted;"
             " give the one from before fusing"
         )
-    for model in MODELS:
+    for model in (name for name in MODELS if entries.keys() <= _published_shapes(name).keys()):
         try:
             state = from_published(entries, model)
         except WeightsError:
@@ -175,27 +179,36 @@ def _recognised(entries: Mapping[str, Tensor], classes: Mapping[str, str]) -> tu
     raise WeightsError(_difference(entries, classes))
 
 
+@cache
+def _published_shapes(model: str) -> dict[str, torch.Size]:
+    """Published names and shapes of the model for 80 classes."""
+    with torch.device("meta"):
+        state = create_model(model).state_dict()
+    return {name: tensor.shape for name, tensor in to_published(state, model).items()}
+
+
 def _converted(name: str, tensor: Tensor) -> Tensor:
     """Float32 (counters stay whole numbers), in memory of its own."""
     if tensor.is_floating_point() == name.endswith("num_batches_tracked"):
         raise WeightsError(f"the tensor for {name} is {tensor.dtype}; give an unquantised checkpoint")
     if not torch.isfinite(tensor).all():
-        raise WeightsError(f"the tensor for {name} holds values that are not finite; take a checkpoint of an earlier epoch")
+        raise WeightsError(
+            f"the tensor for {name} holds values that are not finite; take a checkpoint of an earlier epoch"
+        )
     dtype = torch.float32 if tensor.is_floating_point() else torch.int64
     return tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _difference(entries: Mapping[str, Tensor], classes: Mapping[str, str]) -> str:
     """Why this is none of the known models: what can't be mapped, beside the nearest of them."""
-    with torch.device("meta"):
-        published = {name: to_published(create_model(name).state_dict(), name) for name in MODELS}
 
-    def likeness(name: str) -> tuple[int, int]:
-        shared = entries.keys() & published[name].keys()
-        return len(shared), sum(entries[key].shape == published[name][key].shape for key in shared)
+    def likeness(model: str) -> tuple[int, int]:
+        shapes = _published_shapes(model)
+        shared = entries.keys() & shapes.keys()
+        return len(shared), sum(entries[name].shape == shapes[name] for name in shared)
 
     nearest = max(MODELS, key=likeness)
-    strange = next((name for name in entries if name not in published[nearest]), None)
+    strange = next((name for name in entries if name not in _published_shapes(nearest)), None)
     if strange is not None:
         owner = f" (of {shown(classes[strange])})" if strange in classes else ""
         reason = f"{shown(strange)}{owner} has no place in {nearest}, the nearest"

@@ -57,7 +57,9 @@ class _Entries:
         self._storages: dict[str, Tensor] = {}
         for info in archive.infolist():
             if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-                raise WeightsError(f"its entry {shown(info.filename)} is compressed, which torch.save never does; {AGAIN}")
+                raise WeightsError(
+                    f"its entry {shown(info.filename)} is compressed, which torch.save never does; {AGAIN}"
+                )
         if sum(info.file_size for info in archive.infolist()) > file_size:
             raise WeightsError(f"its entries claim to be longer than the file; {AGAIN}")
         pickles = [name for name in self._infos if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -68,7 +70,9 @@ class _Entries:
         self.pickle = pickles[0]
         self._folder = self.pickle.removesuffix("data.pkl")
         if f"{self._folder}constants.pkl" in self._infos:
-            raise WeightsError("a TorchScript file, whose network is code; give the checkpoint that it was exported from")
+            raise WeightsError(
+                "a TorchScript file, whose network is code; give the checkpoint that it was exported from"
+            )
         if self._folder + "byteorder" in self._infos and self.read(self._folder + "byteorder") != b"little":
             raise WeightsError("written on a big-endian machine; save it again on a usual one")
 
@@ -86,7 +90,9 @@ class _Entries:
             case _:
                 raise WeightsError(f"its pickle names a storage in a way that torch.save does not; {AGAIN}")
         if kind not in DTYPES:
-            raise WeightsError(f"it holds tensors of {shown(kind)}, which no published detector does; convert them first")
+            raise WeightsError(
+                f"it holds tensors of {shown(kind)}, which no published detector does; convert them first"
+            )
         name = f"{self._folder}data/{key}"
         if name not in self._infos or self._infos[name].file_size != elements * DTYPES[kind].itemsize:
             raise WeightsError(f"its storage {shown(key)} is missing or has another length than stated; {AGAIN}")
