@@ -208,7 +208,7 @@ def test_layers_of_another_task_are_named_with_their_class(state: State, tmp_pat
     ("module", "complaint"),
     [
         (nn.ReLU(), r"'model\.0\.extra' is 'torch\.nn\.modules\.activation\.ReLU'"),
-        (nn.BatchNorm2d(1), "with eps '1e-05'"),
+        (nn.BatchNorm2d(1), "with eps 1e-05"),
     ],
 )
 def test_what_computes_otherwise_is_named(state: State, tmp_path: Path, module: nn.Module, complaint: str) -> None:
@@ -220,10 +220,12 @@ def test_what_computes_otherwise_is_named(state: State, tmp_path: Path, module: 
     assert_refused(tmp_path / "a.pt", complaint)
 
 
-@pytest.mark.parametrize("names", [["a"], {0: "a", 1: "b", 5: "c"}, {"a": 0}, "abc", [1, 2, 3]])
+@pytest.mark.parametrize("names", [["a"], {0: "a", 1: "b", 5: "c"}, {"a": 0}, "abc", [1, 2, 3], ["a", "b", "\x1b[2J"]])
 def test_names_that_do_not_fit(state: State, tmp_path: Path, names: object) -> None:
     save_checkpoint(tmp_path / "a.pt", state, names)
     assert_refused(tmp_path / "a.pt", "class names .* --class_names")
+    config = ImportConfig(str(tmp_path / "a.pt"), str(tmp_path / "out"), class_names="a,b,c")
+    assert import_weights(config).categories.names == ("a", "b", "c")
 
 
 @pytest.mark.parametrize("size", [0, -32, 10**9, "640", 320.0, [1, 2, 3], True])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from detector.config import ImportConfig
 from detector.data.coco import read_categories
-from detector.errors import ConfigError
+from detector.errors import ConfigError, WeightsError
 from detector.fileio import require_writable
 from detector.models.catalog import create_model
 from detector.structures import Categories
@@ -45,9 +45,10 @@ def import_weights(config: ImportConfig) -> WeightsInfo:
 
 
 def categories_of(published: Published, config: ImportConfig) -> Categories:
-    """The names of the option, else of the file, else class0, class1, …; the ids of the annotation file, else 0, 1, …"""
-    names = published.class_names or tuple(f"class{label}" for label in range(published.num_classes))
-    if config.class_names is not None:
+    """The names of the option, else of the checkpoint, else class0, class1, …; the ids of the annotation file, else 0, 1, …"""
+    if config.class_names is None:
+        names = names_in_checkpoint(published, config.checkpoint)
+    else:
         names = tuple(name.strip() for name in config.class_names.split(","))
         if len(names) != published.num_classes:
             raise ConfigError(f"--class_names: {len(names)} names for a network of {published.num_classes} classes")
@@ -61,3 +62,18 @@ def categories_of(published: Published, config: ImportConfig) -> Categories:
                 f" {names.count(name)} classes of that name, and there must be one; give the names there with --class_names"
             )
     return Categories(tuple(known.ids[known.names.index(name)] for name in names), names)
+
+
+def names_in_checkpoint(published: Published, checkpoint: str) -> tuple[str, ...]:
+    """In label order. Raises WeightsError for what is there but no list of texts, nor a table of labels and texts."""
+    labels, names = range(published.num_classes), published.class_names
+    if names is None:
+        return tuple(f"class{label}" for label in labels)
+    if isinstance(names, dict) and names.keys() == set(labels):
+        names = [names[label] for label in labels]
+    texts = isinstance(names, list | tuple) and all(isinstance(name, str) and name.isprintable() for name in names)
+    if not texts or len(names) != len(labels):
+        raise WeightsError(
+            f"{checkpoint}: its class names are no texts for labels 0 to {labels[-1]}; give them with --class_names"
+        )
+    return tuple(names)

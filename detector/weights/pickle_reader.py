@@ -53,7 +53,7 @@ class Name(NamedTuple):
         return f"{self.module}.{self.name}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)  # both would follow the file's references without an end
 class Record:
     """An object of a class that is not loaded: what the pickle would have made it of. `state`: its attributes as a rule."""
 
@@ -76,13 +76,13 @@ def read_pickle(data: bytes, storages: Storages) -> Any:
                 return machine.pop()
             machine.run(operation.name, argument)
     except ValueError as error:  # unknown operation, or the end of the data within an argument
-        raise WeightsError(f"its pickle is damaged ({shown(error)}); get the file again") from error
+        raise WeightsError(f"its pickle is damaged ({shown(str(error))}); get the file again") from error
     raise AssertionError("genops ends with STOP or ValueError")
 
 
 def shown(value: object) -> str:
-    """A text from the file, short and without control characters, for a message."""
-    return _SHORT.repr(str(value))
+    """A value from the file, short and without control characters, for a message."""
+    return _SHORT.repr(value)
 
 
 class _Machine:
@@ -160,9 +160,7 @@ class _Machine:
                 self.stack.append(_made(function, arguments, is_class=operation == "NEWOBJ"))
             case "NEWOBJ_EX":
                 keywords, arguments, function = self.pop(), self.pop(), self.pop()
-                if keywords != {}:
-                    arguments = (arguments, keywords)
-                self.stack.append(_made(function, arguments, is_class=True))
+                self.stack.append(_made(function, (arguments, keywords), is_class=True))
             case "BUILD":
                 self.build()
             case _:
@@ -213,7 +211,7 @@ def _checked_name(module: Any, name: Any) -> Name:
     named = Name(IMPORT_MAPPING.get(module, module), name)
     listed = named in REBUILD or named in INERT
     if not listed and named.module.split(".")[0] in sys.stdlib_module_names:
-        raise _asks_for(f"{shown(named)}, a part of Python")
+        raise _asks_for(f"{shown(str(named))}, a part of Python")
     return named
 
 
@@ -225,9 +223,9 @@ def _made(function: Any, arguments: Any, is_class: bool) -> Any:
         try:
             return REBUILD[function](*arguments)
         except TypeError as error:  # another number of arguments
-            raise WeightsError(f"its pickle is damaged (a wrong {shown(function)}); get the file again") from error
+            raise WeightsError(f"its pickle is damaged (a wrong {shown(str(function))}); get the file again") from error
     if not is_class and function not in INERT and not function.name.lstrip("_")[:1].isupper():
-        raise _asks_for(f"a call of {shown(function)}")
+        raise _asks_for(f"a call of {shown(str(function))}")
     return Record(function, arguments)
 
 

@@ -20,10 +20,10 @@ from detector.weights.torch_archive import SIGNATURE, read_archive
 PARTS = ("ema", "model", "state_dict")
 """Where a checkpoint has its network; the averaged one is preferred."""
 LARGEST_IMAGE_SIZE = 8192
-MOST_MODULES = 20_000
-DEEPEST = 50
-LONGEST_NAME = 100
-"""Modules of a network, how deep one may lie in others and how long its name may be: more is a knot, not a network."""
+MOST_PARTS = 100_000
+DEEPEST = 30
+LONGEST_NAME = 64
+"""Modules and tensors of a network, how deep they may lie and how long their names may be: more is a knot, no network."""
 NORM_EPS = 1e-3
 CONVERT = "convert it to safetensors where you trust it"
 
@@ -33,15 +33,15 @@ class Published:
     """A published checkpoint.
 
     model: its name here; state: for `create_model(model, num_classes)`, float32; part: where in the file it was;
-    class_names: in label order; image_size: of the training, (height, width) in pixels, multiples of 32; licence: as
-    stated. The last three are None where the file does not say.
+    class_names: whatever the file holds as such, by rule a list or a table label -> name; image_size: of the training,
+    (height, width) in pixels, multiples of 32; licence: as stated. The last three are None where the file has none.
     """
 
     model: str
     state: dict[str, Tensor]
     num_classes: int
     part: str
-    class_names: tuple[str, ...] | None
+    class_names: Any
     image_size: int | tuple[int, int] | None
     licence: str | None
 
@@ -71,7 +71,7 @@ def _read(path: Path) -> Any:
                     raise WeightsError("a weights file of this program already; use it as it is")
                 return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118, it is no dict
         except SafetensorError as error:
-            raise WeightsError(f"a damaged safetensors file ({shown(error)}); get it again") from error
+            raise WeightsError(f"a damaged safetensors file ({shown(str(error))}); get it again") from error
     raise WeightsError(
         f"neither a zip archive of torch.save (1.6 or newer) nor a safetensors file, or cut off at its start; {CONVERT}"
     )
@@ -90,9 +90,9 @@ def _understood(content: Any) -> Published:
         state=state,
         num_classes=num_classes,
         part=part,
-        class_names=_class_names(attributes.get("names", file.get("names")), num_classes),
+        class_names=attributes.get("names", file.get("names")),
         image_size=_image_size(settings.get("imgsz")),
-        licence=licence if isinstance(licence, str) else None,
+        licence=licence if isinstance(licence, str) and licence.isprintable() else None,
     )
 
 
@@ -126,37 +126,36 @@ def _modules_entries(network: Record) -> tuple[dict[str, Tensor], dict[str, str]
     """Of the records of modules: state name -> tensor as `state_dict` would have it, and state name -> class that has it."""
     entries: dict[str, Tensor] = {}
     classes: dict[str, str] = {}
-    visited = 0
+    parts = 0
     waiting = [("", network)]
     while waiting:
         prefix, module = waiting.pop()
-        visited += 1
-        if visited > MOST_MODULES or prefix.count(".") > DEEPEST:
-            raise WeightsError("its modules have no end; get the file again from its publisher")
         attributes = _table(module)
+        parameters, buffers, modules = (_table(attributes.get(k)) for k in ("_parameters", "_buffers", "_modules"))
+        names = [*parameters, *buffers, *modules]
+        parts += 1 + len(names)
+        possible = all(isinstance(name, str) and len(name) <= LONGEST_NAME for name in names)
+        if not possible or parts > MOST_PARTS or prefix.count(".") > DEEPEST:
+            raise WeightsError("its modules have no end or no names; get the file again from its publisher")
         _require_known_computation(prefix, module, attributes)
         passing = attributes.get("_non_persistent_buffers_set")
-        buffers = _table(attributes.get("_buffers")).items()
-        kept = {name: value for name, value in buffers if not (isinstance(passing, set) and name in passing)}
-        for name, tensor in (_tensors(_table(attributes.get("_parameters"))) | _tensors(kept)).items():
+        kept = {name: value for name, value in buffers.items() if not (isinstance(passing, set) and name in passing)}
+        for name, tensor in _tensors(parameters | kept).items():
             entries[prefix + name] = tensor
             classes[prefix + name] = str(module.cls)
-        children = [
-            (f"{prefix}{name}.", child)
-            for name, child in _table(attributes.get("_modules")).items()
-            if isinstance(child, Record) and isinstance(name, str) and len(name) <= LONGEST_NAME
-        ]
+        children = [(f"{prefix}{name}.", child) for name, child in modules.items() if isinstance(child, Record)]
         waiting += reversed(children)
     return entries, classes
 
 
 def _require_known_computation(prefix: str, module: Record, attributes: Mapping[Any, Any]) -> None:
     """Raise WeightsError for what the names and shapes don't tell: another activation, or norms with another eps."""
-    where = f"its module {shown(prefix.removesuffix('.'))} is {shown(module.cls)}"
+    where = f"its module {shown(prefix.removesuffix('.'))} is {shown(str(module.cls))}"
     if module.cls.module == "torch.nn.modules.activation" and module.cls.name != "SiLU":
         raise WeightsError(f"{where}, but the networks here have SiLU only; train this variant anew")
-    if module.cls.name == "BatchNorm2d" and attributes.get("eps", NORM_EPS) != NORM_EPS:
-        raise WeightsError(f"{where} with eps {shown(attributes['eps'])}, but the networks here have {NORM_EPS}")
+    eps = attributes.get("eps", NORM_EPS)
+    if module.cls.name == "BatchNorm2d" and not (isinstance(eps, float) and eps == NORM_EPS):
+        raise WeightsError(f"{where} with eps {shown(eps)}, but the networks here have {NORM_EPS}")
 
 
 def _recognised(entries: Mapping[str, Tensor], classes: Mapping[str, str]) -> tuple[str, dict[str, Tensor]]:
@@ -191,12 +190,13 @@ def _converted(name: str, tensor: Tensor) -> Tensor:
     """Float32 (counters stay whole numbers), in memory of its own."""
     if tensor.is_floating_point() == name.endswith("num_batches_tracked"):
         raise WeightsError(f"the tensor for {name} is {tensor.dtype}; give an unquantised checkpoint")
-    if not torch.isfinite(tensor).all():
+    dtype = torch.float32 if tensor.is_floating_point() else torch.int64
+    converted = tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    if not torch.isfinite(converted).all():
         raise WeightsError(
             f"the tensor for {name} holds values that are not finite; take a checkpoint of an earlier epoch"
         )
-    dtype = torch.float32 if tensor.is_floating_point() else torch.int64
-    return tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    return converted
 
 
 def _difference(entries: Mapping[str, Tensor], classes: Mapping[str, str]) -> str:
@@ -218,19 +218,6 @@ def _difference(entries: Mapping[str, Tensor], classes: Mapping[str, str]) -> st
         except WeightsError as error:
             reason = str(error)
     return f"no detection network of those known here ({', '.join(MODELS)}): {reason}; networks for other tasks can't be imported"
-
-
-def _class_names(names: Any, num_classes: int) -> tuple[str, ...] | None:
-    """In label order, of a list, or of a table label -> name."""
-    if names is None:
-        return None
-    if isinstance(names, dict) and all(type(label) is int for label in names):
-        names = [names[label] for label in sorted(names)] if sorted(names) == list(range(num_classes)) else []
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise WeightsError("its class names are neither a list nor a table of texts; give them with --class_names")
-    if len(names) != num_classes:
-        raise WeightsError(f"its class names are not those of {num_classes} classes; give them with --class_names")
-    return tuple(names)
 
 
 def _image_size(size: Any) -> int | tuple[int, int] | None:

@@ -42,7 +42,7 @@ def read_archive(path: Path) -> Any:
     try:
         archive = zipfile.ZipFile(path)
     except ZIP_FAILURES as error:
-        raise WeightsError(f"the zip archive is truncated or damaged ({shown(error)}); {AGAIN}") from error
+        raise WeightsError(f"the zip archive is truncated or damaged ({shown(str(error))}); {AGAIN}") from error
     with archive:
         entries = _Entries(archive, path.stat().st_size)
         return read_pickle(entries.read(entries.pickle), entries.storage)
@@ -80,7 +80,7 @@ class _Entries:
         try:
             return self._archive.read(self._infos[name])
         except ZIP_FAILURES as error:
-            raise WeightsError(f"its entry {shown(name)} is damaged ({shown(error)}); {AGAIN}") from error
+            raise WeightsError(f"its entry {shown(name)} is damaged ({shown(str(error))}); {AGAIN}") from error
 
     def storage(self, named: Any) -> Tensor:
         """The flat tensor that the pickle names as ("storage", type, key, device, number of elements)."""
@@ -91,7 +91,7 @@ class _Entries:
                 raise WeightsError(f"its pickle names a storage in a way that torch.save does not; {AGAIN}")
         if kind not in DTYPES:
             raise WeightsError(
-                f"it holds tensors of {shown(kind)}, which no published detector does; convert them first"
+                f"it holds tensors of {shown(str(kind))}, which no published detector does; convert them first"
             )
         name = f"{self._folder}data/{key}"
         if name not in self._infos or self._infos[name].file_size != elements * DTYPES[kind].itemsize:
