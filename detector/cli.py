@@ -15,7 +15,15 @@ from typing import Any, NamedTuple
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from detector.config import DemoConfig, EvaluateConfig, ExportConfig, InferConfig, ReportConfig, TrainConfig
+from detector.config import (
+    DemoConfig,
+    EvaluateConfig,
+    ExportConfig,
+    ImportConfig,
+    InferConfig,
+    ReportConfig,
+    TrainConfig,
+)
 from detector.errors import ConfigError, DetectorError
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -71,6 +79,13 @@ def export(config: ExportConfig) -> int:
     return 0
 
 
+def import_weights(config: ImportConfig) -> int:
+    from detector.importing.import_weights import import_weights
+
+    import_weights(config)
+    return 0
+
+
 def demo(config: DemoConfig) -> int:
     from detector.demo.demo import demo
 
@@ -90,6 +105,7 @@ COMMANDS = {
     "evaluate": Command(EvaluateConfig, evaluate),
     "infer": Command(InferConfig, infer),
     "export": Command(ExportConfig, export),
+    "import_weights": Command(ImportConfig, import_weights),
     "report": Command(ReportConfig, report),
     "demo": Command(DemoConfig, demo),
 }
@@ -120,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     rows = "\n".join(
-        f"  {name:<10}{(command.config.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()
+        f"  {name:<16}{(command.config.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()
     )
     return f"usage: detector COMMAND [options]\n\n{rows}\n\ndetector COMMAND --help lists a command's options."
 
@@ -171,6 +187,10 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
     if command.config is ReportConfig:
         parser.add_argument("run", type=str, help="Folder of the run.")
         skip.add("run")
+    if command.config is ImportConfig:
+        parser.add_argument("checkpoint", type=str, help="Published checkpoint: of torch.save, or safetensors.")
+        parser.add_argument("out", type=str, help="Weights file to write.")
+        skip |= {"checkpoint", "out"}
     parser.add_class_arguments(command.config, as_group=False, skip=skip)
     return parser
 
@@ -230,7 +250,8 @@ def explain(parser: ArgumentParser, error: ArgumentError) -> str:
         hint = f"; did you mean {near[0]}?" if near else "; --help lists all options"
         return f"there is no option {unknown}{hint}"
     if missing := re.search(r"arguments are required: (.+)|Key \"?(\w+)\"? is required", message):
-        names = [n if n in ("sources", "run") else f"--{n}" for n in (missing[1] or missing[2]).split(", ")]
+        in_place = {action.dest for action in parser._actions if not action.option_strings}
+        names = [n if n in in_place else f"--{n}" for n in (missing[1] or missing[2]).split(", ")]
         return f"missing: {', '.join(names)}; give a value for each, --help says which"
     if no_value := re.search(r"argument (--[\w.]+): expected", message):
         return f"{no_value[1]}: there is no value after it; give one"

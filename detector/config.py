@@ -355,8 +355,9 @@ class ExportConfig:
     """Weights file, or the name of shipped weights."""
     out: str
     """File to write."""
-    format: Literal["onnx", "torchscript", "safetensors"] = "onnx"
-    """Format of the file; safetensors: a weights file of half the size, in half precision."""
+    format: Literal["onnx", "torchscript", "safetensors", "published"] = "onnx"
+    """Format of the file; safetensors: a weights file of half the size, in half precision; published: a state of torch.save
+    with the names of the published checkpoints."""
     image_size: int | tuple[int, int] | None = None
     """Side of the network input in pixels, or [height, width]; multiples of 32; that of the training if not given."""
     dynamic: bool = False
@@ -368,6 +369,23 @@ class ExportConfig:
         _require_types("", self)
         if self.image_size is not None:
             require_image_size("image_size", self.image_size)
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """Turn a published YOLO11 or YOLOv9 checkpoint into a weights file, without running code from it."""
+
+    checkpoint: str
+    """Published checkpoint: a file of torch.save with modules or a state, or safetensors with the published names."""
+    out: str
+    """Weights file to write."""
+    class_names: str | None = None
+    """Names of the classes in label order, separated by commas; those in the checkpoint, else class0, class1, … if not given."""
+    annotations: str | None = None
+    """COCO annotation file with a category of each class's name, whose id it gets; ids 0, 1, … if not given."""
+
+    def __post_init__(self) -> None:
+        _require_types("", self)
 
 
 def _require_prediction_settings(config: EvaluateConfig | InferConfig) -> None:

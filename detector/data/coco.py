@@ -144,6 +144,11 @@ class CocoImages:
         return Sample(image, self.boxes(index), self.labels(index), self.crowd_boxes(index))
 
 
+def read_categories(annotations: Path) -> Categories:
+    """The categories of an annotation file, by id. Raises DataError as `CocoImages.load` does."""
+    return _agreed_categories(AnnotationFile.parse(annotations), None)
+
+
 def _agreed_categories(file: AnnotationFile, expected: Categories | None) -> Categories:
     """The file's categories by id, or the expected ones if the file's are among them."""
     ids = file.unique_integers("categories", "id").tolist()

@@ -13,6 +13,7 @@ from detector.data.splits import split_paths
 from detector.errors import ConfigError, ExportMismatchError
 from detector.exporting.graph import ExportGraph
 from detector.exporting.half import write_half
+from detector.exporting.published import write_published
 from detector.exporting.verify import HALF, Comparison, Runner, compare, shipped_pictures
 from detector.fileio import atomic_write, require_writable
 from detector.geometry.frame_size import FrameSize
@@ -44,6 +45,8 @@ def export(config: ExportConfig) -> Comparison:
         nonlocal comparison
         if config.format == "safetensors":
             comparison = compare(model, write_half(path, model, info), pictures, sizes, HALF)
+        elif config.format == "published":
+            comparison = compare(model, write_published(path, model, info.model), pictures, sizes)
         else:
             run = write(path, graph, size, config, info.to_metadata())
             comparison = compare(model, run, pictures, sizes)

@@ -123,13 +123,15 @@ def load_weights(path: str | Path) -> tuple[DetectionModel, WeightsInfo]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
     except (SafetensorError, OSError) as error:
         raise WeightsError(
-            f"{path}: not a safetensors file ({error}); give best.safetensors of a run, not a checkpoint"
+            f"{path}: not a safetensors file ({error}); give best.safetensors of a run;"
+            " tools/import_weights.py converts a published checkpoint"
         ) from error
     try:
         info = WeightsInfo.from_metadata(metadata)
     except (KeyError, ValueError) as error:
         raise WeightsError(
-            f"{path}: its metadata lack what a weights file of this program holds ({error}); give best.safetensors of a run"
+            f"{path}: its metadata lack what a weights file of this program holds ({error}); give best.safetensors of a run;"
+            " tools/import_weights.py converts published weights"
         ) from error
     if info.model not in MODELS:
         raise WeightsError(
