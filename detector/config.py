@@ -324,6 +324,8 @@ class InferConfig:
     """Names of the classes to show, separated by commas; all if not given."""
     device: str = "auto"
     """cpu, cuda, cuda:1, …; auto takes CUDA where there is a card."""
+    attention: bool = False
+    """Also write a sheet a picture that shows where the attention layers look, and what each detection's class rests on."""
 
     def __post_init__(self) -> None:
         _require_types("", self)

@@ -1,5 +1,7 @@
 """Spatial self-attention over the pixels of a feature map (Vaswani et al., 2017, section 3.2, on a 2-D sequence)."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,12 +27,21 @@ class SpatialAttention(nn.Module):
         self.project = Conv(channels, channels, act=False)
 
     def forward(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels h w"]:
-        per_head = self.qkv(x).flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)
-        query, key, value = per_head.split((self.key_width, self.key_width, self.head_width), dim=3)
+        query, key, value = self._per_head(x)
         mixed = F.scaled_dot_product_attention(query, key, value)
-        mixed, value = (t.transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:]) for t in (mixed, value))
+        mixed, value = (torch.unflatten(t.transpose(2, 3).flatten(1, 2), 2, x.shape[2:]) for t in (mixed, value))
         y: Tensor = self.project(mixed + self.position(value))
         return y
+
+    def weights(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch heads pixels pixels"]:
+        """How much each pixel (a row; pixels run row by row over the map) looks at each other; rows sum to 1."""
+        query, key, _ = self._per_head(x)
+        return torch.softmax(query @ key.mT / math.sqrt(self.key_width), dim=3)
+
+    def _per_head(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        per_head: Tensor = self.qkv(x).flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)
+        query, key, value = torch.split(per_head, [self.key_width, self.key_width, self.head_width], dim=3)
+        return query, key, value
 
 
 class AttentionBlock(nn.Module):
