@@ -111,6 +111,13 @@ COMMANDS = {
 }
 
 
+FLAGS = {
+    ExportConfig: ("dynamic", "Leave batch, height and width of an ONNX file open (multiples of 32)."),
+    InferConfig: ("attention", "Also write a sheet a picture: where the attention looks, what each class rests on."),
+}
+"""Options that need no "true" after them."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; what the user can mend is one line on stderr, exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -177,10 +184,10 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
     parser = ArgumentParser(prog=f"detector {name}", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below; later ones win.")
     skip = set()
-    if command.config is ExportConfig:  # so that --dynamic needs no "true" after it
-        help_text = "Leave batch, height and width of an ONNX file open (multiples of 32)."
-        parser.add_argument("--dynamic", action="store_true", help=help_text)
-        skip.add("dynamic")
+    if command.config in FLAGS:
+        flag, help_text = FLAGS[command.config]
+        parser.add_argument(f"--{flag}", action="store_true", help=help_text)
+        skip.add(flag)
     if command.config is InferConfig:
         parser.add_argument("sources", nargs="+", type=str, help="Pictures, folders or globs.")
         skip.add("sources")

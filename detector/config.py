@@ -267,7 +267,7 @@ class TrainConfig:
     out: str = "runs/train"
     """Folder for checkpoints, weights, logs and the resolved configuration."""
     model: str = "yolo11n"
-    """Name of the network: yolo11n, yolo11s, yolo11m, yolo11l, yolo11x; with cross-scale attention yolo11n-cross, …; yolov9t to yolov9e."""
+    """Name of the network: yolo11 n, s, m, l or x, as in yolo11n; with cross-scale attention yolo11n-cross; yolov9 t, s, m, c or e."""
     weights: str | None = None
     """Weights file to start from, or the name of shipped weights; other classes are possible; random weights without."""
     licence: str = "not stated"
@@ -341,6 +341,8 @@ class InferConfig:
     """Names of the classes to show, separated by commas; all if not given."""
     device: str = "auto"
     """cpu, cuda, cuda:1, …; auto takes CUDA where there is a card."""
+    attention: bool = False
+    """Also write a sheet a picture that shows where the attention layers look, and what each detection's class rests on."""
 
     def __post_init__(self) -> None:
         _require_types("", self)

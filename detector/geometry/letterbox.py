@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 PAD_VALUE = 114
@@ -61,3 +61,16 @@ class Letterbox:
         """Boxes xyxy from pixels of the frame to pixels of the original picture, clipped to the picture."""
         boxes = (boxes - boxes.new_tensor(self.offset * 2)) / boxes.new_tensor(self.scale * 2)
         return boxes.clamp_min(0).minimum(boxes.new_tensor((self.width, self.height) * 2))
+
+    def map_to_original(
+        self, values: Float32[np.ndarray, "rows columns"]
+    ) -> Float32[np.ndarray, "original_height original_width"]:
+        """A map over the frame, in equal cells of any size, as a value for each pixel of the original; bilinear.
+
+        A cell's value is that of its centre. What lies on the padding is left out.
+        """
+        frame = cv2.resize(values, (self.frame_width, self.frame_height), interpolation=cv2.INTER_LINEAR)
+        resized_width, resized_height = self.resized
+        left, top = self.offset
+        inside = frame[top : top + resized_height, left : left + resized_width]
+        return cv2.resize(inside, (self.width, self.height), interpolation=cv2.INTER_LINEAR)

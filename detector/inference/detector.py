@@ -7,7 +7,7 @@ from typing import TypeAlias, overload
 import numpy as np
 import PIL.Image
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from detector.config import require_image_size
@@ -64,7 +64,7 @@ class Detector:
         self.iou = iou
         self.max_detections = max_detections
         self.batch = 1 if self.device.type == "cpu" else self.BATCH
-        self._labels = None if classes is None else _labels_of(classes, categories).to(self.device)
+        self.wanted = None if classes is None else _labels_of(classes, categories).to(self.device)
 
     @classmethod
     def load(
@@ -123,15 +123,19 @@ class Detector:
         self, frames: UInt8[Tensor, "batch 3 height width"], letterboxes: Sequence[Letterbox]
     ) -> list[Detections]:
         """Detections of pictures that are letterboxed already, boxes in pixels of the originals."""
-        images = scale_pixels(frames.to(self.device)).contiguous(memory_format=torch.channels_last)
+        images = self.network_input(frames)
         chosen = [found for batch in torch.split(images, self.batch) for found in self._select(self.model(batch))]
         return [
             Detections(letterbox.to_original(boxes.cpu()), scores.cpu(), labels.cpu(), self.categories)
             for (boxes, scores, labels), letterbox in zip(chosen, letterboxes, strict=True)
         ]
 
+    def network_input(self, frames: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+        """Letterboxed pictures as `model` takes them, on its device."""
+        return scale_pixels(frames.to(self.device)).contiguous(memory_format=torch.channels_last)
+
     def _select(self, predictions: Predictions) -> list[tuple[Tensor, Tensor, Tensor]]:
-        return select(predictions, self.conf, self.iou, self.max_detections, self._labels)
+        return select(predictions, self.conf, self.iou, self.max_detections, self.wanted)
 
 
 def as_array(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:

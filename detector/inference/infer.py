@@ -1,9 +1,9 @@
-"""Detection on files: an annotated picture each, and one JSON of all detections."""
+"""Detection on files: an annotated picture each, a sheet of attention maps if wanted, and one JSON of all detections."""
 
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ from PIL import Image
 
 from detector.config import InferConfig
 from detector.data.pictures import UnreadablePictureError, read_picture
-from detector.errors import DataError
+from detector.errors import ConfigError, DataError
 from detector.fileio import atomic_write, require_writable, write_json
+from detector.inference.attention_maps import attention_layers, attention_maps
+from detector.inference.attention_sheet import attention_sheet
 from detector.inference.detector import Detector
 from detector.inference.draw import draw_detections
 from detector.inference.sources import find_pictures
@@ -35,9 +37,15 @@ def infer(config: InferConfig) -> int:
         classes=None if config.classes is None else [name.strip() for name in config.classes.split(",")],
         device=config.device,
     )
+    if config.attention and not attention_layers(detector.model):
+        raise ConfigError(
+            f"--attention: the model of {config.weights} has no attention layers; leave the option out"
+            " (detector.inference.attention_maps gives its class activation)"
+        )
     out = Path(config.out)
     names = output_names(files)
-    require_apart(files, [out / name for name in names])
+    sheets = sheet_names(names) if config.attention else []
+    require_apart(files, [out / name for name in [*names, *sheets]])
     entries: list[dict[str, Any]] = []
     counts: Counter[str] = Counter()
     unreadable = 0
@@ -48,7 +56,12 @@ def infer(config: InferConfig) -> int:
             unreadable += 1
             print(f"left out: {error}", file=sys.stderr)
             continue
-        found = detector(picture)
+        if config.attention:
+            maps = attention_maps(detector, picture)
+            found = maps.detections
+            save_picture(out / sheets[image_id - 1], Image.fromarray(attention_sheet(picture, maps)))
+        else:
+            found = detector(picture)
         counts.update(found.names)
         for entry, category in zip(found.to_coco(image_id), found.names, strict=True):
             entries.append({**entry, "file_name": str(file), "category_name": category})
@@ -78,10 +91,23 @@ def output_names(files: Sequence[Path]) -> list[Path]:
         name = file.relative_to(shared)
         if name.suffix.lower() not in (".jpg", ".jpeg", ".png"):
             name = name.with_name(f"{name.name}.png")
-        while name in names:  # b.webp becomes b.webp.png, which there may be already
-            name = name.with_name(f"{name.stem}_{name.suffix}")
-        names[name] = None
+        names[_free(name, names)] = None  # b.webp becomes b.webp.png, which there may be already
     return list(names)
+
+
+def sheet_names(names: Sequence[Path]) -> list[Path]:
+    """Where the attention sheets go: beside the annotated pictures of these names, as photo_attention.jpg."""
+    taken = dict.fromkeys(names)
+    for name in names:
+        taken[_free(name.with_name(f"{name.stem}_attention{name.suffix}"), taken)] = None
+    return list(taken)[len(names) :]
+
+
+def _free(name: Path, taken: Container[Path]) -> Path:
+    """The name, with an underscore for each time that it is taken."""
+    while name in taken:
+        name = name.with_name(f"{name.stem}_{name.suffix}")
+    return name
 
 
 def require_apart(files: Sequence[Path], outputs: Sequence[Path]) -> None:

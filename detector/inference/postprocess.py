@@ -18,7 +18,23 @@ def select(
     max_detections: int,
     wanted: Int64[Tensor, " wanted"] | None = None,
 ) -> list[tuple[Float[Tensor, "n 4"], Float[Tensor, " n"], Int64[Tensor, " n"]]]:
-    """Boxes (xyxy, frame unchanged), scores and labels of each picture, best first, at most `max_detections`.
+    """Boxes (xyxy, frame unchanged), scores and labels of each picture, best first; as `select_anchors` chooses."""
+    chosen = []
+    kept = select_anchors(predictions, conf, iou, max_detections, wanted)
+    for boxes, class_scores, anchors in zip(predictions.boxes, predictions.scores, kept, strict=True):
+        scores, labels = class_scores[anchors].max(dim=1)
+        chosen.append((boxes[anchors], scores, labels))
+    return chosen
+
+
+def select_anchors(
+    predictions: Predictions,
+    conf: float,
+    iou: float,
+    max_detections: int,
+    wanted: Int64[Tensor, " wanted"] | None = None,
+) -> list[Int64[Tensor, " n"]]:
+    """The anchors of each picture that are detections, best first, at most `max_detections`.
 
     An anchor speaks for its best class only; `conf` is the lowest score kept, `iou` the overlap over which the weaker of
     two boxes of one class is dropped; `wanted` are the labels to look for, all if None. Of equal scores the anchor that
@@ -32,9 +48,8 @@ def select(
             enough &= torch.isin(labels, wanted)
         candidates = enough.nonzero(as_tuple=True)[0]
         candidates = candidates[scores[candidates].argsort(descending=True, stable=True)[:MOST_CANDIDATES]]
-        boxes, scores, labels = boxes[candidates], scores[candidates], labels[candidates]
-        kept = _class_wise_nms(boxes, scores, labels, iou)[:max_detections]
-        chosen.append((boxes[kept], scores[kept], labels[kept]))
+        kept = _class_wise_nms(boxes[candidates], scores[candidates], labels[candidates], iou)[:max_detections]
+        chosen.append(candidates[kept])
     return chosen
 
 

@@ -1,0 +1,180 @@
+"""Where the attention of a model looks in a picture, and what the class of each detection rests on, as arrays.
+
+Two kinds of maps, both in cells over the network input; `Letterbox.map_to_original` brings one to the picture's pixels:
+
+- attention weights, the softmax itself (Vaswani et al., 2017, section 3.2), of each attention layer and head;
+- class activation by LayerCAM (Jiang et al., 2021, after Grad-CAM, Selvaraju et al., 2017), of each detection.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor, nn
+
+from detector.geometry.frame_size import FrameSize
+from detector.geometry.letterbox import Letterbox
+from detector.inference.detector import Detector, Picture, as_array
+from detector.inference.postprocess import select_anchors
+from detector.models.base import DetectionModel
+from detector.nn.head import DetectionHead
+from detector.nn.spatial_attention import SpatialAttention
+from detector.structures import Detections
+
+
+@dataclass(frozen=True)
+class AttentionLayer:
+    """The weights of one attention layer in one picture.
+
+    name: the module's path in the model; rows, columns: its grid of cells over the network input, padding included (one cell
+    is 32 px in C2PSA); weights: (heads, cells, cells), cells running row by row: entry (head, query, key) is how much of
+    what the query's cell receives comes from the key's cell; every row (head, query) sums to 1.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    weights: Float32[np.ndarray, "heads cells cells"]
+    letterbox: Letterbox
+
+    def cell(self, x: float, y: float) -> tuple[int, int]:
+        """Row and column of the cell that holds a point, given in pixels of the original picture."""
+        left, top = self.letterbox.offset
+        scale_x, scale_y = self.letterbox.scale
+        row = int((y * scale_y + top) / self.letterbox.frame_height * self.rows)
+        column = int((x * scale_x + left) / self.letterbox.frame_width * self.columns)
+        return min(max(row, 0), self.rows - 1), min(max(column, 0), self.columns - 1)
+
+    def cell_box(self, row: int, column: int) -> Float[Tensor, "1 4"]:
+        """The cell as a box, xyxy pixels of the original picture, cut off where it reaches into the padding."""
+        height, width = self.letterbox.frame_height / self.rows, self.letterbox.frame_width / self.columns
+        corners = (column * width, row * height, (column + 1) * width, (row + 1) * height)
+        return self.letterbox.to_original(torch.tensor([corners]))
+
+    def seen_from(self, x: float, y: float) -> Float32[np.ndarray, "heads rows columns"]:
+        """Where the cell under a point (pixels of the original picture) looks, in even shares.
+
+        An even share is 1 / cells: 1 everywhere is attention that prefers nothing, 3 is three times that.
+        """
+        row, column = self.cell(x, y)
+        return self._in_even_shares(self.weights[:, row * self.columns + column])
+
+    def received(self) -> Float32[np.ndarray, "heads rows columns"]:
+        """How much is looked at each cell, in even shares: the mean over the queries whose centre lies in the picture.
+
+        Queries on the padding are left out, for they all look alike; keys on the padding are not.
+        """
+        return self._in_even_shares(self.weights[:, self.in_picture().flatten()].mean(axis=1))
+
+    def in_picture(self) -> np.ndarray:
+        """Bool (rows, columns): the cells whose centre lies in the picture, not on the padding; all if none does."""
+        left, top = self.letterbox.offset
+        width, height = self.letterbox.resized
+        x = (np.arange(self.columns) + 0.5) * self.letterbox.frame_width / self.columns - left
+        y = (np.arange(self.rows) + 0.5) * self.letterbox.frame_height / self.rows - top
+        inside = np.outer((y >= 0) & (y < height), (x >= 0) & (x < width))
+        return inside if inside.any() else np.ones_like(inside)
+
+    def _in_even_shares(self, weights: Float32[np.ndarray, "heads cells"]) -> Float32[np.ndarray, "heads rows columns"]:
+        return weights.reshape(-1, self.rows, self.columns) * np.float32(self.rows * self.columns)
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """What `attention_maps` gives for one picture.
+
+    detections: those of `Detector`, original frame, best first; layers: the attention layers in the order of the computation,
+    none for a model without attention; activations: one for each detection, (rows, columns) of the level that found it
+    (cells of 8, 16 or 32 px of the network input): how much the cell's features speak for the detection's class; 0 and more,
+    in units that are only comparable within one map.
+    """
+
+    letterbox: Letterbox
+    detections: Detections
+    layers: tuple[AttentionLayer, ...]
+    activations: tuple[Float32[np.ndarray, "_rows _columns"], ...]
+
+
+def attention_maps(detector: Detector, picture: Picture) -> AttentionMaps:
+    """Detect in one picture and keep what the attention layers and the head saw.
+
+    Costs a second computation of the attention's queries and keys and, for each detection, a way back through the head;
+    detectors that are not asked for maps pay nothing. Raises DataError as `Detector` does.
+    """
+    array = as_array(picture)
+    frame = FrameSize.of(detector.image_size)
+    letterbox = Letterbox(array.shape[1], array.shape[0], frame.width, frame.height)
+    images = detector.network_input(torch.from_numpy(letterbox.image(array)).permute(2, 0, 1)[None])
+    with torch.no_grad(), _recorded(detector.model) as record:
+        predictions = detector.model(images)
+        layers = tuple(_layer(name, module, x, letterbox) for name, module, x in record.attended)
+    (anchors,) = select_anchors(predictions, detector.conf, detector.iou, detector.max_detections, detector.wanted)
+    boxes, (scores, labels) = predictions.boxes[0, anchors], predictions.scores[0, anchors].max(dim=1)
+    detections = Detections(letterbox.to_original(boxes.cpu()), scores.cpu(), labels.cpu(), detector.categories)
+    activations = class_activations(detector.model.head, record.levels, anchors, labels)
+    return AttentionMaps(letterbox, detections, layers, tuple(each.cpu().numpy() for each in activations))
+
+
+def attention_layers(model: DetectionModel) -> list[tuple[str, SpatialAttention]]:
+    """The attention layers of a model with their paths in it, in the order of the computation; none is possible."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, SpatialAttention)]
+
+
+def class_activations(
+    head: DetectionHead,
+    levels: Sequence[Float[Tensor, "1 _c _h _w"]],
+    anchors: Int64[Tensor, " n"],
+    labels: Int64[Tensor, " n"],
+) -> list[Float[Tensor, "_rows _columns"]]:
+    """For each anchor, how much each cell of the level it belongs to speaks for its class: (rows, columns) of that level.
+
+    LayerCAM: the sum over the channels of activation times gradient of the class logit, the gradient where it is positive,
+    then what is positive of the sum. Grad-CAM would take the gradient's mean over all cells: it marks whatever looks like the class
+    anywhere, and a detector must say which of ten alike cells it means (docs/attention.md has figures).
+    `levels` are the maps that the head reads; a cell that the class branch does not reach from the anchor gets 0.
+    """
+    levels = [level.detach().requires_grad_() for level in levels]
+    ends = torch.tensor([level.shape[2] * level.shape[3] for level in levels]).cumsum(0)
+    maps = []
+    with torch.enable_grad():
+        logits = head(levels).scores[0]
+    for anchor, label in zip(anchors.tolist(), labels.tolist(), strict=True):
+        level = levels[int(torch.searchsorted(ends, anchor, right=True))]
+        (gradient,) = torch.autograd.grad(logits[label, anchor], level, retain_graph=True)
+        maps.append((level.detach() * gradient.clamp_min(0)).sum(dim=1)[0].clamp_min(0))
+    return maps
+
+
+@dataclass
+class _Record:
+    """What went into each attention layer and into the head during one pass."""
+
+    attended: list[tuple[str, SpatialAttention, Tensor]] = field(default_factory=list)
+    levels: Sequence[Tensor] = ()
+
+
+@contextmanager
+def _recorded(model: DetectionModel) -> Iterator[_Record]:
+    """Fills the record whenever the model computes; the hooks are gone afterwards."""
+    record = _Record()
+
+    def keep_levels(_: nn.Module, inputs: tuple[Sequence[Tensor]]) -> None:
+        record.levels = inputs[0]
+
+    def keep(name: str, module: SpatialAttention) -> torch.utils.hooks.RemovableHandle:
+        return module.register_forward_pre_hook(lambda _, inputs: record.attended.append((name, module, inputs[0])))
+
+    handles = [keep(name, module) for name, module in attention_layers(model)]
+    handles.append(model.head.register_forward_pre_hook(keep_levels))
+    try:
+        yield record
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _layer(name: str, module: SpatialAttention, x: Float[Tensor, "1 c h w"], letterbox: Letterbox) -> AttentionLayer:
+    return AttentionLayer(name, x.shape[2], x.shape[3], module.weights(x)[0].float().cpu().numpy(), letterbox)
