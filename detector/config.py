@@ -267,7 +267,7 @@ class TrainConfig:
     out: str = "runs/train"
     """Folder for checkpoints, weights, logs and the resolved configuration."""
     model: str = "yolo11n"
-    """Name of the network: yolo11 n, s, m, l or x, as in yolo11n; yolo11n-cross with cross-scale attention; yolov9 t, s, m, c or e."""
+    """Name of the network: yolo11 n, s, m, l or x, as in yolo11n; yolo11n-cross has cross-scale attention; yolov9 t, s, m, c, e."""
     weights: str | None = None
     """Weights file to start from, or the name of shipped weights; other classes are possible; random weights without."""
     licence: str = "not stated"
