@@ -199,9 +199,9 @@ def test_layers_of_another_task_are_named_with_their_class(state: State, tmp_pat
         network = modules_of(state, classes)
         head = classes["Segment"]()
         network.add_module("masks", head)
-        head.weight = nn.Parameter(torch.zeros(2))
+        head.add_module("0", nn.Conv2d(1, 1, 1))
         torch.save({"model": network}, tmp_path / "a.pt")
-    assert_refused(tmp_path / "a.pt", r"'masks\.weight' \(of 'someyolo\.tasks\.Segment'\) has no place in yolo11n")
+    assert_refused(tmp_path / "a.pt", r"'masks\.0\.weight' in 'DetectionModel > Segment' has no place in yolo11n")
 
 
 @pytest.mark.parametrize(

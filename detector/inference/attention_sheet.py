@@ -48,7 +48,7 @@ class Panel(NamedTuple):
 def attention_sheet(
     picture: UInt8[np.ndarray, "height width 3"], maps: AttentionMaps
 ) -> UInt8[np.ndarray, "sheet_height sheet_width 3"]:
-    """The overlays of an RGB picture, to which `maps` belong.
+    """The overlays of an RGB picture, to which `maps` belong, with one attention layer at least.
 
     A row a layer: the detections, then what each cell receives, by the mean of the heads and by each head. A row a detection
     and layer: the detection, where its centre looks, by the mean and by each head, and its class activation.

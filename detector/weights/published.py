@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +26,9 @@ LONGEST_NAME = 64
 """Modules and tensors of a network, how deep they may lie and how long their names may be: more is a knot, no network."""
 NORM_EPS = 1e-3
 CONVERT = "convert it to safetensors where you trust it"
+
+Owners: TypeAlias = dict[str, tuple[str, ...]]
+"""State name -> names of the publisher's classes around it, outermost first."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ def _read(path: Path) -> Any:
 
 def _understood(content: Any) -> Published:
     part, network = _network(content)
-    entries, classes = _modules_entries(network) if isinstance(network, Record) else (_tensors(network), {})
-    model, state = _recognised(entries, classes)
+    entries, owners = _modules_entries(network) if isinstance(network, Record) else (_tensors(network), {})
+    model, state = _recognised(entries, owners)
     num_classes = state[CLASS_BIAS].numel()
     file, attributes = _table(content), _table(network)
     settings = _table(file.get("train_args")) or _table(attributes.get("args"))
@@ -122,14 +125,14 @@ def _network(content: Any) -> tuple[str, Record | dict[Any, Any]]:
     )
 
 
-def _modules_entries(network: Record) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Of the records of modules: state name -> tensor as `state_dict` would have it, and state name -> class that has it."""
+def _modules_entries(network: Record) -> tuple[dict[str, Tensor], Owners]:
+    """Of the records of modules: the tensors as `state_dict` would have them, and for each the publisher's classes around."""
     entries: dict[str, Tensor] = {}
-    classes: dict[str, str] = {}
+    owners: Owners = {}
     parts = 0
-    waiting = [("", network)]
+    waiting: list[tuple[str, Record, tuple[str, ...]]] = [("", network, ())]
     while waiting:
-        prefix, module = waiting.pop()
+        prefix, module, around = waiting.pop()
         attributes = _table(module)
         parameters, buffers, modules = (_table(attributes.get(k)) for k in ("_parameters", "_buffers", "_modules"))
         names = [*parameters, *buffers, *modules]
@@ -138,14 +141,16 @@ def _modules_entries(network: Record) -> tuple[dict[str, Tensor], dict[str, str]
         if not possible or parts > MOST_PARTS or prefix.count(".") > DEEPEST:
             raise WeightsError("its modules have no end or no names; get the file again from its publisher")
         _require_known_computation(prefix, module, attributes)
+        if not module.cls.module.startswith("torch."):
+            around = (*around, module.cls.name)
         passing = attributes.get("_non_persistent_buffers_set")
         kept = {name: value for name, value in buffers.items() if not (isinstance(passing, set) and name in passing)}
         for name, tensor in _tensors(parameters | kept).items():
             entries[prefix + name] = tensor
-            classes[prefix + name] = str(module.cls)
-        children = [(f"{prefix}{name}.", child) for name, child in modules.items() if isinstance(child, Record)]
+            owners[prefix + name] = around
+        children = [(f"{prefix}{name}.", child, around) for name, child in modules.items() if isinstance(child, Record)]
         waiting += reversed(children)
-    return entries, classes
+    return entries, owners
 
 
 def _require_known_computation(prefix: str, module: Record, attributes: Mapping[Any, Any]) -> None:
@@ -158,7 +163,7 @@ def _require_known_computation(prefix: str, module: Record, attributes: Mapping[
         raise WeightsError(f"{where} with eps {shown(eps)}, but the networks here have {NORM_EPS}")
 
 
-def _recognised(entries: Mapping[str, Tensor], classes: Mapping[str, str]) -> tuple[str, dict[str, Tensor]]:
+def _recognised(entries: Mapping[str, Tensor], owners: Owners) -> tuple[str, dict[str, Tensor]]:
     """The model whose published names and shapes these are, and its state, float32."""
     if any(name.endswith(".conv.bias") for name in entries) and not any(".bn." in name for name in entries):
         raise WeightsError(
@@ -175,7 +180,7 @@ def _recognised(entries: Mapping[str, Tensor], classes: Mapping[str, str]) -> tu
             if name in entries and not torch.equal(tensor, entries[name].to(tensor.dtype)):
                 raise WeightsError(f"{shown(name)} differs from what {model} has there; it can't be converted")
         return model, state
-    raise WeightsError(_difference(entries, classes))
+    raise WeightsError(_difference(entries, owners))
 
 
 @cache
@@ -199,7 +204,7 @@ def _converted(name: str, tensor: Tensor) -> Tensor:
     return converted
 
 
-def _difference(entries: Mapping[str, Tensor], classes: Mapping[str, str]) -> str:
+def _difference(entries: Mapping[str, Tensor], owners: Owners) -> str:
     """Why this is none of the known models: what can't be mapped, beside the nearest of them."""
 
     def likeness(model: str) -> tuple[int, int]:
@@ -210,14 +215,15 @@ def _difference(entries: Mapping[str, Tensor], classes: Mapping[str, str]) -> st
     nearest = max(MODELS, key=likeness)
     strange = next((name for name in entries if name not in _published_shapes(nearest)), None)
     if strange is not None:
-        owner = f" (of {shown(classes[strange])})" if strange in classes else ""
+        owner = f" in {shown(' > '.join(owners[strange]))}" if strange in owners else ""
         reason = f"{shown(strange)}{owner} has no place in {nearest}, the nearest"
     else:
         try:
             from_published(entries, nearest)
         except WeightsError as error:
             reason = str(error)
-    return f"no detection network of those known here ({', '.join(MODELS)}): {reason}; networks for other tasks can't be imported"
+    known = ", ".join(MODELS)
+    return f"no detection network of those known here ({known}): {reason}; give a detection checkpoint of one of them"
 
 
 def _image_size(size: Any) -> int | tuple[int, int] | None:
