@@ -3,7 +3,9 @@
 import torch
 from torch import nn
 
-from detector.models.base import DetectionModel
+from detector.data.pictures import read_picture
+from detector.exporting.verify import shipped_pictures
+from detector.models.base import DetectionModel, scale_pixels
 from detector.models.catalog import create_model
 from detector.nn.cross_scale import CrossScaleAttention
 
@@ -26,3 +28,15 @@ def lively_model(num_classes: int, name: str = "yolo11n") -> DetectionModel:
     with torch.no_grad():
         model.train()(nn.functional.interpolate(coarse, size=(96, 96), mode="bilinear"))
     return model.eval()
+
+
+def calmed(model: DetectionModel) -> DetectionModel:
+    """A lively model with logits of the size that training gives: its own would magnify float32's rounding."""
+    picture = torch.from_numpy(read_picture(shipped_pictures()[0]))
+    with torch.no_grad():
+        levels = model.levels(scale_pixels(picture.permute(2, 0, 1))[None])
+        for box, classes, level in zip(model.head.box_branches, model.head.class_branches, levels, strict=True):
+            box[-1].weight /= box(level).std()
+            classes[-1].weight /= classes(level).std()
+            classes[-1].bias[:] = -1.5 - (classes(level) - classes[-1].bias[:, None, None]).mean(dim=(0, 2, 3))
+    return model

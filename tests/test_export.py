@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from lively_model import lively_model
+from lively_model import calmed, lively_model
 from narrow_yolov9 import narrow_model
 from torch import Tensor
 
@@ -27,7 +27,7 @@ from detector.exporting.graph import ExportGraph
 from detector.exporting.verify import Comparison, compare, shipped_pictures
 from detector.geometry.frame_size import FrameSize
 from detector.inference.detector import Detector
-from detector.models.base import DetectionModel, scale_pixels
+from detector.models.base import DetectionModel
 from detector.structures import Categories
 from detector.weights.files import WeightsInfo, load_weights, save_weights
 
@@ -47,19 +47,6 @@ def no_shape_checks() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def model() -> DetectionModel:
     return calmed(lively_model(5))
-
-
-def calmed(model: DetectionModel) -> DetectionModel:
-    """The lively model with logits of the size that training gives: its own would magnify float32's rounding."""
-    with torch.no_grad():
-        levels = model.levels(
-            scale_pixels(torch.from_numpy(read_picture(shipped_pictures()[0])).permute(2, 0, 1))[None]
-        )
-        for box, classes, level in zip(model.head.box_branches, model.head.class_branches, levels, strict=True):
-            box[-1].weight /= box(level).std()
-            classes[-1].weight /= classes(level).std()
-            classes[-1].bias[:] = -1.5 - (classes(level) - classes[-1].bias[:, None, None]).mean(dim=(0, 2, 3))
-    return model
 
 
 @pytest.fixture(scope="module")

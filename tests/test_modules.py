@@ -74,6 +74,15 @@ def test_weights_of_attention_are_those_it_mixes_by(channels: int, size: tuple[i
     assert torch.allclose(module(x), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_gradients_of_attention_are_those_of_differences(batch: int, memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    module = SpatialAttention(4).double().eval()
+    x = torch.randn(batch, 4, 2, 3, dtype=torch.float64).contiguous(memory_format=memory_format)
+    assert torch.autograd.gradcheck(module, x.requires_grad_())
+
+
 @pytest.mark.parametrize("act", [True, False])
 def test_fusing_keeps_the_outputs_and_the_original(act: bool) -> None:
     torch.manual_seed(0)

@@ -9,8 +9,11 @@ from detector.nn.conv import Conv, depthwise
 
 
 def to_sequence(x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch pixels channels"]:
-    """The pixels of a feature map, row by row."""
-    return x.flatten(2).mT
+    """The pixels of a feature map, row by row.
+
+    Not `x.flatten(2).mT`: for a batch of one, torch 2.15's batch norm before it reads the gradient's layout wrongly.
+    """
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def to_map(
