@@ -67,7 +67,7 @@ class CrossScaleAttention(nn.Module):
 
     def _places(self, x: Tensor) -> Tensor:
         """Encoding of the centres of the map's pixels, in cells: (pixels, key width)."""
-        rows, columns = ((torch.arange(n, device=x.device) + 0.5) * (CELLS / n) - 0.5 for n in x.shape[2:])
+        rows, columns = ((start + end - 1) / 2 for start, end in (_edges(n, x.device) for n in x.shape[2:]))
         return to_sequence(sinusoidal_encoding_2d(rows, columns, self.key_width)[None])[0].to(x.dtype)
 
 
@@ -83,5 +83,11 @@ def pool(x: Float[Tensor, "batch channels _h _w"]) -> Float[Tensor, "batch chann
 def _shares(pixels: int, device: torch.device) -> Float[Tensor, "cells pixels"]:
     """How much of each cell each pixel covers, along one side of the map; rows sum to 1."""
     cell = torch.arange(CELLS, device=device)[:, None]
-    pixel = torch.arange(pixels, device=device) * (CELLS / pixels)  # where it starts, in cells
-    return (torch.minimum(cell + 1, pixel + CELLS / pixels) - torch.maximum(cell, pixel)).clamp(min=0.0)
+    start, end = _edges(pixels, device)
+    return (torch.minimum(cell + 1, end) - torch.maximum(cell, start)).clamp(min=0.0)
+
+
+def _edges(pixels: int, device: torch.device) -> tuple[Float[Tensor, " pixels"], Float[Tensor, " pixels"]]:
+    """Where each pixel starts and ends along one side of the map, in cells; by tensors alone, as ONNX needs it."""
+    count = torch.arange(1, pixels + 1, device=device)
+    return (count - 1) * CELLS / count[-1], count * CELLS / count[-1]
