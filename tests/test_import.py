@@ -21,11 +21,10 @@ from detector.evaluation.evaluate import evaluate
 from detector.exporting.export import export
 from detector.exporting.published import write_published
 from detector.importing.import_weights import categories_of, import_weights
-from detector.models.catalog import MODELS, create_model
-from detector.models.yolo11 import SCALES, YOLO11
+from detector.models.catalog import PUBLISHED, create_model
 from detector.structures import Categories
 from detector.weights.files import WeightsInfo, load_weights, save_weights
-from detector.weights.importers import CHILDREN, to_published
+from detector.weights.importers import to_published
 from detector.weights.published import read_published
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -68,7 +67,7 @@ def test_modules_of_a_package_that_is_not_there(state: State, tmp_path: Path) ->
     assert PACKAGE not in sys.modules
 
 
-@pytest.mark.parametrize("model", [name for name in MODELS if type(MODELS[name](1)) in CHILDREN])
+@pytest.mark.parametrize("model", PUBLISHED)
 def test_every_published_model_is_recognised(model: str, tmp_path: Path) -> None:
     with torch.device("meta"):
         empty = to_published(create_model(model, 5).state_dict(), model)
@@ -268,11 +267,8 @@ def test_export_and_import_give_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_a_network_that_was_never_published_is_not_exported_as_such(tmp_path: Path) -> None:
-    class Variant(YOLO11):
-        pass
-
-    with pytest.raises(ConfigError, match="yolo11n-variant has never been published"):
-        write_published(tmp_path / "p.pt", Variant(SCALES["n"], 1), "yolo11n-variant")
+    with pytest.raises(WeightsError, match="yolo11n-cross has no published counterpart"):
+        write_published(tmp_path / "p.pt", create_model("yolo11n-cross", 1), "yolo11n-cross")
     assert list(tmp_path.iterdir()) == []
 
 

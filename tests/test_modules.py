@@ -126,4 +126,4 @@ def test_an_unknown_model_is_refused_with_the_known_names() -> None:
     with pytest.raises(Exception, match="yolo11n, yolo11s, yolo11m, yolo11l, yolo11x"):
         create_model("yolo12n")
     plain = ["yolo11n", "yolo11s", "yolo11m", "yolo11l", "yolo11x"]
-    assert list(MODELS) == [*plain, *(f"{name}-cross" for name in plain), *(f"yolov9{letter}" for letter in "tsmce")]
+    assert list(MODELS) == [*plain, *(f"yolov9{letter}" for letter in "tsmce"), *(f"{name}-cross" for name in plain)]

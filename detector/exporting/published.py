@@ -6,17 +6,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from detector.errors import ConfigError
 from detector.exporting.verify import Runner
 from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
-from detector.weights.importers import CHILDREN, from_published, to_published
+from detector.weights.importers import from_published, to_published
 
 
 def write_published(path: Path, model: DetectionModel, model_name: str) -> Runner:
     """Write the state as torch.save does, plain tensors by name; returns what runs the network that the file holds."""
-    if type(model) not in CHILDREN:
-        raise ConfigError(f"--format published: {model_name} has never been published; choose another format")
     state = {name: tensor.contiguous() for name, tensor in to_published(model.state_dict(), model_name).items()}
     buffer = io.BytesIO()  # where the disk is full, torch's own writer may end the process
     torch.save(state, buffer)

@@ -9,11 +9,16 @@ from detector.models.base import DetectionModel
 from detector.models.yolo11 import SCALES, YOLO11
 from detector.models.yolo11_cross import YOLO11Cross
 
-MODELS: dict[str, Callable[[int], DetectionModel]] = {
+PUBLISHED: dict[str, Callable[[int], DetectionModel]] = {
     **{f"yolo11{letter}": partial(YOLO11, scale) for letter, scale in SCALES.items()},
-    **{f"yolo11{letter}-cross": partial(YOLO11Cross, scale) for letter, scale in SCALES.items()},
     **{f"yolov9{letter}": partial(yolov9.YOLOv9, yolov9.SCALES[letter]) for letter in "tsmc"},
     "yolov9e": partial(yolov9.YOLOv9E, yolov9.SCALES["e"]),
+}
+"""Networks of which there are published checkpoints."""
+
+MODELS: dict[str, Callable[[int], DetectionModel]] = {
+    **PUBLISHED,
+    **{f"yolo11{letter}-cross": partial(YOLO11Cross, scale) for letter, scale in SCALES.items()},
 }
 
 

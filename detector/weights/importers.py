@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.errors import WeightsError
-from detector.models.catalog import create_model
+from detector.models.catalog import PUBLISHED, create_model
 from detector.models.yolo11 import YOLO11
 from detector.models.yolov9 import YOLOv9, YOLOv9E
 from detector.nn.conv import RepConv
@@ -126,13 +126,13 @@ def _published_names(
 
 
 def _names(model_name: str, num_classes: int) -> tuple[nn.Module, dict[str, str]]:
+    if model_name not in PUBLISHED:
+        raise WeightsError(
+            f"{model_name} has no published counterpart, so its state has no published names; choose one of"
+            f" {', '.join(PUBLISHED)}"
+        )
     with torch.device("meta"):
         model = create_model(model_name, num_classes)
-    if type(model) not in CHILDREN:
-        plain = model_name.partition("-")[0]
-        raise WeightsError(
-            f"{model_name} has no published counterpart, so its state has no published names; use {plain}"
-        )
     return model, dict(_published_names(model))
 
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from detector.errors import WeightsError
-from detector.models.catalog import MODELS, create_model
+from detector.models.catalog import PUBLISHED, create_model
 from detector.weights.files import FORMAT
 from detector.weights.importers import CLASS_BIAS, from_published, to_published
 from detector.weights.pickle_reader import Record, shown
@@ -170,7 +170,7 @@ def _recognised(entries: Mapping[str, Tensor], owners: Owners) -> tuple[str, dic
             "the checkpoint is fused (its norms are folded into the convolutions) and can't be trained or converted;"
             " give the one from before fusing"
         )
-    for model in (name for name in MODELS if entries.keys() <= _published_shapes(name).keys()):
+    for model in (name for name in PUBLISHED if entries.keys() <= _published_shapes(name).keys()):
         try:
             state = from_published(entries, model)
         except WeightsError:
@@ -212,7 +212,7 @@ def _difference(entries: Mapping[str, Tensor], owners: Owners) -> str:
         shared = entries.keys() & shapes.keys()
         return len(shared), sum(entries[name].shape == shapes[name] for name in shared)
 
-    nearest = max(MODELS, key=likeness)
+    nearest = max(PUBLISHED, key=likeness)
     strange = next((name for name in entries if name not in _published_shapes(nearest)), None)
     if strange is not None:
         owner = f" in {shown(' > '.join(owners[strange]))}" if strange in owners else ""
@@ -222,7 +222,7 @@ def _difference(entries: Mapping[str, Tensor], owners: Owners) -> str:
             from_published(entries, nearest)
         except WeightsError as error:
             reason = str(error)
-    known = ", ".join(MODELS)
+    known = ", ".join(PUBLISHED)
     return f"no detection network of those known here ({known}): {reason}; give a detection checkpoint of one of them"
 
 
