@@ -34,7 +34,7 @@ def main() -> int:
             [
                 *(sys.executable, "tools/train.py", f"--data={data}", f"--out={out}", "--train.patience=0"),
                 *(f"--train.epochs={options.epochs}", "--train.image_size=64", "--train.batch_size=4"),
-                *("--train.nominal_batch_size=4", f"--loader.workers={options.workers}"),
+                *("--train.nominal_batch_size=4", f"--loader.workers={options.workers}", "--augment.closing_epochs=0"),
             ],
             cwd=REPOSITORY,
             stdout=subprocess.DEVNULL,

@@ -170,7 +170,7 @@ class AugmentConfig:
     closing_epochs: int = 20
     """Last epochs without mosaic and mixup and with a weaker rest, to learn pictures as they are; at most half of the run."""
     closing_strength: float = 0.5
-    """In the closing epochs all ranges and probabilities below are multiplied by it."""
+    """In the closing epochs scale, translate, mirror, hue, saturation, brightness and the chance of transforms times this."""
     scale: float | dict[str, float] = 0.25
     """The picture is scaled by a factor from 1 - scale to 1 + scale; a number, or one for each size: {n: 0.5, s: 0.9}."""
     translate: float = 0.1
@@ -216,7 +216,7 @@ class AugmentConfig:
         return replace(self, **numbers)
 
     def closing(self) -> "AugmentConfig":
-        """What holds in the closing epochs; `transforms`, which are built once, stay as they are."""
+        """What holds in the closing epochs; the loader sees to the transforms."""
         weaker = ("scale", "translate", "mirror", "hue", "saturation", "brightness")
         strengths = {name: self.closing_strength * getattr(self, name) for name in weaker}
         return replace(self, mosaic=0.0, mixup=0.0, **strengths)

@@ -87,6 +87,15 @@ def page(run: Path) -> Page:
     return Page(report(run))
 
 
+def test_the_closing_epochs_are_shown(scenes: Path, tmp_path: Path) -> None:
+    settings = TrainLoopConfig(epochs=2, image_size=64, batch_size=4, nominal_batch_size=4)
+    out = tmp_path / "run"
+    train(TrainConfig(data=str(scenes), out=str(out), train=settings, loader=LoaderConfig(workers=0)))
+    page = Page(report(out))
+    assert "From the first batch of epoch 1, full augmentation." in page.text
+    assert "From the first batch of epoch 2, closing epochs." in page.text
+
+
 def test_the_page_needs_no_other_file(page: Page) -> None:
     tags = {tag for tag, _ in page.tags}
     assert not tags & {"script", "link", "iframe", "object", "source"}

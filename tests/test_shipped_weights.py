@@ -13,8 +13,11 @@ from lively_model import lively_model
 from safetensors.torch import load_file
 
 from detector.cli import main
-from detector.config import TrainConfig
+from detector.config import LoaderConfig, TrainConfig
+from detector.data.coco import CocoImages
+from detector.data.layouts import find_split
 from detector.errors import WeightsError
+from detector.evaluation.evaluate import evaluate_model
 from detector.inference.detector import Detector
 from detector.structures import Categories
 from detector.training.setup import with_absolute_paths
@@ -22,6 +25,7 @@ from detector.weights import shipped
 from detector.weights.files import WeightsInfo, load_weights, save_weights
 
 REPOSITORY = Path(__file__).parents[1]
+BCCD = REPOSITORY.parent / "shared" / "data" / "bccd"
 INFO = WeightsInfo("yolo11n", Categories((1, 2, 3), ("RBC", "WBC", "Platelets")), 64, {}, {}, "MIT")
 
 
@@ -102,11 +106,21 @@ def test_the_configuration_of_a_run_holds_the_file_that_the_name_stood_for(folde
 def test_what_is_shipped_is_whole_and_small() -> None:
     """The repository's own folder: every file has its checksum, loads by name and is in half precision."""
     files = {path.name: path for path in (REPOSITORY / "weights").glob("*.safetensors")}
-    assert shipped.checksums().keys() == files.keys()
+    assert shipped.checksums().keys() == files.keys() == {"yolo11n-bccd.safetensors"}
     for name, path in files.items():
         load_weights(name.removesuffix(".safetensors"))
         assert path.stat().st_size < 6_000_000
         assert load_file(path)["stem.0.conv.weight"].dtype == torch.float16
+
+
+@pytest.mark.skipif(not BCCD.exists(), reason="needs ../shared/data/bccd")
+def test_the_shipped_weights_score_what_their_card_says() -> None:
+    model, info = load_weights("yolo11n-bccd")
+    images = CocoImages.load(find_split(BCCD, "test"), info.categories)
+    detector = Detector(model, info.categories, info.image_size, conf=0.001, device="cpu")
+    metrics = evaluate_model(detector, images, LoaderConfig(workers=0), reference=False).metrics
+    card = (REPOSITORY / "weights" / "README.md").read_text()
+    assert f"| test | 72 | {metrics['AP']:.3f} | {metrics['AP50']:.3f} | {metrics['AP75']:.3f} |" in card
 
 
 def test_a_built_package_finds_what_is_in_the_folder(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from detector.cli import COMMANDS, parse
 from detector.config import AugmentConfig, LoaderConfig, LossConfig, PathsConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoImages
 from detector.data.layouts import find_split
-from detector.data.loader import TrainingPictures, collate, training_loader
+from detector.data.loader import TrainingItem, TrainingPictures, collate, training_loader
 from detector.data.sampler import EpochSampler, SampleKey
 from detector.demo.scenes import make_data_set
 from detector.errors import ConfigError, DetectorError
@@ -34,7 +35,7 @@ from detector.training.ema import ModelEma
 from detector.training.loop import grouped, train
 from detector.training.loss import Losses, detection_loss
 from detector.training.optim import build_optimizer, learning_rate, set_rates
-from detector.training.setup import set_up
+from detector.training.setup import Run, set_up
 from detector.training.step import backward, take_step
 from detector.weights.files import load_weights
 
@@ -392,6 +393,45 @@ def test_a_run_can_be_resumed_from_another_folder(
     assert written["data"] == str(scenes)
     assert written["paths"]["val_images"] == str(scenes / "test")
     assert written["paths"]["train_json"] is None
+
+
+def test_the_last_epochs_are_closing_ones_also_after_a_resume_in_them(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, bool]] = []
+    made = TrainingPictures.__getitem__
+
+    def watched(self: TrainingPictures, key: SampleKey) -> TrainingItem:
+        seen.append((key.epoch, key.closing))
+        return made(self, key)
+
+    monkeypatch.setattr(TrainingPictures, "__getitem__", watched)
+    config = replace(tiny(scenes, tmp_path / "run", epochs=4), augment=AugmentConfig(closing_epochs=2))
+    finish = loop.finish_epoch
+
+    def interrupted(run: Run, state: TrainState, *rest: Any) -> None:
+        finish(run, state, *rest)
+        if state.epoch == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "finish_epoch", interrupted)
+        with pytest.raises(DetectorError):
+            train(config)
+    train(replace(config, resume=config.out))
+    in_order = list(dict.fromkeys(seen))  # the first sheet for the log shows epoch 0, too
+    assert in_order == [(0, False), (1, False), (2, True), (3, True)]
+
+
+@pytest.mark.parametrize(("strength", "least", "most"), [(0.0, 0, 0), (0.5, 5, 25), (1.0, 30, 30)])
+def test_transforms_come_less_often_in_the_closing_epochs(scenes: Path, strength: float, least: int, most: int) -> None:
+    images = CocoImages.load(find_split(scenes, "train"))
+    plain = AugmentConfig(scale=0, translate=0, mirror=0, hue=0, saturation=0, brightness=0, closing_strength=strength)
+    turned = replace(plain, transforms=[{"VerticalFlip": {"p": 1.0}}])
+    one, other = (TrainingPictures(images, 64, config, seed=0) for config in (plain, turned))
+    keys = [SampleKey(epoch, 3, True) for epoch in range(30)]
+    changed = [(one[key].sample.image != other[key].sample.image).any() for key in keys]
+    assert least <= sum(changed) <= most
 
 
 def test_a_sample_follows_from_its_key_alone(scenes: Path) -> None:

@@ -126,6 +126,10 @@ def fit(run: Run, state: TrainState) -> None:
         name = settings.stopping_metric
         if state.epoch < settings.epochs:
             progress.console.print(f"stopped early: no better {name} for {settings.patience} epochs (train.patience)")
+            if state.epoch <= run.config.full_epochs < settings.epochs:
+                progress.console.print(
+                    "the closing epochs, which often give the last gain, were not reached: fewer --train.epochs have them sooner"
+                )
         progress.console.print(
             f"best {name} {state.best:.4f} in epoch {state.best_epoch}: {run.out / 'best.safetensors'}"
         )
