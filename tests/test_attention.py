@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from detector.errors import ConfigError
 from detector.nn.attention import (
@@ -183,8 +184,21 @@ def test_rows_of_weights_sum_to_one(case: Case) -> None:
         assert (weights[~mask.expand_as(weights)] == 0).all()
 
 
+def documented(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor) -> Tensor:
+    """What torch promises of `scaled_dot_product_attention`; that today's gives zeros for closed rows, it does not."""
+    added = (
+        torch.zeros(attn_mask.shape).masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else attn_mask
+    )
+    return (query @ key.mT / math.sqrt(query.shape[-1]) + added).softmax(dim=-1) @ value
+
+
+@pytest.mark.parametrize("as_documented", [False, True])
 @pytest.mark.parametrize("additive", [False, True])
-def test_a_query_that_may_look_nowhere_gives_zeros_and_no_gradient(additive: bool) -> None:
+def test_a_query_that_may_look_nowhere_gives_zeros_and_no_gradient(
+    additive: bool, as_documented: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if as_documented:
+        monkeypatch.setattr(F, "scaled_dot_product_attention", documented)
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, 2, n, 4, dtype=torch.float64, requires_grad=True) for n in (3, 5, 5))
     allowed = torch.ones(3, 5, dtype=torch.bool)
