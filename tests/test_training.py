@@ -29,11 +29,12 @@ from detector.geometry.boxes import make_anchors
 from detector.geometry.frame_size import FrameSize
 from detector.models.base import scale_pixels
 from detector.models.catalog import create_model
+from detector.models.pgi import guided
 from detector.training.batch_size import batch_that_fits, largest_batch
 from detector.training.checkpoint import TrainState
 from detector.training.ema import ModelEma
 from detector.training.loop import grouped, train
-from detector.training.loss import Losses, detection_loss
+from detector.training.loss import Losses, detection_loss, training_loss
 from detector.training.optim import build_optimizer, learning_rate, set_rates
 from detector.training.setup import Run, set_up
 from detector.training.step import backward, take_step
@@ -123,20 +124,22 @@ def test_a_resumed_run_ends_where_the_whole_run_ends(
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
 
 
-def test_the_network_learns_a_batch_by_heart(scenes: Path) -> None:
+@pytest.mark.parametrize("name", ["yolo11n", "yolov9t"])
+def test_the_network_learns_a_batch_by_heart(name: str, scenes: Path) -> None:
+    """yolov9t with its auxiliary branch."""
     torch.manual_seed(0)
     ranges = dict.fromkeys(("mosaic", "scale", "translate", "mirror", "hue", "saturation", "brightness"), 0.0)
     augment = AugmentConfig(**ranges)
     pictures = TrainingPictures(CocoImages.load(find_split(scenes, "train")), 96, augment, seed=0)
     batch = collate([pictures[SampleKey(0, i, True)] for i in (0, 3, 4, 5)])
-    model = create_model("yolo11n", 5)
-    optimizer = build_optimizer(model, TrainLoopConfig(learning_rate=0.003))
+    network = guided(create_model(name, 5))
+    optimizer = build_optimizer(network, TrainLoopConfig(learning_rate=0.003))
     anchors = make_anchors([(12, 12), (6, 6), (3, 3)], (8, 16, 32), like=torch.zeros(1))
     images = scale_pixels(batch.images)
     for _ in range(80):
-        losses = detection_loss(model(images), anchors, batch, LossConfig())
+        losses, total = training_loss(network(images), anchors, batch, LossConfig())
         optimizer.zero_grad()
-        losses.total().backward()
+        total.backward()
         optimizer.step()
     assert sum(len(target.labels) for target in batch.targets) > 4
     assert losses.classification < 0.8

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detector.errors import ConfigError
 from detector.exporting.graph import INPUT_NAME, OUTPUT_NAMES, ExportGraph, example_input
-from detector.geometry.frame_size import FrameSize
+from detector.geometry.frame_size import STEP, FrameSize
 
 try:
     import onnx
@@ -21,11 +21,15 @@ except ImportError as error:
 def write_onnx(path: Path, graph: ExportGraph, size: FrameSize, dynamic: bool, metadata: dict[str, str]) -> None:
     """Write `graph` for inputs of `size`, or, if `dynamic`, any batch and any multiples of 32."""
     shapes = None
+    example = example_input(size, batch=1)
     if dynamic:
-        shapes = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
+        # as multiples, else torch can't tell that the maps to be concatenated have one size; 1 · 32 it would take for fixed
+        sides = {axis: STEP * torch.export.Dim(name) for axis, name in ((2, "cells_high"), (3, "cells_wide"))}
+        shapes = ({0: torch.export.Dim("batch"), **sides},)
+        example = example_input(FrameSize(2 * STEP, 3 * STEP), batch=2)
     program = torch.onnx.export(
         graph,
-        (example_input(size, batch=2 if dynamic else 1),),
+        (example,),
         input_names=[INPUT_NAME],
         output_names=list(OUTPUT_NAMES),
         dynamic_shapes=shapes,
