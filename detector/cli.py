@@ -112,8 +112,15 @@ COMMANDS = {
 
 
 FLAGS = {
-    ExportConfig: ("dynamic", "Leave batch, height and width of an ONNX file open (multiples of 32)."),
-    InferConfig: ("attention", "Also write a sheet a picture: where the attention looks, what each class rests on."),
+    ExportConfig: {
+        "batched": "An ONNX file that takes any number of letterboxed pictures rather than one picture of any size.",
+        "raw": "An ONNX file that begins with the network's input and ends at its head: no letterbox, no NMS.",
+        "dynamic": "Leave height and width of a batched or raw ONNX file open (multiples of 32), of a raw one its batch, too.",
+        "force": "Leave the file even if the comparison fails.",
+    },
+    InferConfig: {
+        "attention": "Also write a sheet a picture: where the attention looks, what each class rests on.",
+    },
 }
 """Options that need no "true" after them."""
 
@@ -184,8 +191,7 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
     parser = ArgumentParser(prog=f"detector {name}", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below; later ones win.")
     skip = set()
-    if command.config in FLAGS:
-        flag, help_text = FLAGS[command.config]
+    for flag, help_text in FLAGS.get(command.config, {}).items():
         parser.add_argument(f"--{flag}", action="store_true", help=help_text)
         skip.add(flag)
     if command.config is InferConfig:

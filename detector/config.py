@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -294,7 +295,7 @@ class EvaluateConfig:
     """Score weights on a split, as COCOeval does, in pixels of the original pictures."""
 
     weights: str
-    """Weights file, or the name of shipped weights."""
+    """Weights file, exported file, or the name of shipped weights."""
     out: str
     """Folder for metrics.json and detections.json."""
     data: str | None = None
@@ -311,6 +312,8 @@ class EvaluateConfig:
     """Most detections a picture."""
     device: str = "auto"
     """cpu, cuda, cuda:1, …; auto takes CUDA where there is a card."""
+    threads: int | None = None
+    """Threads of the network on a CPU; as many as its runtime likes if not given."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
 
@@ -326,7 +329,7 @@ class InferConfig:
     sources: list[str]
     """Pictures, folders or globs."""
     weights: str
-    """Weights file, or the name of shipped weights."""
+    """Weights file, exported file, or the name of shipped weights."""
     out: str
     """Folder for the annotated pictures and detections.json."""
     image_size: int | tuple[int, int] | None = None
@@ -341,6 +344,8 @@ class InferConfig:
     """Names of the classes to show, separated by commas; all if not given."""
     device: str = "auto"
     """cpu, cuda, cuda:1, …; auto takes CUDA where there is a card."""
+    threads: int | None = None
+    """Threads of the network on a CPU; as many as its runtime likes if not given."""
     attention: bool = False
     """Also write a sheet a picture that shows where the attention layers look, and what each detection's class rests on."""
 
@@ -349,28 +354,74 @@ class InferConfig:
         _require_prediction_settings(self)
 
 
+SUFFIXES = {
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "torchscript": ".torchscript",
+    "torch_export": ".pt2",
+    "tensorrt": ".engine",
+    "safetensors": ".safetensors",
+}
+"""Of exported files; by them `Detector.load` knows what a file is."""
+
+PRECISIONS = {
+    "onnx": ("float32", "int8"),
+    "openvino": ("float32", "float16", "int8"),
+    "torchscript": ("float32",),
+    "torch_export": ("float32",),
+    "tensorrt": ("float32", "float16"),
+    "safetensors": ("float16",),
+    "published": ("float32",),
+}
+"""The first is what a format has if it is not told otherwise."""
+
+
 @dataclass(frozen=True)
 class ExportConfig:
-    """Write weights as a file for another runtime, and refuse to leave one that differs."""
+    """Write weights as a file for another runtime, and refuse to leave one that detects something else."""
 
     weights: str
     """Weights file, or the name of shipped weights."""
     out: str
-    """File to write."""
-    format: Literal["onnx", "torchscript", "safetensors", "published"] = "onnx"
-    """Format of the file; safetensors: a weights file of half the size, in half precision; published: a state of torch.save
-    with the names of the published checkpoints."""
+    """File to write; its suffix is the format's: .onnx, .xml, .torchscript, .pt2, .engine or .safetensors."""
+    format: Literal["onnx", "openvino", "torchscript", "torch_export", "tensorrt", "safetensors", "published"] = "onnx"
+    """Format of the file; torch_export: of torch.export; safetensors: a weights file of half the size, in half precision;
+    published: a state of torch.save with the names of the published checkpoints."""
+    precision: Literal["float32", "float16", "int8"] | None = None
+    """Of the numbers in the file: float16 (openvino, tensorrt), int8 (onnx, openvino; needs data to calibrate on)."""
     image_size: int | tuple[int, int] | None = None
     """Side of the network input in pixels, or [height, width]; multiples of 32; that of the training if not given."""
+    batched: bool = False
+    """An ONNX file that takes any number of letterboxed pictures rather than one picture of any size."""
+    raw: bool = False
+    """An ONNX file that begins with the network's input and ends at its head: no letterbox, no NMS."""
     dynamic: bool = False
-    """Leave batch, height and width of an ONNX file open (multiples of 32); those of a TorchScript file always are."""
+    """Leave height and width of the input open (multiples of 32), with raw its batch, too; PyTorch's formats always do."""
     data: str | None = None
     """Folder of a data set whose validation pictures the comparison uses; photographs shipped with the package if not given."""
+    force: bool = False
+    """Leave the file even if the comparison fails."""
 
     def __post_init__(self) -> None:
         _require_types("", self)
         if self.image_size is not None:
             require_image_size("image_size", self.image_size)
+        suffix = SUFFIXES.get(self.format)
+        _require(suffix in (None, Path(self.out).suffix), "out", self.out, f"a name that ends in {suffix}")
+        allowed = PRECISIONS[self.format]
+        _require(
+            self.precision in (None, *allowed), "precision", self.precision, f"{' or '.join(allowed)} for {self.format}"
+        )
+        _require(
+            self.precision != "int8" or self.data is not None, "data", self.data, "a data set, to calibrate int8 on"
+        )
+        for name in ("batched", "raw"):
+            _require(not getattr(self, name) or self.format == "onnx", name, True, f"format onnx, not {self.format}")
+        _require(not (self.batched and self.raw), "raw", True, "either batched or raw")
+        open_sides = self.format in ("torchscript", "torch_export") or (
+            self.format == "onnx" and (self.batched or self.raw)
+        )
+        _require(not self.dynamic or open_sides, "dynamic", True, "an ONNX file that is batched or raw")
 
 
 @dataclass(frozen=True)
@@ -396,6 +447,7 @@ def _require_prediction_settings(config: EvaluateConfig | InferConfig) -> None:
     for name, low, high in (("conf", 0, 1), ("iou", 0, 1), ("max_detections", 1, math.inf)):
         value = getattr(config, name)
         _require(low <= value <= high, name, value, "a number from 0 to 1" if high == 1 else "at least 1")
+    _require(config.threads is None or config.threads >= 1, "threads", config.threads, "at least 1")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,36 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
-    except OSError as error:
-        raise _cannot_write(path, error.strerror or str(error)) from error
-    except (RuntimeError, SafetensorError) as error:
-        if not any(mark in str(error) for mark in WRITE_FAILURES):
-            raise
-        raise _cannot_write(path, f"the disk is full or the file too large: {str(error).splitlines()[0]}") from error
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise _told(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A temporary folder in which to write `path`, by its name, and files that belong to it; at the block's end they take their
+    places, `path` itself last. Raises WriteError as `atomic_write`; if anything fails, nothing is left behind."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder:
+            yield Path(folder)
+            for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
+                with file.open("rb+") as written:
+                    os.fsync(written.fileno())
+                file.replace(path.parent / file.name)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise _told(path, error) from error
+
+
+def _told(path: Path, error: Exception) -> Exception:
+    """A WriteError that says why `path` can't be written, or the error itself if it is about something else."""
+    if isinstance(error, OSError):
+        return _cannot_write(path, error.strerror or str(error))
+    if not any(mark in str(error) for mark in WRITE_FAILURES):
+        return error
+    return _cannot_write(path, f"the disk is full or the file too large: {str(error).splitlines()[0]}")
 
 
 def _cannot_write(path: Path, reason: str) -> WriteError:

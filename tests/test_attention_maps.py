@@ -19,7 +19,7 @@ from detector.inference import attention_maps
 from detector.inference.attention_maps import AttentionMaps, attention_layers
 from detector.inference.attention_sheet import SIDE, attention_sheet, choose_shown, overlay
 from detector.inference.detector import Detector
-from detector.models.base import DetectionModel
+from detector.models.base import DetectionModel, scale_pixels
 from detector.models.catalog import MODELS, create_model
 from detector.nn.head import DetectionHead
 from detector.nn.spatial_attention import SpatialAttention
@@ -205,7 +205,7 @@ def test_class_activation_is_in_the_box_of_its_detection_not_on_its_twin(planted
 
 def test_grad_cam_could_not_tell_the_twins_apart(planted: Detector) -> None:
     """Why it is LayerCAM: with the gradient's mean over the map both reds light up, whichever is asked for."""
-    images = planted.network_input(torch.from_numpy(two_reds()).permute(2, 0, 1)[None])
+    images = scale_pixels(torch.from_numpy(two_reds()).permute(2, 0, 1)[None])
     levels = [level.requires_grad_() for level in planted.model.levels(images)]
     logit = planted.model.head(levels).scores[0, 0, 3 * 16 + 3]
     (gradient,) = torch.autograd.grad(logit, levels[0])

@@ -21,9 +21,9 @@ from detector.geometry.letterbox import PAD_VALUE, Letterbox
 from detector.inference import postprocess
 from detector.inference.detector import Detector, resolve_device
 from detector.inference.infer import infer, output_names
-from detector.inference.postprocess import select
 from detector.models.base import DetectionModel
 from detector.nn.conv import fuse_conv_bn
+from detector.runtimes.postprocess import select
 from detector.structures import Categories, Detections, Predictions
 from detector.weights.files import WeightsInfo, save_weights
 

@@ -22,7 +22,6 @@ from detector.fileio import require_writable, write_json
 from detector.geometry.frame_size import FrameSize
 from detector.geometry.letterbox import Letterbox
 from detector.inference.detector import Detector
-from detector.weights.files import load_weights
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,9 @@ class Frame(NamedTuple):
 
 
 class Frames(Dataset[Frame]):
-    """The pictures of a split, letterboxed to `size`."""
+    """The pictures of a split, letterboxed to `size`, or as they are if that is None."""
 
-    def __init__(self, images: CocoImages, size: FrameSize) -> None:
+    def __init__(self, images: CocoImages, size: FrameSize | None) -> None:
         self._images = images
         self._size = size
 
@@ -57,7 +56,8 @@ class Frames(Dataset[Frame]):
 
     def __getitem__(self, index: int) -> Frame:
         width, height = self._images.size(index)
-        letterbox = Letterbox(width, height, self._size.width, self._size.height)
+        size = FrameSize(height, width) if self._size is None else self._size
+        letterbox = Letterbox(width, height, size.width, size.height)
         image_id = self._images.image_id(index)
         try:
             picture = self._images.read(index).image
@@ -76,7 +76,7 @@ class Found:
 
 
 def frame_loader(
-    images: CocoImages, size: FrameSize, config: LoaderConfig, indices: range, reuse: bool = False
+    images: CocoImages, size: FrameSize | None, config: LoaderConfig, indices: range, reuse: bool = False
 ) -> DataLoader[Frame]:
     """Lists of frames, those of the pictures of `images` with these indices; `reuse` keeps the workers for the next pass."""
     workers = worker_count(config)
@@ -99,7 +99,7 @@ def detect_all(detector: Detector, frames: DataLoader[Frame]) -> Found:
         if not readable:
             continue
         found.image_ids += [frame.image_id for frame in readable]
-        pixels = torch.stack([frame.pixels for frame in readable])
+        pixels = [frame.pixels for frame in readable if frame.pixels is not None]
         for frame, seen in zip(readable, detector.detect_frames(pixels, [f.letterbox for f in readable]), strict=True):
             found.results += seen.to_coco(frame.image_id)
     return found
@@ -124,7 +124,8 @@ def score(shares: Sequence[Found], images: CocoImages, max_unreadable: float, re
 
 def evaluate_model(detector: Detector, images: CocoImages, loader: LoaderConfig, reference: bool) -> Evaluation:
     """`detect_all` and `score` on every picture of `images`."""
-    frames = frame_loader(images, FrameSize.of(detector.image_size), loader, range(len(images)))
+    size = None if detector.runtime.places_pictures else FrameSize.of(detector.image_size)
+    frames = frame_loader(images, size, loader, range(len(images)))
     found = detect_all(detector, frames)
     return score([found], images, loader.max_unreadable, reference)
 
@@ -135,17 +136,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Returns the content of metrics.json: `METRICS`, `per_category`, and what was scored. Raises DetectorError kinds.
     """
     require_writable(Path(config.out))
-    model, info = load_weights(Path(config.weights))
-    images = CocoImages.load(split_paths(config.data, config.paths, config.split), info.categories)
-    detector = Detector(
-        model,
-        info.categories,
-        config.image_size or info.image_size,
+    detector = Detector.load(
+        config.weights,
+        image_size=config.image_size,
         conf=config.conf,
         iou=config.iou,
         max_detections=config.max_detections,
         device=config.device,
+        threads=config.threads,
     )
+    images = CocoImages.load(split_paths(config.data, config.paths, config.split), detector.categories)
     for line in images.problems:
         print(line)
     scored = evaluate_model(detector, images, config.loader, reference=True)

@@ -1,80 +1,150 @@
-"""Weights to a file for another runtime, or a smaller one for this, which stays only if it says what the model says."""
+"""Weights to a file for another runtime, or a smaller one for this, which stays only if it detects what the model detects."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
-from detector.config import ExportConfig, PathsConfig
+from detector.config import PRECISIONS, ExportConfig, LoaderConfig, PathsConfig
 from detector.data.coco import CocoImages
 from detector.data.pictures import read_picture
 from detector.data.splits import split_paths
 from detector.errors import ConfigError, ExportMismatchError
-from detector.exporting.graph import ExportGraph
-from detector.exporting.half import write_half
+from detector.evaluation.evaluate import evaluate_model
 from detector.exporting.published import write_published
-from detector.exporting.verify import HALF, Comparison, Runner, compare, shipped_pictures
-from detector.fileio import atomic_write, require_writable
-from detector.geometry.frame_size import FrameSize
-from detector.weights.files import WeightsInfo, load_weights
+from detector.exporting.torch_formats import write_exported, write_torchscript
+from detector.exporting.verify import FLOAT32, HALF, Comparison, compare, shipped_pictures
+from detector.fileio import require_writable, staged, write_json
+from detector.geometry.frame_size import STEP, FrameSize
+from detector.inference.detector import Detector
+from detector.models.base import DetectionModel
+from detector.models.catalog import create_model
+from detector.runtimes.eager import EagerRuntime
+from detector.runtimes.load import load_runtime
+from detector.weights.files import WeightsInfo, load_weights, save_weights
+from detector.weights.importers import from_published
 
 MOST_PICTURES = 16
+MOST_DETECTIONS = 3000
+"""In comparisons: a lower limit would cut between scores that differ by a rounding only."""
+CONFS = (0.25, 0.05, 0.01, 0.001)
+AP_CONF, AP_DETECTIONS = 0.001, 300
+"""As `evaluate` has them."""
+TOLERANCES = {"float32": FLOAT32, "float16": HALF}
+"""Where there is a data set, files of rounded numbers are judged by their AP: NMS may choose another of two boxes alike."""
 
 
 def export(config: ExportConfig) -> Comparison:
-    """Write `config.out` and compare it with the model on real pictures.
+    """Write `config.out` and compare it with the model on real pictures; the figures go into a .json file beside it.
 
-    Raises ExportMismatchError (exit code 1) with the figures, and leaves no file, if they differ; other DetectorError
-    kinds for what the user can mend.
+    Raises ExportMismatchError (exit code 1) with the figures, and leaves no file unless `config.force`, if they differ; other
+    DetectorError kinds for what the user can mend.
     """
-    require_writable(Path(config.out).parent)
-    if Path(config.out).is_dir():
+    out = Path(config.out)
+    require_writable(out.parent)
+    if out.is_dir():
         raise ConfigError(f"--out: {config.out} is a folder; name the file to write")
     model, info = load_weights(Path(config.weights))
-    image_size = config.image_size or info.image_size
-    size = FrameSize.of(image_size)
-    pictures = comparison_pictures(config, info)
-    graph = ExportGraph(model)
-    info = replace(info, image_size=image_size)
-    open_sizes = config.dynamic or config.format == "torchscript"
-    sizes = [size, FrameSize(size.height + 64, size.width)] if open_sizes else [size]
-    comparison: Comparison | None = None
-
-    def write_and_compare(path: Path) -> None:
-        nonlocal comparison
-        if config.format == "safetensors":
-            comparison = compare(model, write_half(path, model, info), pictures, sizes, HALF)
-        elif config.format == "published":
-            comparison = compare(model, write_published(path, model, info.model), pictures, sizes)
-        else:
-            run = write(path, graph, size, config, info.to_metadata())
-            comparison = compare(model, run, pictures, sizes)
-        if not comparison.passes():
+    info = replace(info, image_size=config.image_size or info.image_size)
+    images = None
+    if config.data is not None:
+        images = CocoImages.load(split_paths(config.data, PathsConfig(), "val"), info.categories)
+    with staged(out) as folder:
+        file = folder / out.name
+        write(file, model, info, config, images)
+        comparison = compare_file(file, model, info, config, images)
+        if not comparison.passes() and not config.force:
             raise ExportMismatchError(f"{config.out} was not written: {comparison}")
-
-    atomic_write(Path(config.out), write_and_compare)
-    assert comparison is not None
-    print(f"written: {config.out}; {comparison}")
+        report = {"weights": config.weights, "format": config.format, **comparison.to_json()}
+        write_json(folder / f"{out.name}.json", report)
+    print(f"written: {config.out}; {comparison}" + ("" if comparison.passes() else "; NOT the model, left by --force"))
     return comparison
 
 
-def write(path: Path, graph: ExportGraph, size: FrameSize, config: ExportConfig, metadata: dict[str, str]) -> Runner:
-    """Write the file; returns what runs it. The format's packages are imported only where it is asked for."""
+def write(
+    file: Path, model: DetectionModel, info: WeightsInfo, config: ExportConfig, images: CocoImages | None
+) -> None:
+    """Write the file, for OpenVINO two. A format's packages are imported only where it is asked for."""
+    int8 = config.precision == "int8"
     if config.format == "onnx":
-        from detector.exporting.onnx import onnx_runner, write_onnx
+        from detector.exporting.onnx import write_onnx
 
-        write_onnx(path, graph, size, config.dynamic, metadata)
-        return onnx_runner(path)
-    from detector.exporting.torchscript import torchscript_runner, write_torchscript
+        write_onnx(file, model, info, config, images if int8 else None)
+    elif config.format == "openvino":
+        from detector.exporting.openvino import write_openvino
 
-    write_torchscript(path, graph, size, metadata)
-    return torchscript_runner(path)
+        write_openvino(file, model, info, config.precision == "float16", images if int8 else None)
+    elif config.format == "tensorrt":
+        from detector.exporting.tensorrt import write_engine
+
+        write_engine(file, model, info, half=config.precision == "float16")
+    elif config.format == "torchscript":
+        write_torchscript(file, model, info)
+    elif config.format == "torch_export":
+        write_exported(file, model, info)
+    elif config.format == "safetensors":
+        save_weights(file, model, info, half=True)
+    else:
+        write_published(file, model, info.model)
 
 
-def comparison_pictures(config: ExportConfig, info: WeightsInfo) -> list[UInt8[np.ndarray, "_h _w 3"]]:
-    """The first validation pictures of the data set, or the shipped photographs."""
-    if config.data is None:
-        return [read_picture(path) for path in shipped_pictures()]
-    images = CocoImages.load(split_paths(config.data, PathsConfig(), "val"), info.categories)
-    return [images.read(i).image for i in range(min(len(images), MOST_PICTURES))]
+def compare_file(
+    file: Path, model: DetectionModel, info: WeightsInfo, config: ExportConfig, images: CocoImages | None
+) -> Comparison:
+    """Of the file as `Detector.load` reads it, at its size and, if it takes others, at a second one; AP where there are data."""
+    device = "cuda" if config.format == "tensorrt" else "cpu"
+    pictures = comparison_pictures(images)
+    runtime = (
+        load_published(file, info)
+        if config.format == "published"
+        else load_runtime(file, torch.device(device), None)[0]
+    )
+    sizes = [info.image_size]
+    if runtime.frame is None and not runtime.places_pictures:
+        height, width = FrameSize.of(info.image_size)
+        sizes.append((height + 2 * STEP, width))
+
+    def both(size: int | tuple[int, int], conf: float, most: int) -> tuple[Detector, Detector]:
+        return (
+            Detector(model, info.categories, size, conf=conf, max_detections=most, device="cpu"),
+            Detector(runtime, info.categories, size, conf=conf, max_detections=most, device=device),
+        )
+
+    conf = telling_conf(Detector(model, info.categories, info.image_size, conf=CONFS[-1], device="cpu"), pictures)
+    precision = config.precision or PRECISIONS[config.format][0]
+    tolerance = TOLERANCES[precision] if precision == "float32" or images is None else None
+    comparison = compare([both(size, conf, MOST_DETECTIONS) for size in sizes], pictures, tolerance)
+    if images is None:
+        return comparison
+    ap, file_ap = (
+        evaluate_model(detector, images, LoaderConfig(), reference=True).metrics["AP"]
+        for detector in both(info.image_size, AP_CONF, AP_DETECTIONS)
+    )
+    return replace(comparison, ap=ap, file_ap=file_ap)
+
+
+def load_published(file: Path, info: WeightsInfo) -> EagerRuntime:
+    """The network that a state of torch.save with published names holds."""
+    model = create_model(info.model, len(info.categories)).eval()
+    model.load_state_dict(from_published(torch.load(file, weights_only=True), info.model))
+    return EagerRuntime(model, torch.device("cpu"))
+
+
+def telling_conf(detector: Detector, pictures: Sequence[UInt8[np.ndarray, "_h _w 3"]]) -> float:
+    """The highest of `CONFS` at which there is at least one detection a picture, else the lowest."""
+    scores = torch.cat([detector(picture).scores for picture in pictures])
+    return next((conf for conf in CONFS if (scores >= conf).sum() >= len(pictures)), CONFS[-1])
+
+
+def comparison_pictures(images: CocoImages | None) -> list[UInt8[np.ndarray, "_h _w 3"]]:
+    """The first pictures of the data set, or the shipped photographs; one of them grey, and two of extreme shapes."""
+    if images is None:
+        pictures = [read_picture(path) for path in shipped_pictures()]
+    else:
+        pictures = [images.read(i).image for i in range(min(len(images), MOST_PICTURES))]
+    first = pictures[0]
+    grey = np.repeat(first.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+    return [*pictures, grey, np.ascontiguousarray(first[: max(len(first) // 20, 1)]), first[:1, :1].copy()]

@@ -1,18 +1,15 @@
 """The network as other runtimes get it: fused, with plain tensors in and out."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from detector.geometry.frame_size import FrameSize
-from detector.models.base import DetectionModel
+from detector.models.base import DetectionModel, scale_pixels
 from detector.nn.conv import fuse_conv_bn
 
-INPUT_NAME = "images"
-OUTPUT_NAMES = ("boxes", "scores")
 
-
-class ExportGraph(nn.Module):
+class HeadGraph(nn.Module):
     """images (batch, 3, height, width) float32 RGB in 0..1, letterboxed -> boxes (batch, anchors, 4) xyxy pixels of the
     network input, scores (batch, anchors, classes) in 0..1; before NMS."""
 
@@ -28,6 +25,28 @@ class ExportGraph(nn.Module):
         return boxes, scores
 
 
-def example_input(size: FrameSize, batch: int) -> Float[Tensor, "batch 3 height width"]:
+class FramesGraph(HeadGraph):
+    """As `HeadGraph`, from letterboxed pictures (batch, height, width, 3) uint8 RGB."""
+
+    def forward(
+        self, frames: UInt8[Tensor, "batch height width 3"]
+    ) -> tuple[Float[Tensor, "batch anchors 4"], Float[Tensor, "batch anchors classes"]]:
+        return super().forward(scale_pixels(frames.permute(0, 3, 1, 2)))
+
+
+class LogitsGraph(HeadGraph):
+    """As `HeadGraph`, but not decoded: box logits (batch, 64, anchors), class logits (batch, classes, anchors), the anchors'
+    points (anchors, 2) in pixels of the network input and strides (anchors,)."""
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        (boxes, scores), (points, strides) = self.model.logits(images)
+        return boxes, scores, points, strides
+
+
+def example_frames(size: FrameSize, batch: int) -> UInt8[Tensor, "batch height width 3"]:
     """What tracing runs on; only its shape matters."""
+    return torch.zeros(batch, size.height, size.width, 3, dtype=torch.uint8)
+
+
+def example_images(size: FrameSize, batch: int) -> Float[Tensor, "batch 3 height width"]:
     return torch.zeros(batch, 3, size.height, size.width)

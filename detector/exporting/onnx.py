@@ -1,55 +1,110 @@
-"""ONNX files, and their outputs under onnxruntime."""
+"""ONNX files: the network, and around it what makes a picture its input and detections of its output."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
+from detector.config import ExportConfig
+from detector.data.coco import CocoImages
 from detector.errors import ConfigError
-from detector.exporting.graph import INPUT_NAME, OUTPUT_NAMES, ExportGraph, example_input
+from detector.exporting.graph import HeadGraph, LogitsGraph, example_images
 from detector.geometry.frame_size import STEP, FrameSize
+from detector.models.base import DetectionModel
+from detector.weights.files import WeightsInfo
 
 try:
     import onnx
-    import onnxruntime
+    import onnxscript  # noqa: F401  torch exports with it
+    from onnx import ModelProto
 except ImportError as error:
     raise ConfigError(f"--format onnx needs the package {error.name}: pip install 'detector[export]'") from error
 
+from detector.exporting.onnx_stages import (
+    IR_VERSION,
+    OPSET,
+    detections_stage,
+    frames_stage,
+    join,
+    picture_stage,
+    placing_stage,
+)
 
-def write_onnx(path: Path, graph: ExportGraph, size: FrameSize, dynamic: bool, metadata: dict[str, str]) -> None:
-    """Write `graph` for inputs of `size`, or, if `dynamic`, any batch and any multiples of 32."""
-    shapes = None
-    example = example_input(size, batch=1)
-    if dynamic:
+CONF, IOU, MAX_DETECTIONS = 0.25, 0.7, 300
+"""What a file uses unless it is told otherwise, as `Detector` does."""
+
+
+def write_onnx(
+    path: Path, model: DetectionModel, info: WeightsInfo, config: ExportConfig, images: CocoImages | None
+) -> None:
+    """Write the graph of `build_onnx`; with pictures to calibrate on, in whole numbers (int8)."""
+    assert images is None  # TODO int8
+    save_model(build_onnx(model, info, config), path)
+
+
+def save_model(model: ModelProto, path: Path) -> None:
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+
+
+def build_onnx(model: DetectionModel, info: WeightsInfo, config: ExportConfig) -> ModelProto:
+    """The graph that `config` asks for, for the size in `info`, which goes in as metadata."""
+    size = FrameSize.of(info.image_size)
+    if config.raw:
+        open_axes = ("batch", "height", "width") if config.dynamic else ()
+        graph = network(HeadGraph(model), size, ("boxes", "scores"), open_axes)
+    else:
+        graph = wrap(logits_network(model, size, config), size, len(info.categories), config)
+    entries = info.to_metadata()
+    if not config.raw:
+        entries |= {"conf": str(CONF), "iou": str(IOU), "max_detections": str(MAX_DETECTIONS)}
+    for key, value in entries.items():
+        entry = graph.metadata_props.add()
+        entry.key, entry.value = key, value
+    return graph
+
+
+def frames_network(model: DetectionModel, info: WeightsInfo) -> ModelProto:
+    """From one letterboxed picture (1, height, width, 3) uint8 RGB to the head's boxes and scores."""
+    size = FrameSize.of(info.image_size)
+    return join([frames_stage(size, batch=1), network(HeadGraph(model), size, ("boxes", "scores"), ())])
+
+
+def logits_network(model: DetectionModel, size: FrameSize, config: ExportConfig) -> ModelProto:
+    """The network alone: images (batch, 3, height, width) to what `LogitsGraph` gives."""
+    axes = ("batch", "height", "width") if config.dynamic else ("batch",) if config.batched else ()
+    return network(LogitsGraph(model), size, ("box_logits", "class_logits", "points", "strides"), axes)
+
+
+def wrap(network: ModelProto, size: FrameSize, num_classes: int, config: ExportConfig) -> ModelProto:
+    """The network of `logits_network` from pictures, or letterboxed ones if `config.batched`, to detections."""
+    detections = detections_stage(num_classes, CONF, IOU, MAX_DETECTIONS)
+    if config.batched:
+        start = frames_stage(None if config.dynamic else size)
+        return join([start, network, detections])
+    return join([picture_stage(size), network, detections, placing_stage()])
+
+
+def network(graph: nn.Module, size: FrameSize, outputs: tuple[str, ...], open_axes: tuple[str, ...]) -> ModelProto:
+    """`graph` for inputs of `size`, but for the axes that stay open: height and width for any multiples of 32."""
+    shapes, example = None, example_images(size, batch=1)
+    if open_axes:
+        batch = torch.export.Dim("batch")
         # as multiples, else torch can't tell that the maps to be concatenated have one size; 1 · 32 it would take for fixed
-        sides = {axis: STEP * torch.export.Dim(name) for axis, name in ((2, "cells_high"), (3, "cells_wide"))}
-        shapes = ({0: torch.export.Dim("batch"), **sides},)
-        example = example_input(FrameSize(2 * STEP, 3 * STEP), batch=2)
+        sides = {2: STEP * torch.export.Dim("cells_high"), 3: STEP * torch.export.Dim("cells_wide")}
+        shapes = ({0: batch, **(sides if "height" in open_axes else {})},)
+        example = example_images(FrameSize(2 * STEP, 3 * STEP) if "height" in open_axes else size, batch=2)
     program = torch.onnx.export(
         graph,
         (example,),
-        input_names=[INPUT_NAME],
-        output_names=list(OUTPUT_NAMES),
+        input_names=["images"],
+        output_names=list(outputs),
+        opset_version=OPSET,
         dynamic_shapes=shapes,
         dynamo=True,
         verbose=False,
     )
     assert program is not None
     model = program.model_proto
-    for key, value in metadata.items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = key, value
-    onnx.save(model, str(path))
-
-
-def onnx_runner(path: Path) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """A function that runs the file on images (batch, 3, h, w)."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        boxes, scores = session.run(list(OUTPUT_NAMES), {INPUT_NAME: images.numpy()})
-        return torch.from_numpy(np.asarray(boxes)), torch.from_numpy(np.asarray(scores))
-
-    return run
+    model.ir_version = IR_VERSION
+    return model

@@ -28,8 +28,13 @@ class Letterbox:
     @property
     def resized(self) -> tuple[int, int]:
         """Width and height of the picture inside the frame, whole pixels, at least 1."""
-        scale = min(self.frame_width / self.width, self.frame_height / self.height)
-        return max(round(self.width * scale), 1), max(round(self.height * scale), 1)
+        if self.frame_width * self.height <= self.frame_height * self.width:
+            side, of = self.frame_width, self.width
+        else:
+            side, of = self.frame_height, self.height
+        # in whole numbers, so that every runtime rounds the same way: half a pixel up
+        width, height = ((2 * length * side + of) // (2 * of) for length in (self.width, self.height))
+        return max(width, 1), max(height, 1)
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -45,6 +50,8 @@ class Letterbox:
 
     def image(self, picture: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "frame_height frame_width 3"]:
         """The picture in the frame, bilinear."""
+        if (self.width, self.height) == (self.frame_width, self.frame_height):
+            return picture
         resized_width, resized_height = self.resized
         left, top = self.offset
         if (resized_width, resized_height) != (self.width, self.height):

@@ -15,13 +15,12 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
-from detector.geometry.frame_size import FrameSize
 from detector.geometry.letterbox import Letterbox
-from detector.inference.detector import Detector, Picture, as_array
-from detector.inference.postprocess import select_anchors
-from detector.models.base import DetectionModel
+from detector.inference.detector import Detector, Picture, as_array, as_frame
+from detector.models.base import DetectionModel, scale_pixels
 from detector.nn.head import DetectionHead
 from detector.nn.spatial_attention import SpatialAttention
+from detector.runtimes.postprocess import select_anchors
 from detector.structures import Detections
 
 
@@ -105,16 +104,15 @@ def attention_maps(detector: Detector, picture: Picture) -> AttentionMaps:
     detectors that are not asked for maps pay nothing. Raises DataError as `Detector` does.
     """
     array = as_array(picture)
-    frame = FrameSize.of(detector.image_size)
-    letterbox = Letterbox(array.shape[1], array.shape[0], frame.width, frame.height)
-    images = detector.network_input(torch.from_numpy(letterbox.image(array)).permute(2, 0, 1)[None])
-    with torch.no_grad(), _recorded(detector.model) as record:
-        predictions = detector.model(images)
+    model, letterbox = detector.model, detector.letterbox(array.shape[1], array.shape[0])
+    images = scale_pixels(as_frame(letterbox.image(array))[None].to(detector.device))
+    with torch.no_grad(), _recorded(model) as record:
+        predictions = model(images)
         layers = tuple(_layer(name, module, x, letterbox) for name, module, x in record.attended)
     (anchors,) = select_anchors(predictions, detector.conf, detector.iou, detector.max_detections, detector.wanted)
     boxes, (scores, labels) = predictions.boxes[0, anchors], predictions.scores[0, anchors].max(dim=1)
     detections = Detections(letterbox.to_original(boxes.cpu()), scores.cpu(), labels.cpu(), detector.categories)
-    activations = class_activations(detector.model.head, record.levels, anchors, labels)
+    activations = class_activations(model.head, record.levels, anchors, labels)
     return AttentionMaps(letterbox, detections, layers, tuple(each.cpu().numpy() for each in activations))
 
 

@@ -7,7 +7,7 @@ from typing import TypeAlias, overload
 import numpy as np
 import PIL.Image
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from detector.config import require_image_size
@@ -15,11 +15,11 @@ from detector.data.pictures import picture_from_pil, read_picture
 from detector.errors import ConfigError, DataError
 from detector.geometry.frame_size import FrameSize
 from detector.geometry.letterbox import Letterbox
-from detector.inference.postprocess import select
-from detector.models.base import DetectionModel, scale_pixels
-from detector.nn.conv import fuse_conv_bn
-from detector.structures import Categories, Detections, Predictions
-from detector.weights.files import load_weights
+from detector.models.base import DetectionModel
+from detector.runtimes.base import Boxes, Runtime, Selection
+from detector.runtimes.eager import EagerRuntime
+from detector.runtimes.load import load_runtime
+from detector.structures import Categories, Detections
 
 Picture: TypeAlias = str | Path | np.ndarray | PIL.Image.Image | Tensor
 """A file; a uint8 array (height, width, 3) RGB or (height, width) grey; a PIL image; or a tensor (3, height, width) RGB,
@@ -27,20 +27,20 @@ uint8 or float in 0..1."""
 
 
 class Detector:
-    """Finds objects in pictures.
+    """Finds objects in pictures, with the same boxes whatever runs the network.
 
     `image_size`: side of the square network input in pixels, or (height, width); `conf`: lowest score kept; `iou`: overlap
     over which the weaker of two boxes of one class is dropped; `max_detections`: a picture; `classes`: names to keep, all
     if None.
     `batch`, pictures that the network sees at a time: on a CPU 1, so that a picture's boxes don't depend on its neighbours
-    in a list, not by one bit; on CUDA `BATCH`.
+    in a list, not by one bit; on CUDA `BATCH`, or as many as an exported file takes.
     """
 
     BATCH = 16
 
     def __init__(
         self,
-        model: DetectionModel,
+        network: DetectionModel | Runtime,
         categories: Categories,
         image_size: int | tuple[int, int],
         *,
@@ -50,21 +50,29 @@ class Detector:
         classes: Sequence[str] | None = None,
         device: str | torch.device = "auto",
     ) -> None:
-        """Takes a copy of `model`. Raises ConfigError for a setting out of range, an unknown class or no such device."""
+        """Takes a copy of a model. Raises ConfigError for a setting out of range, an unknown class or no such device."""
         require_image_size("image_size", image_size)
         if not (0 <= conf <= 1 and 0 <= iou <= 1 and max_detections >= 1):
             given = f"conf {conf}, iou {iou}, max_detections {max_detections}"
             raise ConfigError(f"{given}: expected conf and iou from 0 to 1 and max_detections of at least 1")
-        assert model.head.num_classes == len(categories)
         self.device = resolve_device(device)
-        self.model = fuse_conv_bn(model).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if isinstance(network, DetectionModel):
+            assert network.head.num_classes == len(categories)
+            network = EagerRuntime(network, self.device)
+        self.runtime = network
+        frame = FrameSize.of(image_size)
+        if network.frame not in (None, frame):
+            raise ConfigError(
+                f"image_size: the exported file takes {network.frame.height} x {network.frame.width} px only, not"
+                f" {frame.height} x {frame.width}; leave image_size out, or export with that size"
+            )
         self.categories = categories
         self.image_size = image_size
         self.conf = conf
         self.iou = iou
         self.max_detections = max_detections
-        self.batch = 1 if self.device.type == "cpu" else self.BATCH
-        self.wanted = None if classes is None else _labels_of(classes, categories).to(self.device)
+        self.batch = min(1 if self.device.type == "cpu" else self.BATCH, network.most or self.BATCH)
+        self.wanted = None if classes is None else _labels_of(classes, categories)
 
     @classmethod
     def load(
@@ -77,14 +85,21 @@ class Detector:
         max_detections: int = 300,
         classes: Sequence[str] | None = None,
         device: str | torch.device = "auto",
+        threads: int | None = None,
     ) -> "Detector":
-        """From a weights file or shipped weights by name; `image_size` is that of their training if not given.
+        """From a weights file, shipped weights by name, or a file that `export` wrote: .onnx, .xml, .torchscript, .pt2, .engine.
 
-        Raises WeightsError.
+        `image_size` is that of the file if not given; `threads`: of the network on a CPU, as many as the runtime likes if
+        None. Raises WeightsError for a file that can't be used, ConfigError for a setting out of range.
         """
-        model, info = load_weights(path)
+        runtime, info = load_runtime(path, resolve_device(device), threads)
+        if runtime.places_pictures and image_size not in (None, info.image_size):
+            raise ConfigError(
+                f"image_size: {path} letterboxes pictures itself, to {info.image_size} px; leave image_size out, or export"
+                " with that size"
+            )
         return cls(
-            model,
+            runtime,
             info.categories,
             info.image_size if image_size is None else image_size,
             conf=conf,
@@ -93,6 +108,15 @@ class Detector:
             classes=classes,
             device=device,
         )
+
+    @property
+    def model(self) -> DetectionModel:
+        """The network in PyTorch, fused. Raises ConfigError if it is an exported file that runs."""
+        if not isinstance(self.runtime, EagerRuntime):
+            raise ConfigError(
+                "an exported file shows nothing of its inside; take the weights file that it was made from"
+            )
+        return self.runtime.model
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
@@ -109,33 +133,45 @@ class Detector:
         """
         if isinstance(pictures, str | Path | np.ndarray | PIL.Image.Image | Tensor):
             return self([pictures])[0]
-        frame = FrameSize.of(self.image_size)
         found = []
         for start in range(0, len(pictures), self.batch):
             arrays = [as_array(picture) for picture in pictures[start : start + self.batch]]
-            boxes = [Letterbox(a.shape[1], a.shape[0], frame.width, frame.height) for a in arrays]
-            frames = np.stack([box.image(array) for box, array in zip(boxes, arrays, strict=True)])
-            found += self.detect_frames(torch.from_numpy(frames).permute(0, 3, 1, 2), boxes)
+            boxes = [self.letterbox(a.shape[1], a.shape[0]) for a in arrays]
+            frames = [as_frame(box.image(array)) for box, array in zip(boxes, arrays, strict=True)]
+            found += self.detect_frames(frames, boxes)
         return found
+
+    def letterbox(self, width: int, height: int) -> Letterbox:
+        """How a picture of this size goes into the network; not at all where an exported file places it itself."""
+        if self.runtime.places_pictures:
+            return Letterbox(width, height, width, height)
+        frame = FrameSize.of(self.image_size)
+        return Letterbox(width, height, frame.width, frame.height)
 
     @torch.no_grad()  # not inference_mode, whose tensors the caller could not change in place
     def detect_frames(
-        self, frames: UInt8[Tensor, "batch 3 height width"], letterboxes: Sequence[Letterbox]
+        self, frames: Sequence[UInt8[Tensor, "3 height width"]], letterboxes: Sequence[Letterbox]
     ) -> list[Detections]:
-        """Detections of pictures that are letterboxed already, boxes in pixels of the originals."""
-        images = self.network_input(frames)
-        chosen = [found for batch in torch.split(images, self.batch) for found in self._select(self.model(batch))]
+        """Detections of pictures that `letterbox` has placed, boxes in pixels of the originals."""
+        selection = Selection(self.conf, self.iou, self.max_detections, self.wanted)
+        chosen: list[Boxes] = []
+        for start in range(0, len(frames), self.batch):
+            chosen += self.runtime.detect(stacked(frames[start : start + self.batch]), selection)
         return [
-            Detections(letterbox.to_original(boxes.cpu()), scores.cpu(), labels.cpu(), self.categories)
+            Detections(letterbox.to_original(boxes), scores, labels, self.categories)
             for (boxes, scores, labels), letterbox in zip(chosen, letterboxes, strict=True)
         ]
 
-    def network_input(self, frames: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
-        """Letterboxed pictures as `model` takes them, on its device."""
-        return scale_pixels(frames.to(self.device)).contiguous(memory_format=torch.channels_last)
 
-    def _select(self, predictions: Predictions) -> list[tuple[Tensor, Tensor, Tensor]]:
-        return select(predictions, self.conf, self.iou, self.max_detections, self.wanted)
+def as_frame(pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[Tensor, "3 height width"]:
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def stacked(frames: Sequence[UInt8[Tensor, "3 height width"]]) -> UInt8[Tensor, "batch 3 height width"]:
+    """Frames of one size as a batch, a single one without a copy; the colours of a pixel stay together."""
+    if len(frames) == 1:
+        return frames[0][None]
+    return torch.stack([frame.permute(1, 2, 0) for frame in frames]).permute(0, 3, 1, 2)
 
 
 def as_array(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:

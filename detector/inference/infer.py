@@ -36,6 +36,7 @@ def infer(config: InferConfig) -> int:
         max_detections=config.max_detections,
         classes=None if config.classes is None else [name.strip() for name in config.classes.split(",")],
         device=config.device,
+        threads=config.threads,
     )
     if config.attention and not attention_layers(detector.model):
         raise ConfigError(

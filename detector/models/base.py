@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from detector.geometry.boxes import make_anchors
+from detector.geometry.boxes import Anchors, make_anchors
 from detector.nn.head import DetectionHead, decode
 from detector.structures import Predictions, RawPredictions
 
@@ -23,12 +23,17 @@ class DetectionModel(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> RawPredictions | Predictions:
+        if not self.training:
+            return decode(*self.logits(images))
+        raw: RawPredictions = self.head(self.levels(images))
+        return raw
+
+    def logits(self, images: Float[Tensor, "batch 3 height width"]) -> tuple[RawPredictions, Anchors]:
+        """What the head says, not decoded yet, and the anchors that it speaks of."""
         levels = self.levels(images)
         raw: RawPredictions = self.head(levels)
-        if self.training:
-            return raw
         sizes = [(level.shape[2], level.shape[3]) for level in levels]
-        return decode(raw, make_anchors(sizes, self.head.strides, like=raw.boxes))
+        return raw, make_anchors(sizes, self.head.strides, like=raw.boxes)
 
 
 def scale_pixels(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -1,11 +1,12 @@
 """From every anchor's prediction to the few that count: best class, threshold, class-wise NMS."""
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from detector.structures import Predictions
+from detector.geometry.boxes import Anchors, decode_boxes
+from detector.structures import Predictions, RawPredictions
 
 MOST_CANDIDATES = 30_000
 """Boxes a picture that enter NMS, the best by score."""
@@ -43,14 +44,47 @@ def select_anchors(
     chosen = []
     for boxes, class_scores in zip(predictions.boxes, predictions.scores, strict=True):
         scores, labels = class_scores.max(dim=1)
-        enough = scores >= conf
-        if wanted is not None:
-            enough &= torch.isin(labels, wanted)
-        candidates = enough.nonzero(as_tuple=True)[0]
-        candidates = candidates[scores[candidates].argsort(descending=True, stable=True)[:MOST_CANDIDATES]]
+        candidates = _best(scores >= conf, scores, labels, wanted)
         kept = _class_wise_nms(boxes[candidates], scores[candidates], labels[candidates], iou)[:max_detections]
         chosen.append(candidates[kept])
     return chosen
+
+
+def select_logits(
+    raw: RawPredictions,
+    anchors: Anchors,
+    conf: float,
+    iou: float,
+    max_detections: int,
+    wanted: Int64[Tensor, " wanted"] | None = None,
+) -> list[tuple[Float[Tensor, "n 4"], Float[Tensor, " n"], Int64[Tensor, " n"]]]:
+    """As `select`, of what the head says: decodes only the boxes that pass the threshold."""
+    chosen = []
+    for box_logits, class_logits in zip(raw.boxes, raw.scores, strict=True):
+        all_scores = class_logits.amax(dim=0).sigmoid()
+        likely = (all_scores >= conf).nonzero(as_tuple=True)[0]
+        labels = class_logits[:, likely].argmax(dim=0)
+        scores = all_scores[likely]
+        best = _best(torch.ones_like(likely, dtype=torch.bool), scores, labels, wanted)
+        candidates, labels, scores = likely[best], labels[best], scores[best]
+        its_anchors = Anchors(anchors.points[candidates], anchors.strides[candidates])
+        boxes = decode_boxes(box_logits[None, :, candidates], its_anchors)[0]
+        kept = _class_wise_nms(boxes, scores, labels, iou)[:max_detections]
+        chosen.append((boxes[kept], scores[kept], labels[kept]))
+    return chosen
+
+
+def _best(
+    enough: Bool[Tensor, " n"],
+    scores: Float[Tensor, " n"],
+    labels: Int64[Tensor, " n"],
+    wanted: Int64[Tensor, " wanted"] | None,
+) -> Int64[Tensor, " candidates"]:
+    """Where `enough` holds and the label is wanted, best score first, at most `MOST_CANDIDATES`."""
+    if wanted is not None:
+        enough = enough & torch.isin(labels, wanted)
+    candidates = enough.nonzero(as_tuple=True)[0]
+    return candidates[scores[candidates].argsort(descending=True, stable=True)[:MOST_CANDIDATES]]
 
 
 def _class_wise_nms(

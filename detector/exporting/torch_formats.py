@@ -1,0 +1,38 @@
+"""Files of PyTorch's own: TorchScript and torch.export. They take any batch and any multiples of 32."""
+
+import io
+import json
+import warnings
+from pathlib import Path
+
+import torch
+
+from detector.exporting.graph import FramesGraph, example_frames
+from detector.geometry.frame_size import STEP, FrameSize
+from detector.models.base import DetectionModel
+from detector.runtimes.torch_files import METADATA
+from detector.weights.files import WeightsInfo
+
+
+def write_torchscript(path: Path, model: DetectionModel, info: WeightsInfo) -> None:
+    """Trace the network from letterboxed pictures to the head's boxes and scores."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch advises torch.export, which is another format
+        traced = torch.jit.trace(FramesGraph(model), example_frames(FrameSize.of(info.image_size), batch=2))  # type: ignore[no-untyped-call]
+        buffer = io.BytesIO()  # where the disk is full, torch's own writer ends the process
+        torch.jit.save(traced, buffer, _extra_files={METADATA: json.dumps(info.to_metadata())})
+    path.write_bytes(buffer.getbuffer())
+
+
+def write_exported(path: Path, model: DetectionModel, info: WeightsInfo) -> None:
+    """As `write_torchscript`, by torch.export."""
+    sides = {1: STEP * torch.export.Dim("cells_high"), 2: STEP * torch.export.Dim("cells_wide")}
+    with torch.no_grad():
+        program = torch.export.export(
+            FramesGraph(model),
+            (example_frames(FrameSize(2 * STEP, 3 * STEP), batch=2),),
+            dynamic_shapes=({0: torch.export.Dim("batch"), **sides},),
+        )
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={METADATA: json.dumps(info.to_metadata())})
+    path.write_bytes(buffer.getbuffer())

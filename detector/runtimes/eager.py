@@ -1,0 +1,23 @@
+"""The model itself, in PyTorch."""
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from detector.models.base import DetectionModel, scale_pixels
+from detector.nn.conv import fuse_conv_bn
+from detector.runtimes.base import Boxes, Runtime, Selection
+from detector.runtimes.postprocess import select_logits
+
+
+class EagerRuntime(Runtime):
+    """Takes a copy of the model: fused, on the device, channels last."""
+
+    def __init__(self, model: DetectionModel, device: torch.device) -> None:
+        self.device = device
+        self.model = fuse_conv_bn(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def detect(self, frames: UInt8[Tensor, "batch 3 height width"], selection: Selection) -> list[Boxes]:
+        images = scale_pixels(frames.to(self.device)).contiguous(memory_format=torch.channels_last)
+        found = select_logits(*self.model.logits(images), *selection)
+        return [(boxes.cpu(), scores.cpu(), labels.cpu()) for boxes, scores, labels in found]

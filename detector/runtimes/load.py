@@ -1,0 +1,58 @@
+"""From a file to what runs it; the suffix says what it is, the file itself says which classes and sizes it knows."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from detector.errors import WeightsError
+from detector.runtimes.base import Runtime
+from detector.runtimes.eager import EagerRuntime
+from detector.weights.files import WeightsInfo, load_weights
+
+EXPORTED = (".onnx", ".xml", ".torchscript", ".pt2", ".engine")
+
+
+def load_runtime(path: str | Path, device: torch.device, threads: int | None) -> tuple[Runtime, WeightsInfo]:
+    """A weights file (or shipped weights by name), or a file that tools/export.py wrote.
+
+    threads: for the network on a CPU, None leaves that to the runtime; PyTorch's are those of the whole process.
+    Raises WeightsError for a file that is missing, damaged or of another program, ConfigError where the runtime's package
+    is not installed or `device` is not one of its.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    file = Path(path)
+    if file.suffix not in EXPORTED:
+        model, info = load_weights(path)
+        return EagerRuntime(model, device), info
+    if not file.is_file():
+        raise WeightsError(f"{path}: there is no such file; tools/export.py writes one")
+    runtime, metadata = _load_exported(file, device, threads)
+    try:
+        return runtime, WeightsInfo.from_metadata(metadata if isinstance(metadata, dict) else json.loads(metadata))
+    except (KeyError, ValueError, TypeError) as error:
+        raise WeightsError(
+            f"{path}: lacks the metadata that tools/export.py writes ({error}); export it again"
+        ) from error
+
+
+def _load_exported(file: Path, device: torch.device, threads: int | None) -> tuple[Runtime, dict[str, str] | str]:
+    """The runtime and the metadata. A format's packages are imported only where a file is of that format."""
+    if file.suffix == ".onnx":
+        from detector.runtimes.onnx_file import load_onnx
+
+        return load_onnx(file, device, threads)
+    if file.suffix == ".xml":
+        from detector.runtimes.openvino_file import OpenVinoRuntime
+
+        runtime = OpenVinoRuntime(file, device, threads)
+        return runtime, runtime.metadata
+    if file.suffix == ".engine":
+        from detector.runtimes.tensorrt_file import TensorRtRuntime
+
+        engine = TensorRtRuntime(file, device)
+        return engine, engine.metadata
+    from detector.runtimes.torch_files import load_exported, load_torchscript
+
+    return load_torchscript(file, device) if file.suffix == ".torchscript" else load_exported(file, device)

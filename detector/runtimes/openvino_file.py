@@ -1,0 +1,49 @@
+"""OpenVINO files (.xml with the .bin beside it), run by OpenVINO on the CPU."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from detector.errors import ConfigError, WeightsError
+from detector.runtimes.base import HeadRuntime, as_pixels_last, fixed_frame
+from detector.structures import Predictions
+
+try:
+    import openvino
+except ImportError as error:
+    raise ConfigError(f"OpenVINO files need the package {error.name}: pip install 'detector[export]'") from error
+
+SECTION = "detector"
+"""Of the file's runtime information, which holds the metadata."""
+
+
+class OpenVinoRuntime(HeadRuntime):
+    """A file that takes letterboxed pictures and ends at the head."""
+
+    def __init__(self, path: Path, device: torch.device, threads: int | None) -> None:
+        if device.type != "cpu":
+            raise ConfigError(f"device: {path} runs on the CPU here; use --device cpu")
+        core = openvino.Core()
+        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = str(threads)
+        try:
+            model = core.read_model(path)
+            self.request = core.compile_model(model, "CPU", options).create_infer_request()
+        except RuntimeError as error:
+            raise WeightsError(
+                f"{path}: OpenVINO can't read it ({' '.join(str(error).split())[:200]}); export it again, and keep the"
+                " .bin file beside it"
+            ) from error
+        if SECTION not in model.rt_info:
+            raise WeightsError(f"{path}: was not written by tools/export.py; export the weights with it")
+        self.metadata = {key: value.astype(str) for key, value in model.rt_info[SECTION].items()}
+        batch, *sides, _ = [side.get_length() if side.is_static else "open" for side in model.input(0).partial_shape]
+        self.frame = fixed_frame(sides)
+        self.most = batch if isinstance(batch, int) else None
+
+    def predict(self, frames: UInt8[Tensor, "batch 3 height width"]) -> Predictions:
+        outputs = self.request.infer({"frames": as_pixels_last(frames).numpy()}, share_inputs=True)
+        return Predictions(torch.from_numpy(outputs["boxes"]), torch.from_numpy(outputs["scores"]))

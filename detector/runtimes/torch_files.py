@@ -1,0 +1,55 @@
+"""Files of PyTorch's own compilers: TorchScript (.torchscript) and torch.export (.pt2)."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from detector.errors import WeightsError
+from detector.runtimes.base import HeadRuntime, as_pixels_last
+from detector.structures import Predictions
+
+METADATA = "detector.json"
+"""The extra file inside that holds the metadata."""
+
+
+class TorchFileRuntime(HeadRuntime):
+    """A file that takes any number of letterboxed pictures of any size and ends at the head."""
+
+    def __init__(self, run: Callable[[Tensor], tuple[Tensor, Tensor]], device: torch.device) -> None:
+        self.run = run
+        self.device = device
+
+    @torch.no_grad()
+    def predict(self, frames: UInt8[Tensor, "batch 3 height width"]) -> Predictions:
+        boxes, scores = self.run(as_pixels_last(frames).to(self.device))
+        return Predictions(boxes.cpu(), scores.cpu())
+
+
+def load_torchscript(path: Path, device: torch.device) -> tuple[TorchFileRuntime, str]:
+    """What runs the file, and its metadata. Raises WeightsError for a file that is none or damaged."""
+    extra = {METADATA: ""}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch advises torch.export, which is another format
+            module = torch.jit.load(str(path), map_location=device, _extra_files=extra)  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: no TorchScript file, or a damaged one; export it again") from error
+    return TorchFileRuntime(module, device), as_text(extra[METADATA])
+
+
+def load_exported(path: Path, device: torch.device) -> tuple[TorchFileRuntime, str]:
+    """As `load_torchscript`, of torch.export."""
+    extra = {METADATA: ""}
+    try:
+        program = torch.export.load(path, extra_files=extra)
+    except Exception as error:  # of many kinds: of the archive, of pickles, of its own
+        raise WeightsError(f"{path}: no file of torch.export, or a damaged one; export it again") from error
+    return TorchFileRuntime(program.module().to(device), device), as_text(extra[METADATA])
+
+
+def as_text(content: str | bytes) -> str:
+    return content.decode() if isinstance(content, bytes) else content
