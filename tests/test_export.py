@@ -1,6 +1,8 @@
 """Exported files say what the model says, in other runtimes, and a file that does not is not left."""
 
+import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -8,32 +10,50 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from lively_model import calmed, lively_model
 from narrow_yolov9 import narrow_model
-from torch import Tensor
 
-import detector.exporting.export as export_module
-from detector.config import ExportConfig
+import detector.exporting.onnx as onnx_module
+from detector.config import SUFFIXES, ExportConfig, LoaderConfig
+from detector.data.coco import CocoImages
+from detector.data.layouts import find_split
 from detector.data.pictures import read_picture
-from detector.errors import ExportMismatchError
-from detector.exporting.export import export
-from detector.exporting.graph import ExportGraph
-from detector.exporting.verify import Comparison, compare, shipped_pictures
+from detector.demo.scenes import make_data_set
+from detector.errors import ConfigError, ExportMismatchError, WeightsError
+from detector.evaluation.evaluate import evaluate_model
+from detector.exporting import onnx_stages
+from detector.exporting.export import export, write
+from detector.exporting.graph import LogitsGraph
+from detector.exporting.verify import Comparison, differences, shipped_pictures
 from detector.geometry.frame_size import FrameSize
+from detector.geometry.letterbox import Letterbox
 from detector.inference.detector import Detector
 from detector.models.base import DetectionModel
-from detector.structures import Categories
+from detector.structures import Categories, Detections
 from detector.weights.files import WeightsInfo, load_weights, save_weights
 
-BCCD = Path(__file__).parents[2] / "shared" / "data" / "bccd"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 SIDE = 128
 NAMES = ("a", "b", "c", "d", "ç")
+CATEGORIES = Categories((3, 7, 20, 21, 90), NAMES)
+KINDS: dict[str, dict[str, Any]] = {
+    "onnx": {"format": "onnx"},
+    "batched": {"format": "onnx", "batched": True},
+    "dynamic": {"format": "onnx", "batched": True, "dynamic": True},
+    "raw": {"format": "onnx", "raw": True},
+    "raw-dynamic": {"format": "onnx", "raw": True, "dynamic": True},
+    "openvino": {"format": "openvino"},
+    "torchscript": {"format": "torchscript"},
+    "torch_export": {"format": "torch_export"},
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,158 +72,308 @@ def model() -> DetectionModel:
 @pytest.fixture(scope="module")
 def weights(model: DetectionModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "lively.safetensors"
-    info = WeightsInfo("yolo11n", Categories((3, 7, 20, 21, 90), NAMES), SIDE, {}, {}, "CC0")
+    info = WeightsInfo("yolo11n", CATEGORIES, SIDE, {}, {}, "CC0")
     save_weights(path, model, info)
     return path
 
 
 @pytest.fixture(scope="module")
-def onnx_file(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        comparison = export(ExportConfig(weights=str(weights), out=str(path)))
-    assert comparison.model_detections == comparison.file_detections
-    return path
+def files(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A file of each kind that can be made here."""
+    folder = tmp_path_factory.mktemp("files")
+    made = {}
+    for name, options in KINDS.items():
+        made[name] = folder / f"{name}{SUFFIXES[options['format']]}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            comparison = export(ExportConfig(weights=str(weights), out=str(made[name]), **options))
+        assert comparison.passes()
+        assert comparison.file_detections == comparison.model_detections > 20
+        report = json.loads((folder / f"{made[name].name}.json").read_text())
+        assert report["passes"]
+        assert report["box_difference"] == comparison.box_difference <= 0.5
+    return made
 
 
-def same_detections(got: list[list[float]], expected: list[list[float]]) -> None:
+def photographs() -> list[np.ndarray]:
+    """Three, one of them also grey, as a strip, tiny, and very tall."""
+    pictures = [read_picture(path) for path in shipped_pictures()]
+    first = pictures[0]
+    return [*pictures, first[..., 0], first[100:103], first[:1, :1], np.repeat(first[:, 100:117], 10, axis=0)]
+
+
+def require_same(got: Detections, expected: Detections) -> None:
     """Each detection has its partner of the same label, the box within 0.5 px and the score within 1e-3."""
-    assert len(got) == len(expected) > 3
-    rest = np.array(expected)
-    for box in np.array(got):
-        near = (np.abs(rest[:, :4] - box[:4]) <= 0.5).all(axis=1) & (np.abs(rest[:, 4] - box[4]) <= 1e-3)
-        partners = np.flatnonzero(near & (rest[:, 5] == box[5]))
-        assert len(partners) > 0, box
-        rest = np.delete(rest, partners[0], axis=0)
+    boxes, scores, alone = differences(expected, got, 0.0)
+    assert len(got) == len(expected)
+    assert alone == 0
+    assert (boxes.abs() <= 0.5).all()
+    assert (scores.abs() <= 1e-3).all()
 
 
-@pytest.mark.skipif(not BCCD.exists(), reason="the photographs lie outside the repository")
-@pytest.mark.parametrize("number", [0, 40, 80])
-def test_onnxruntime_alone_finds_what_the_detector_finds(weights: Path, onnx_file: Path, number: int) -> None:
-    picture = sorted((BCCD / "val").glob("*.jpg"))[number]
-    script = Path(__file__).parent / "onnx_alone.py"
-    command = [sys.executable, "-I", str(script), str(onnx_file), str(picture), "0.25"]
-    printed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    metadata = {key: json.loads(value) for key, value in printed["metadata"].items() if key != "format"}
-    assert metadata["class_names"] == list(NAMES)
-    assert metadata["category_ids"] == [3, 7, 20, 21, 90]
-    assert metadata["image_size"] == SIDE
-    found = Detector.load(weights, conf=0.25)(picture)
-    expected = torch.cat((found.boxes, found.scores[:, None], found.labels[:, None].float()), dim=1).tolist()
-    same_detections(printed["detections"], expected)
-
-
-def test_a_dynamic_onnx_file_takes_other_batches_and_sizes(
-    model: DetectionModel, weights: Path, tmp_path: Path
+@pytest.mark.parametrize("kind", [*KINDS, "published"])
+def test_every_file_finds_what_the_model_finds(
+    kind: str, files: dict[str, Path], weights: Path, tmp_path: Path
 ) -> None:
-    path = tmp_path / "dynamic.onnx"
-    export(ExportConfig(weights=str(weights), out=str(path), dynamic=True))
-    assert [file.name for file in tmp_path.iterdir()] == ["dynamic.onnx"]
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    for shape in [(1, 3, 32, 32), (3, 3, 64, 160), (2, 3, 256, 96)]:
-        images = torch.rand(shape)
-        boxes, scores = session.run(["boxes", "scores"], {"images": images.numpy()})
-        with torch.no_grad():
-            expected = model(images)
-        assert np.abs(boxes - expected.boxes.numpy()).max() < 0.5
-        assert np.abs(scores - expected.scores.numpy()).max() < 1e-3
+    if kind == "published":
+        export(
+            ExportConfig(weights=str(weights), out=str(tmp_path / "state.pt"), format="published")
+        )  # compares it, too
+        return
+    for options in ({}, {"conf": 0.4, "iou": 0.5, "max_detections": 7}, {"classes": ["a", "ç"], "max_detections": 9}):
+        model = Detector.load(weights, device="cpu", **options)
+        file = Detector.load(files[kind], device="cpu", **options)
+        assert file.categories == model.categories
+        assert file.image_size == model.image_size == SIDE
+        found = [(file(picture), model(picture)) for picture in photographs()]
+        assert sum(len(expected) for _, expected in found) > 20
+        for got, expected in found:
+            require_same(got, expected)
 
 
-def test_an_onnx_file_of_a_rectangle_takes_height_by_width(
-    model: DetectionModel, weights: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("kind", ["batched", "dynamic", "raw-dynamic", "torchscript", "torch_export"])
+def test_files_that_take_batches_find_the_same_in_them(kind: str, files: dict[str, Path], weights: Path) -> None:
+    file, model = Detector.load(files[kind], device="cpu"), Detector.load(weights, device="cpu")
+    file.batch = 4
+    pictures = photographs()
+    for got, picture in zip(file(pictures), pictures, strict=True):
+        require_same(got, model(picture))
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "raw-dynamic", "torchscript", "torch_export"])
+def test_files_of_open_sizes_find_the_same_at_others(kind: str, files: dict[str, Path], weights: Path) -> None:
+    for size in [(64, 160), 192]:
+        file, model = (Detector.load(path, image_size=size, device="cpu") for path in (files[kind], weights))
+        require_same(file(photographs()[1]), model(photographs()[1]))
+
+
+@pytest.mark.parametrize("kind", ["onnx", "batched", "raw", "openvino"])
+def test_files_of_one_size_say_so(kind: str, files: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="leave image_size out"):
+        Detector.load(files[kind], image_size=192, device="cpu")
+
+
+def test_a_picture_file_of_a_rectangle(weights: Path, tmp_path: Path) -> None:
     path = tmp_path / "wide.onnx"
-    comparison = export(ExportConfig(weights=str(weights), out=str(path), image_size=(64, 160)))
-    assert comparison.model_detections == comparison.file_detections > 0
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    assert session.get_inputs()[0].shape == [1, 3, 64, 160]
-    assert json.loads(session.get_modelmeta().custom_metadata_map["image_size"]) == [64, 160]
-    images = torch.rand(1, 3, 64, 160)
-    with torch.no_grad():
-        expected = model(images)
-    assert np.abs(session.run(["boxes"], {"images": images.numpy()})[0] - expected.boxes.numpy()).max() < 0.5
+    export(ExportConfig(weights=str(weights), out=str(path), image_size=(64, 160)))
+    assert Detector.load(path).image_size == (64, 160)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.*:FutureWarning")
-def test_torchscript_takes_other_batches_and_sizes_and_carries_its_metadata(
-    model: DetectionModel, weights: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / "model.pt"
-    export(ExportConfig(weights=str(weights), out=str(path), format="torchscript"))
-    extra = {"class_names": ""}
-    module = torch.jit.load(str(path), _extra_files=extra)
-    assert json.loads(extra["class_names"]) == list(NAMES)
-    for shape in [(1, 3, SIDE, SIDE), (3, 3, 64, 160)]:
-        images = torch.rand(shape)
-        with torch.no_grad():
-            boxes, scores = module(images)
-            expected = model(images)
-        assert (boxes - expected.boxes).abs().max() < 0.5
-        assert (scores - expected.scores).abs().max() < 1e-3
+def test_evaluate_takes_exported_files(files: dict[str, Path], weights: Path, tmp_path: Path) -> None:
+    data = make_data_set(tmp_path / "data", seed=3, train=1, val=6, test=1)
+    images = CocoImages.load(find_split(data or tmp_path / "data", "val"))
+    names = Categories(images.categories.ids, NAMES)
+    figures = []
+    for path in (weights, files["onnx"], files["batched"], files["openvino"]):
+        detector = Detector.load(path, conf=0.01, device="cpu")
+        detector.categories = images.categories
+        figures.append(evaluate_model(detector, images, LoaderConfig(workers=0), reference=True))
+    assert len(names) == 5
+    for one in figures[1:]:
+        assert len(one.results) == len(figures[0].results) > 50
+        assert one.metrics["AP"] == pytest.approx(figures[0].metrics["AP"], abs=1e-3)
+
+
+@pytest.mark.parametrize("picture", [path.name for path in shipped_pictures()])
+def test_the_python_example_finds_the_same(files: dict[str, Path], weights: Path, picture: str) -> None:
+    path = next(path for path in shipped_pictures() if path.name == picture)
+    command = [sys.executable, "-I", str(EXAMPLES / "detect.py"), str(files["onnx"]), str(path), "0.4"]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    found = Detector.load(weights, conf=0.4, device="cpu")(path)
+    assert len(lines) == len(found) > 0
+    for line, name, box, score in zip(map(json.loads, lines), found.names, found.boxes, found.scores, strict=True):
+        assert line["class"] == name
+        assert line["score"] == pytest.approx(score.item(), abs=1e-3)
+        assert line["box"] == pytest.approx(box.tolist(), abs=0.5)
+
+
+@pytest.mark.skipif(
+    shutil.which("node") is None or not (EXAMPLES / "node_modules").exists(), reason="needs node, and npm's packages"
+)
+def test_the_javascript_example_finds_the_same(files: dict[str, Path], weights: Path) -> None:
+    """Up to what its own JPEG decoder makes of the picture."""
+    command = ["node", str(EXAMPLES / "detect.mjs"), str(files["onnx"]), str(shipped_pictures()[0])]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    rows = torch.tensor([json.loads(line) for line in lines])
+    found = Detector.load(weights, device="cpu")(shipped_pictures()[0])
+    got = Detections(rows[:, :4], rows[:, 4], rows[:, 5].long(), found.categories)
+    boxes, scores, alone = differences(found, got, 0.3)
+    assert len(boxes) > 5
+    assert alone == 0
+    assert scores.abs().max() < 0.03
 
 
 @pytest.mark.parametrize("format", ["onnx", "torchscript", "safetensors"])
 def test_yolov9_is_exported_as_yolo11_is(format: str, tmp_path: Path) -> None:
-    """The comparison that `export` makes itself, at two sizes."""
+    """The comparison that `export` makes itself."""
     weights = tmp_path / "yolov9t.safetensors"
-    info = WeightsInfo("yolov9t", Categories((3, 7, 20, 21, 90), NAMES), 64, {}, {}, "CC0")
+    info = WeightsInfo("yolov9t", CATEGORIES, 64, {}, {}, "CC0")
     save_weights(weights, calmed(lively_model(5, "yolov9t")), info)
-    out, dynamic = tmp_path / "file", format == "onnx"
-    comparison = export(ExportConfig(weights=str(weights), out=str(out), format=format, dynamic=dynamic))
-    assert comparison.model_detections > 3
-    assert comparison.file_detections > 3
+    out = tmp_path / f"file{SUFFIXES[format]}"
+    comparison = export(ExportConfig(weights=str(weights), out=str(out), format=format))
+    assert comparison.file_detections == comparison.model_detections > 3
 
 
-@pytest.mark.parametrize("format", ["onnx", "torchscript"])
-def test_composite_backbones_take_other_batches_and_sizes(format: str, tmp_path: Path) -> None:
+def test_composite_backbones_take_other_batches_and_sizes(tmp_path: Path) -> None:
     """yolov9e resizes slices to sizes that are known only when the file runs."""
     model = calmed(narrow_model("e", 5).eval())
-    config = ExportConfig(weights="", out="", format=format, dynamic=True)
-    run = export_module.write(tmp_path / "file", ExportGraph(model), FrameSize(64, 64), config, {})
-    for shape in [(1, 3, 64, 64), (3, 3, 32, 96)]:
-        images = torch.rand(shape)
-        with torch.no_grad():
-            expected, (boxes, scores) = model(images), run(images)
-        assert (boxes - expected.boxes).abs().max() < 0.5
-        assert (scores - expected.scores).abs().max() < 1e-3
+    info = WeightsInfo("yolov9e", CATEGORIES, 64, {}, {}, "CC0")
+    config = ExportConfig(weights="", out="file.onnx", dynamic=True, batched=True)
+    write(tmp_path / "file.onnx", model, info, config, None)
+    for size in [64, (32, 96)]:
+        file = Detector.load(tmp_path / "file.onnx", image_size=size, device="cpu")
+        require_same(file(photographs()[0]), Detector(model, CATEGORIES, size, device="cpu")(photographs()[0]))
 
 
-@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+def change_a_weight(model: DetectionModel) -> None:
+    with torch.no_grad():
+        model.head.class_branches[0][-1].bias += 1.0
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Have the exporter make a mistake."""
+    if how == "a weight":
+        original = LogitsGraph.__init__
+
+        def spoiled(self: LogitsGraph, model: DetectionModel) -> None:
+            original(self, model)
+            change_a_weight(self.model)
+
+        monkeypatch.setattr(LogitsGraph, "__init__", spoiled)
+    elif how == "the IoU of NMS":  # fixed in the graph, whatever is asked for
+        text = onnx_stages.detections_stage(5, 0.25, 0.7, 300).SerializeToString()
+
+        def fixed(*_: object) -> onnx.ModelProto:
+            stage = onnx.ModelProto.FromString(text)
+            (node,) = (node for node in stage.graph.node if node.op_type == "NonMaxSuppression")
+            stage.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0.2, np.float32), "another_iou"))
+            node.input[3] = "another_iou"
+            return stage
+
+        monkeypatch.setattr(onnx_module, "detections_stage", fixed)
+    else:
+        original_stage = onnx_stages.picture_stage
+
+        def blue_first(frame: FrameSize) -> onnx.ModelProto:
+            stage = original_stage(frame)
+            nodes = list(stage.graph.node)
+            position, last = next((i, node) for i, node in enumerate(nodes) if node.output[0] == "images")
+            last.output[0] = "rgb"
+            stage.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2, 1, 0]), "bgr"))
+            nodes.insert(position + 1, onnx.helper.make_node("Gather", ["rgb", "bgr"], ["images"], axis=1))
+            del stage.graph.node[:]
+            stage.graph.node.extend(nodes)
+            return stage
+
+        monkeypatch.setattr(onnx_module, "picture_stage", blue_first)
+
+
+@pytest.mark.parametrize("how", ["a weight", "the IoU of NMS", "BGR"])
 def test_a_spoiled_file_is_refused_and_not_left(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """One weight of the graph is changed before it is written, as a faulty exporter might."""
-
-    def spoiled(model: torch.nn.Module) -> ExportGraph:
-        graph = ExportGraph(model)
-        with torch.no_grad():
-            graph.model.head.class_branches[0][-1].bias += 1.0
-        return graph
-
-    monkeypatch.setattr(export_module, "ExportGraph", spoiled)
-    out = tmp_path / "file"
+    spoil(monkeypatch, how)
+    out = tmp_path / "file.onnx"
     out.write_text("an older export")
-    with pytest.raises(ExportMismatchError, match=r"scores by up to 0\.[0-9]"):
-        export(ExportConfig(weights=str(weights), out=str(out), format=format))
+    with pytest.raises(ExportMismatchError, match="was not written: on 6 pictures"):
+        export(ExportConfig(weights=str(weights), out=str(out)))
     assert out.read_text() == "an older export"
     assert list(tmp_path.iterdir()) == [out]
     assert ExportMismatchError.exit_code == 1
+    comparison = export(ExportConfig(weights=str(weights), out=str(out), force=True))
+    assert not comparison.passes()
+    assert not json.loads((tmp_path / "file.onnx.json").read_text())["passes"]
+    assert Detector.load(out).categories == CATEGORIES
 
 
-def test_nan_and_other_shapes_are_refused(model: DetectionModel) -> None:
-    picture = read_picture(shipped_pictures()[0])
+def test_what_counts_as_a_difference() -> None:
+    def found(*rows: tuple[float, float, float, int]) -> Detections:
+        boxes = torch.tensor([[x, x, x + side, x + side] for x, side, _, _ in rows]).reshape(-1, 4)
+        scores, labels = torch.tensor([row[2] for row in rows]), torch.tensor([row[3] for row in rows]).long()
+        return Detections(boxes, scores, labels, CATEGORIES)
 
-    def nan(images: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            boxes, scores = model(images)
-        boxes[0, 0, 0] = float("nan")
-        return boxes, scores
+    one = found((0, 10, 0.9, 0), (50, 10, 0.3, 1))
+    boxes, scores, alone = differences(one, found((50, 10, 0.4, 1), (1, 10, 0.9, 0)), 0.0)
+    assert boxes.abs().max() == 1
+    assert scores.abs().max() == pytest.approx(0.1)
+    assert alone == 0
+    assert differences(one, found((0, 10, 0.9, 0)), 0.2)[2] == 1
+    assert differences(one, found((0, 10, 0.9, 0)), 0.31)[2] == 0  # so near the threshold that it may be missed
+    assert differences(one, found((0, 10, 0.9, 1), (50, 10, 0.3, 1)), 0.0)[2] == 2  # another label, on both sides
+    assert differences(found(), one, 0.0)[2] == 2
+    assert differences(one, found((0, 10, float("nan"), 0), (50, 10, 0.3, 1)), 0.0)[1].isnan().any()
+    passing = Comparison(1, 0.25, 0.0, 0.0, 3, 3, 0)
+    assert passing.passes()
+    assert not replace(passing, model_detections=0).passes()
+    assert not replace(passing, box_difference=float("nan")).passes()
+    assert not replace(passing, unmatched=1).passes()
+    assert replace(passing, tolerance=None, ap=0.5, file_ap=0.491).passes()
+    assert not replace(passing, tolerance=None, ap=0.5, file_ap=0.489).passes()
 
-    assert not compare(model, nan, [picture], [FrameSize(64, 64)]).passes()
-    with pytest.raises(ExportMismatchError, match="shapes"):
-        compare(model, lambda _: (torch.zeros(1, 1, 4), torch.zeros(1, 1, 5)), [picture], [FrameSize(64, 64)])
-    assert not Comparison(0, 0.0, 0.0, 0, 0).passes()
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"out": "file"}, "ends in .onnx"),
+        ({"out": "a.xml", "format": "openvino", "raw": True}, "format onnx"),
+        ({"out": "a.onnx", "raw": True, "batched": True}, "either"),
+        ({"out": "a.onnx", "dynamic": True}, "batched or raw"),
+        ({"out": "a.onnx", "precision": "float16"}, "float32 or int8"),
+        ({"out": "a.onnx", "precision": "int8"}, "calibrate"),
+    ],
+)
+def test_options_that_do_not_go_together(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        ExportConfig(weights="w", **options)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "dynamic"])
+def test_a_damaged_file_is_told(kind: str, files: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / files[kind].name
+    path.write_bytes(files[kind].read_bytes()[:1000])
+    with pytest.raises(WeightsError, match=path.name):
+        Detector.load(path)
+    with pytest.raises(WeightsError, match="no such file"):
+        Detector.load(tmp_path / f"none{path.suffix}")
+
+
+def test_a_file_of_another_program_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "other.onnx"
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    other = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", [value], [other])
+    onnx.save(onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 20)]), path)
+    with pytest.raises(WeightsError, match="export the weights"):
+        Detector.load(path)
+
+
+def test_tensorrt_is_named_where_it_is_missing(weights: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("tensorrt"):
+        pytest.skip("it is here")
+    with pytest.raises(ConfigError, match="pip install tensorrt"):
+        export(ExportConfig(weights=str(weights), out=str(tmp_path / "a.engine"), format="tensorrt"))
+    (tmp_path / "b.engine").write_bytes(b"engine")
+    with pytest.raises(ConfigError, match="pip install tensorrt"):
+        Detector.load(tmp_path / "b.engine")
+    assert [path.name for path in tmp_path.iterdir()] == ["b.engine"]
+
+
+@pytest.mark.parametrize(
+    "size", [(48, 64), (37, 211), (211, 37), (1, 1), (2, 300), (500, 3), (64, 96), (32, 48), (128, 192)]
+)
+def test_the_letterbox_in_the_file_is_ours(size: tuple[int, int]) -> None:
+    """But for two pixels in a million, by one level (a resize's float32 position on the border of two pixels)."""
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    stage = onnx_stages.picture_stage(FrameSize(64, 96))
+    session = onnxruntime.InferenceSession(stage.SerializeToString())
+    images, placing = session.run(None, {"picture": picture})
+    letterbox = Letterbox(size[1], size[0], 96, 64)
+    difference = np.abs(np.rint(images[0].transpose(1, 2, 0) * 255) - letterbox.image(picture))
+    assert difference.max() <= 1
+    assert difference.sum() <= 1
+    assert placing[0].tolist() == [*letterbox.offset] * 2
+    assert placing[1].tolist() == pytest.approx([*letterbox.scale] * 2)
 
 
 def test_three_photographs_come_with_the_package() -> None:
@@ -234,7 +404,7 @@ def test_a_half_precision_file_that_lost_too_much_is_refused(model: DetectionMod
         norm.running_mean.mul_(1e-9)
         norm.running_var.zero_()
     path = tmp_path / "small.safetensors"
-    save_weights(path, small, WeightsInfo("yolo11n", Categories((3, 7, 20, 21, 90), NAMES), SIDE, {}, {}, "CC0"))
+    save_weights(path, small, WeightsInfo("yolo11n", CATEGORIES, SIDE, {}, {}, "CC0"))
     with pytest.raises(ExportMismatchError, match="was not written"):
         export(ExportConfig(weights=str(path), out=str(tmp_path / "half.safetensors"), format="safetensors"))
     assert list(tmp_path.iterdir()) == [path]

@@ -34,9 +34,14 @@ class FramesGraph(HeadGraph):
         return super().forward(scale_pixels(frames.permute(0, 3, 1, 2)))
 
 
-class LogitsGraph(HeadGraph):
+class LogitsGraph(nn.Module):
     """As `HeadGraph`, but not decoded: box logits (batch, 64, anchors), class logits (batch, classes, anchors), the anchors'
     points (anchors, 2) in pixels of the network input and strides (anchors,)."""
+
+    def __init__(self, model: DetectionModel) -> None:
+        super().__init__()
+        self.model = fuse_conv_bn(model)
+        self.eval()
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         (boxes, scores), (points, strides) = self.model.logits(images)

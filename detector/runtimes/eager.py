@@ -15,9 +15,9 @@ class EagerRuntime(Runtime):
 
     def __init__(self, model: DetectionModel, device: torch.device) -> None:
         self.device = device
-        self.model = fuse_conv_bn(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: DetectionModel = fuse_conv_bn(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def detect(self, frames: UInt8[Tensor, "batch 3 height width"], selection: Selection) -> list[Boxes]:
         images = scale_pixels(frames.to(self.device)).contiguous(memory_format=torch.channels_last)
-        found = select_logits(*self.model.logits(images), *selection)
+        found = select_logits(self.model.logits(images), *selection)
         return [(boxes.cpu(), scores.cpu(), labels.cpu()) for boxes, scores, labels in found]

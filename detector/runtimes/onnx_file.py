@@ -1,5 +1,6 @@
 """ONNX files, run by ONNX Runtime."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,11 @@ def load_onnx(path: Path, device: torch.device, threads: int | None) -> tuple[Ru
             f"{path}: ONNX Runtime can't read it ({' '.join(str(error).split())[:200]}); export it again"
         ) from error
     metadata = session.get_modelmeta().custom_metadata_map
-    kinds = {"picture": PictureFile, "frames": FramesFile, "images": RawFile}
+    kinds: dict[str, Callable[[onnxruntime.InferenceSession], Runtime]] = {
+        "picture": PictureFile,
+        "frames": FramesFile,
+        "images": RawFile,
+    }
     kind = kinds.get(session.get_inputs()[0].name)
     if kind is None:
         raise WeightsError(f"{path}: was not written by tools/export.py; export the weights with it")

@@ -51,15 +51,15 @@ def select_anchors(
 
 
 def select_logits(
-    raw: RawPredictions,
-    anchors: Anchors,
+    predictions: tuple[RawPredictions, Anchors],
     conf: float,
     iou: float,
     max_detections: int,
     wanted: Int64[Tensor, " wanted"] | None = None,
 ) -> list[tuple[Float[Tensor, "n 4"], Float[Tensor, " n"], Int64[Tensor, " n"]]]:
-    """As `select`, of what the head says: decodes only the boxes that pass the threshold."""
+    """As `select`, of `DetectionModel.logits`: decodes only the boxes that pass the threshold."""
     chosen = []
+    raw, anchors = predictions
     for box_logits, class_logits in zip(raw.boxes, raw.scores, strict=True):
         all_scores = class_logits.amax(dim=0).sigmoid()
         likely = (all_scores >= conf).nonzero(as_tuple=True)[0]

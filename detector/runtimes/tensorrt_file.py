@@ -35,7 +35,7 @@ class TensorRtRuntime(HeadRuntime):
         self.context = self.engine.create_execution_context()
         batch, *sides, _ = [side if side > 0 else "open" for side in self.engine.get_tensor_shape("frames")]
         self.frame = fixed_frame(sides)
-        self.most = self.engine.get_tensor_profile_shape("frames", 0)[2][0] if batch == "open" else batch
+        self.most = batch if isinstance(batch, int) else None
 
     def predict(self, frames: UInt8[Tensor, "batch 3 height width"]) -> Predictions:
         pixels = as_pixels_last(frames.to(self.device))
