@@ -247,7 +247,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         ("{place}/weights.safetensors", "not a safetensors file", "give best.safetensors of a run"),
     ),
     "weights-are-text-in-export": (
-        with_file("w.txt", "hello", just("export", "--weights", "{place}/w.txt", "--out", "{place}/out")),
+        with_file("w.txt", "hello", just("export", "--weights", "{place}/w.txt", "--out", "{place}/out.onnx")),
         ("{place}/w.txt", "not a safetensors file", "give best.safetensors of a run"),
     ),
     "weights-without-metadata": (
@@ -429,7 +429,7 @@ def test_training_without_space_says_so_and_leaves_no_half_file(good: Good, tmp_
 
 
 def test_export_without_space_leaves_nothing(good: Good, tmp_path: Path) -> None:
-    out = tmp_path / "model.pt"
+    out = tmp_path / "model.torchscript"
     export = ["export", "--weights", str(good.weights), "--format", "torchscript", "--out", str(out)]
     line = the_line(run(export, largest_file=1_000_000))
     assert f"{out}: can't be written" in line

@@ -17,9 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from detector.config import ExportConfig
 from detector.errors import WeightsError
 from detector.exporting.export import export
-from detector.models.base import DetectionModel
+from detector.models.base import DetectionModel, scale_pixels
 from detector.models.catalog import MODELS, create_model
 from detector.nn.cross_scale import CELLS, CrossScaleAttention, pool
+from detector.runtimes.load import load_runtime
 from detector.structures import Categories
 from detector.weights.files import WeightsInfo, load_weights, save_weights
 from detector.weights.importers import from_published, to_published
@@ -183,34 +184,31 @@ def weights_of(model: DetectionModel, path: Path) -> Path:
 SIZES = [(1, 32, 32), (3, 64, 160), (2, 288, 96), (1, 256, 128)]
 
 
-def same_outputs(run: object, model: DetectionModel) -> None:
+def same_outputs(file: Path, model: DetectionModel) -> None:
     """At sizes whose maps are smaller than the grid, of its size, and cut by it; of smooth noise, as it was normed on."""
+    runtime, _ = load_runtime(file, torch.device("cpu"), None)
     for batch, height, width in SIZES:
         coarse = torch.rand(batch, 3, height // 8, width // 8)
-        images = F.interpolate(coarse, size=(height, width), mode="bilinear")
+        frames = (255 * F.interpolate(coarse, size=(height, width), mode="bilinear")).to(torch.uint8)
         with torch.no_grad():
-            boxes, scores = run(images)
-            expected = model(images)
+            boxes, scores = runtime.predict(frames)
+            expected = model(scale_pixels(frames))
         assert (boxes - expected.boxes).abs().max() < 0.5
         assert (scores - expected.scores).abs().max() < 1e-3
 
 
 @pytest.mark.usefixtures("no_shape_checks")
 def test_an_onnx_file_of_open_sizes_says_the_same(tmp_path: Path) -> None:
-    from detector.exporting.onnx import onnx_runner
-
     weights = weights_of(calmed(lively_model(3, "yolo11n-cross")), tmp_path / "cross.safetensors")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        export(ExportConfig(weights=str(weights), out=str(tmp_path / "cross.onnx"), dynamic=True))
-    same_outputs(onnx_runner(tmp_path / "cross.onnx"), load_weights(weights)[0])
+        export(ExportConfig(weights=str(weights), out=str(tmp_path / "cross.onnx"), raw=True, dynamic=True))
+    same_outputs(tmp_path / "cross.onnx", load_weights(weights)[0])
 
 
 @pytest.mark.usefixtures("no_shape_checks")
 @pytest.mark.filterwarnings("ignore:.torch.jit.*:FutureWarning")
 def test_a_torchscript_file_says_the_same_at_all_sizes(tmp_path: Path) -> None:
-    from detector.exporting.torchscript import torchscript_runner
-
     weights = weights_of(calmed(lively_model(3, "yolo11n-cross")), tmp_path / "cross.safetensors")
-    export(ExportConfig(weights=str(weights), out=str(tmp_path / "cross.pt"), format="torchscript"))
-    same_outputs(torchscript_runner(tmp_path / "cross.pt"), load_weights(weights)[0])
+    export(ExportConfig(weights=str(weights), out=str(tmp_path / "cross.torchscript"), format="torchscript"))
+    same_outputs(tmp_path / "cross.torchscript", load_weights(weights)[0])

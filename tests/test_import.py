@@ -254,7 +254,8 @@ def test_export_and_import_give_the_same_weights(tmp_path: Path) -> None:
     info = WeightsInfo("yolo11n", Categories((3, 7, 9), NAMES), 96, {}, {}, "CC0")
     save_weights(Path(weights), model, info)
     comparison = export(ExportConfig(weights=weights, out=published, format="published"))
-    assert comparison.score_difference == comparison.box_difference == 0
+    assert comparison.score_difference < 1e-5
+    assert comparison.model_detections == comparison.file_detections > 0
     loaded = torch.load(published, weights_only=True)
     assert type(loaded) is dict
     assert {type(tensor) for tensor in loaded.values()} == {Tensor}
@@ -277,9 +278,7 @@ def test_a_spoiled_export_is_not_left(tmp_path: Path, monkeypatch: pytest.Monkey
         return {name: t + 1 if name.endswith("cv3.0.2.bias") else t for name, t in to_published(state, model).items()}
 
     monkeypatch.setattr("detector.exporting.published.to_published", spoiled)
-    save_weights(
-        tmp_path / "w", create_model("yolo11n", 1), WeightsInfo("yolo11n", Categories((1,), ("a",)), 64, {}, {}, "")
-    )
+    save_weights(tmp_path / "w", lively_model(1), WeightsInfo("yolo11n", Categories((1,), ("a",)), 64, {}, {}, ""))
     with pytest.raises(ExportMismatchError, match="was not written"):
         export(ExportConfig(weights=str(tmp_path / "w"), out=str(tmp_path / "p.pt"), format="published"))
     assert [path.name for path in tmp_path.iterdir()] == ["w"]

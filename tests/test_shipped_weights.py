@@ -94,7 +94,7 @@ def test_the_commands_take_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["infer", str(picture), "--weights", "toy", "--out", "found", "--device", "cpu"]) == 0
     names = {entry["category_name"] for entry in json.loads(Path("found/detections.json").read_text())}
     assert names <= set(INFO.categories.names)
-    assert main(["export", "--weights", "tot", "--out", "x"]) == 2
+    assert main(["export", "--weights", "tot", "--out", "x.onnx"]) == 2
     assert "there is no file tot" in capsys.readouterr().err
 
 
