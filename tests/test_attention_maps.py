@@ -349,4 +349,3 @@ def test_an_exported_file_is_refused_in_one_line(
     assert run(exported, scene, tmp_path / "out", "--attention") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "mine.onnx" in line
-    assert "best.safetensors" in line

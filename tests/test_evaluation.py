@@ -266,8 +266,8 @@ class Oracle(Detector):
         super().__init__(lively_model(len(images.categories)), images.categories, SIDE, device="cpu")
         self.images, self.next = images, 0
 
-    def detect_frames(self, frames: Tensor, letterboxes: Sequence[Letterbox]) -> list[Detections]:
-        assert frames.shape == (len(letterboxes), 3, SIDE, SIDE)
+    def detect_frames(self, frames: Sequence[Tensor], letterboxes: Sequence[Letterbox]) -> list[Detections]:
+        assert [frame.shape for frame in frames] == [(3, SIDE, SIDE)] * len(letterboxes)
         found = []
         for letterbox in letterboxes:
             boxes = torch.from_numpy(self.images.boxes(self.next))

@@ -17,14 +17,16 @@ from detector.config import InferConfig
 from detector.data.pictures import read_picture
 from detector.demo.scenes import make_data_set
 from detector.errors import ConfigError, DataError, DetectorError
+from detector.geometry.boxes import make_anchors
 from detector.geometry.letterbox import PAD_VALUE, Letterbox
-from detector.inference import postprocess
 from detector.inference.detector import Detector, resolve_device
 from detector.inference.infer import infer, output_names
 from detector.models.base import DetectionModel
 from detector.nn.conv import fuse_conv_bn
-from detector.runtimes.postprocess import select
-from detector.structures import Categories, Detections, Predictions
+from detector.nn.head import decode
+from detector.runtimes import postprocess
+from detector.runtimes.postprocess import select, select_logits
+from detector.structures import Categories, Detections, Predictions, RawPredictions
 from detector.weights.files import WeightsInfo, save_weights
 
 SIDE = 96
@@ -108,12 +110,26 @@ def test_select_is_what_brute_force_says(anchors: int, classes: int, levels: int
     predictions = random_predictions(anchors + levels, anchors, classes, levels)
     for conf, iou, limit in ((0.001, 0.7, 300), (0.5, 0.3, 20)):
         expected = brute_force(predictions.boxes[0], predictions.scores[0], conf, iou, limit)
-        ((boxes, scores, labels),) = select(predictions, conf, iou, limit)
+        ((_, boxes, scores, labels),) = select(predictions, conf, iou, limit)
         anchors_kept = torch.tensor([anchor for anchor, _ in expected], dtype=torch.int64)
         assert labels.tolist() == [label for _, label in expected]
         assert torch.equal(boxes, predictions.boxes[0, anchors_kept])
         assert torch.equal(scores, predictions.scores[0, anchors_kept].amax(dim=1))
         assert (scores.diff() <= 0).all()
+
+
+def test_logits_give_what_their_predictions_give() -> None:
+    generator = torch.Generator().manual_seed(0)
+    raw = RawPredictions(torch.randn(2, 64, 84, generator=generator), torch.randn(2, 3, 84, generator=generator) - 1)
+    anchors = make_anchors([(8, 8), (4, 4), (2, 2)], (8, 16, 32), like=raw.boxes)
+    for settings in ((0.25, 0.7, 300), (0.5, 0.3, 5, torch.tensor([0, 2])), (0.99, 0.7, 300)):
+        for ours, theirs in zip(
+            select_logits((raw, anchors), *settings), select(decode(raw, anchors), *settings), strict=True
+        ):
+            assert torch.equal(ours.anchors, theirs.anchors)
+            assert torch.allclose(ours.boxes, theirs.boxes, atol=1e-4)
+            assert torch.equal(ours.scores, theirs.scores)
+            assert torch.equal(ours.labels, theirs.labels)
 
 
 def test_select_treats_every_picture_of_a_batch_alone() -> None:
@@ -127,18 +143,18 @@ def test_select_treats_every_picture_of_a_batch_alone() -> None:
 def test_boxes_far_outside_do_not_meet_another_class() -> None:
     boxes = torch.tensor([[-480.0, -480, 24, 24], [620.0, 620, 1120, 1120]])
     scores = torch.tensor([[0.1, 0.8], [0.9, 0.1]])
-    ((_, _, labels),) = select(Predictions(boxes[None], scores[None]), 0.5, 0.7, 300)
+    ((_, _, _, labels),) = select(Predictions(boxes[None], scores[None]), 0.5, 0.7, 300)
     assert labels.tolist() == [0, 1]
 
 
 def test_the_threshold_itself_counts() -> None:
     boxes, scores = torch.tensor([[0.0, 0, 9, 9], [20.0, 20, 29, 29]]), torch.tensor([[0.5], [0.49]])
-    ((_, kept, _),) = select(Predictions(boxes[None], scores[None]), 0.5, 0.7, 300)
+    ((_, _, kept, _),) = select(Predictions(boxes[None], scores[None]), 0.5, 0.7, 300)
     assert kept.tolist() == [0.5]
 
 
 def test_nothing_found_is_empty_not_an_error() -> None:
-    ((boxes, scores, labels),) = select(Predictions(torch.rand(1, 9, 4), torch.zeros(1, 9, 3)), 0.5, 0.7, 300)
+    ((_, boxes, scores, labels),) = select(Predictions(torch.rand(1, 9, 4), torch.zeros(1, 9, 3)), 0.5, 0.7, 300)
     assert (boxes.shape, scores.shape, labels.shape) == ((0, 4), (0,), (0,))
     assert labels.dtype == torch.int64
 
@@ -146,14 +162,14 @@ def test_nothing_found_is_empty_not_an_error() -> None:
 def test_only_the_best_candidates_enter_nms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postprocess, "MOST_CANDIDATES", 40)
     predictions = random_predictions(3, 500, 3)
-    ((_, scores, _),) = select(predictions, 0.001, 1.0, 300)
+    ((_, _, scores, _),) = select(predictions, 0.001, 1.0, 300)
     assert torch.equal(scores, predictions.scores[0].amax(dim=1).sort(descending=True).values[:40])
 
 
 def test_wanted_classes_are_not_crowded_out_by_others() -> None:
     predictions = random_predictions(4, 400, 3)
     wanted = torch.tensor([2])
-    ((_, _, labels),) = select(predictions, 0.2, 0.7, 5, wanted)
+    ((_, _, _, labels),) = select(predictions, 0.2, 0.7, 5, wanted)
     expected = brute_force(predictions.boxes[0], predictions.scores[0], 0.2, 0.7, 5, wanted=[2])
     assert labels.tolist() == [2] * len(expected) == [2] * 5
 
@@ -205,7 +221,7 @@ def test_frames_in_one_batch_give_the_same_bits(detector: Detector, files: list[
     boxes = [Letterbox(p.shape[1], p.shape[0], SIDE, SIDE) for p in pictures]
     frames = torch.stack([torch.from_numpy(b.image(p)) for b, p in zip(boxes, pictures, strict=True)])
     for frame_order in (frames.permute(0, 3, 1, 2), frames.permute(0, 3, 1, 2).contiguous()):
-        batch = detector.detect_frames(frame_order, boxes)
+        batch = detector.detect_frames(list(frame_order), boxes)
         assert all(same(a, detector(path)) for a, path in zip(batch, files, strict=True))
 
 
@@ -299,8 +315,8 @@ def test_in_a_frame_of_the_picture_s_own_size_boxes_are_the_network_s(model: Det
     """Height and width are not mixed up: without letterbox the detections are what the network says of the pixels."""
     picture = np.random.default_rng(0).integers(0, 255, (64, 160, 3), dtype=np.uint8)
     with torch.no_grad():
-        raw = model(torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255)
-    ((boxes, scores, _),) = select(raw, 0.25, 0.7, 300)
+        raw = model.logits(torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255)
+    ((_, boxes, scores, _),) = select_logits(raw, 0.25, 0.7, 300)
     found = Detector(model, CATEGORIES, (64, 160), device="cpu")(picture)
     assert len(found) == len(scores) > 3
     assert torch.allclose(found.scores, scores, atol=1e-4)

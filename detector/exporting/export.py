@@ -16,7 +16,7 @@ from detector.errors import ConfigError, ExportMismatchError
 from detector.evaluation.evaluate import evaluate_model
 from detector.exporting.published import write_published
 from detector.exporting.torch_formats import write_exported, write_torchscript
-from detector.exporting.verify import FLOAT32, HALF, Comparison, compare, shipped_pictures
+from detector.exporting.verify import FLOAT32, HALF, Comparison, Tolerance, compare, shipped_pictures
 from detector.fileio import require_writable, staged, write_json
 from detector.geometry.frame_size import STEP, FrameSize
 from detector.inference.detector import Detector
@@ -31,10 +31,9 @@ MOST_PICTURES = 16
 MOST_DETECTIONS = 3000
 """In comparisons: a lower limit would cut between scores that differ by a rounding only."""
 CONFS = (0.25, 0.05, 0.01, 0.001)
-AP_CONF, AP_DETECTIONS = 0.001, 300
-"""As `evaluate` has them."""
-TOLERANCES = {"float32": FLOAT32, "float16": HALF}
-"""Where there is a data set, files of rounded numbers are judged by their AP: NMS may choose another of two boxes alike."""
+AP_SELECTION = 0.001, 0.7, 300
+"""As `evaluate` has it: conf, iou, detections."""
+TOLERANCES: dict[str, Tolerance | None] = {"float32": FLOAT32, "float16": HALF, "int8": None}
 
 
 def export(config: ExportConfig) -> Comparison:
@@ -107,21 +106,21 @@ def compare_file(
         height, width = FrameSize.of(info.image_size)
         sizes.append((height + 2 * STEP, width))
 
-    def both(size: int | tuple[int, int], conf: float, most: int) -> tuple[Detector, Detector]:
+    def both(size: int | tuple[int, int], conf: float, iou: float, most: int) -> tuple[Detector, Detector]:
         return (
-            Detector(model, info.categories, size, conf=conf, max_detections=most, device="cpu"),
-            Detector(runtime, info.categories, size, conf=conf, max_detections=most, device=device),
+            Detector(model, info.categories, size, conf=conf, iou=iou, max_detections=most, device="cpu"),
+            Detector(runtime, info.categories, size, conf=conf, iou=iou, max_detections=most, device=device),
         )
 
     conf = telling_conf(Detector(model, info.categories, info.image_size, conf=CONFS[-1], device="cpu"), pictures)
     precision = config.precision or PRECISIONS[config.format][0]
-    tolerance = TOLERANCES[precision] if precision == "float32" or images is None else None
-    comparison = compare([both(size, conf, MOST_DETECTIONS) for size in sizes], pictures, tolerance)
+    iou = 1.0 if precision == "float16" else 0.7  # of boxes alike NMS may choose another after the least rounding
+    comparison = compare([both(size, conf, iou, MOST_DETECTIONS) for size in sizes], pictures, TOLERANCES[precision])
     if images is None:
         return comparison
     ap, file_ap = (
         evaluate_model(detector, images, LoaderConfig(), reference=True).metrics["AP"]
-        for detector in both(info.image_size, AP_CONF, AP_DETECTIONS)
+        for detector in both(info.image_size, *AP_SELECTION)
     )
     return replace(comparison, ap=ap, file_ap=file_ap)
 

@@ -20,7 +20,7 @@ from detector.inference.detector import Detector, Picture, as_array, as_frame
 from detector.models.base import DetectionModel, scale_pixels
 from detector.nn.head import DetectionHead
 from detector.nn.spatial_attention import SpatialAttention
-from detector.runtimes.postprocess import select_anchors
+from detector.runtimes.postprocess import select_logits
 from detector.structures import Detections
 
 
@@ -107,12 +107,12 @@ def attention_maps(detector: Detector, picture: Picture) -> AttentionMaps:
     model, letterbox = detector.model, detector.letterbox(array.shape[1], array.shape[0])
     images = scale_pixels(as_frame(letterbox.image(array))[None].to(detector.device))
     with torch.no_grad(), _recorded(model) as record:
-        predictions = model(images)
+        predictions = model.logits(images)
         layers = tuple(_layer(name, module, x, letterbox) for name, module, x in record.attended)
-    (anchors,) = select_anchors(predictions, detector.conf, detector.iou, detector.max_detections, detector.wanted)
-    boxes, (scores, labels) = predictions.boxes[0, anchors], predictions.scores[0, anchors].max(dim=1)
-    detections = Detections(letterbox.to_original(boxes.cpu()), scores.cpu(), labels.cpu(), detector.categories)
-    activations = class_activations(model.head, record.levels, anchors, labels)
+    (found,) = select_logits(predictions, detector.conf, detector.iou, detector.max_detections, detector.wanted)
+    boxes, scores, labels = found.boxes.cpu(), found.scores.cpu(), found.labels.cpu()
+    detections = Detections(letterbox.to_original(boxes), scores, labels, detector.categories)
+    activations = class_activations(model.head, record.levels, found.anchors, found.labels)
     return AttentionMaps(letterbox, detections, layers, tuple(each.cpu().numpy() for each in activations))
 
 

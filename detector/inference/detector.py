@@ -114,7 +114,7 @@ class Detector:
         """The network in PyTorch, fused. Raises ConfigError if it is an exported file that runs."""
         if not isinstance(self.runtime, EagerRuntime):
             raise ConfigError(
-                "an exported file shows nothing of its inside; take the weights file that it was made from"
+                "an exported file shows nothing of its inside; give best.safetensors, the weights that it was made from"
             )
         return self.runtime.model
 

@@ -17,7 +17,7 @@ Boxes: TypeAlias = tuple[Float[Tensor, "n 4"], Float[Tensor, " n"], Int64[Tensor
 
 
 class Selection(NamedTuple):
-    """Which anchors are detections: see `postprocess.select_anchors`."""
+    """Which anchors are detections: see `postprocess.select`."""
 
     conf: float
     iou: float
@@ -48,7 +48,7 @@ class HeadRuntime(Runtime):
     def predict(self, frames: UInt8[Tensor, "batch 3 height width"]) -> Predictions: ...
 
     def detect(self, frames: UInt8[Tensor, "batch 3 height width"], selection: Selection) -> list[Boxes]:
-        return select(self.predict(frames), *selection)
+        return [(found.boxes, found.scores, found.labels) for found in select(self.predict(frames), *selection)]
 
 
 def as_pixels_last(frames: UInt8[Tensor, "batch 3 height width"]) -> UInt8[Tensor, "batch height width 3"]:

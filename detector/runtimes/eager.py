@@ -20,4 +20,4 @@ class EagerRuntime(Runtime):
     def detect(self, frames: UInt8[Tensor, "batch 3 height width"], selection: Selection) -> list[Boxes]:
         images = scale_pixels(frames.to(self.device)).contiguous(memory_format=torch.channels_last)
         found = select_logits(self.model.logits(images), *selection)
-        return [(boxes.cpu(), scores.cpu(), labels.cpu()) for boxes, scores, labels in found]
+        return [(each.boxes.cpu(), each.scores.cpu(), each.labels.cpu()) for each in found]
