@@ -105,9 +105,10 @@ def module_of(name: str) -> list[str]:
 
 def test_a_flag_needs_no_value_after_it() -> None:
     parsed = [
-        parse("export", COMMANDS["export"], ["--weights", "w", "--out", "o", *flags]) for flags in ([], ["--dynamic"])
+        parse("export", COMMANDS["export"], ["--weights", "w", "--out", "o.onnx", *flags])
+        for flags in ([], ["--force"])
     ]
-    assert [config.dynamic for config in parsed] == [False, True]
+    assert [config.force for config in parsed] == [False, True]
 
 
 @pytest.mark.parametrize(
