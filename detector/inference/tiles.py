@@ -20,6 +20,8 @@ SAME = 0.5
 """Two windows show the same object if the IoU of the boxes' parts that both windows see is at least this."""
 COVERED = 0.7
 """A cut box is part of another one if at least this share of it lies in that."""
+AT_A_TIME = 256
+"""Boxes compared with all others at a time, which bounds memory."""
 
 
 class Window(NamedTuple):
@@ -115,7 +117,8 @@ def merge(
     1. A box that a seam cuts is dropped where another window shows that part of the picture less cut.
     2. Boxes of different windows are one object if their parts that both windows see agree. Its box is that of the best
        window that shows it whole, or, of an object cut in each, what they show together.
-    3. A large box of the whole picture counts where no window shows the object whole; the cut ones in it are dropped.
+    3. Of a large box of the whole picture and those that agree with it the best one stays. What is still cut and lies in
+       a better box of its class is a part of that.
     """
     width, height = places[-1].right, places[-1].bottom
     edges = torch.tensor(places, dtype=torch.float32)
@@ -127,7 +130,7 @@ def merge(
     views = Views(boxes, scores, labels, of, cuts > 0)
     views = views[~shown_better(seams, views, cuts)]
     views = join(edges, views)
-    return replace_cut(views, large)
+    return settle(views, large)
 
 
 @dataclass(frozen=True)
@@ -213,22 +216,29 @@ def clip(boxes: Float[Tensor, "n 4"], place: Float[Tensor, "4"]) -> Float[Tensor
     return torch.cat((torch.maximum(boxes[:, :2], place[:2]), torch.minimum(boxes[:, 2:], place[2:])), dim=1)
 
 
-def replace_cut(
-    objects: Views, large: Detections
-) -> tuple[Float[Tensor, "n 4"], Float[Tensor, " n"], Int64[Tensor, " n"]]:
-    """Boxes, scores and labels with the large ones of the whole picture put in."""
-    boxes, scores, labels, cut = objects.boxes, objects.scores, objects.labels, objects.cut
-    both = intersection_area(large.boxes[:, None], boxes)
-    alike = large.labels[:, None] == labels
-    iou = both / (box_area(large.boxes)[:, None] + box_area(boxes) - both).clamp_min(1e-6)
-    new = ~(alike & (iou >= SAME) & ~cut).any(dim=1)
-    covered = (alike & (both >= COVERED * box_area(boxes)) & cut)[new].any(dim=0)
-    # what is cut and lies in a better object is a part of it
-    both = intersection_area(boxes[:, None], boxes)
-    better = (labels[:, None] == labels) & (scores[:, None] > scores) & (both >= COVERED * box_area(boxes))
-    covered |= (better & cut).any(dim=0)
+def settle(objects: Views, large: Detections) -> tuple[Float[Tensor, "n 4"], Float[Tensor, " n"], Int64[Tensor, " n"]]:
+    """Boxes, scores and labels of what stays of the objects and of the large boxes of the whole picture."""
+    both = intersection_area(large.boxes[:, None], objects.boxes)
+    areas, large_areas = box_area(objects.boxes), box_area(large.boxes)[:, None]
+    alike = large.labels[:, None] == objects.labels
+    same = alike & (both >= SAME * (areas + large_areas - both))
+    better = objects.scores >= large.scores[:, None]
+    stays = ~(same & better).any(dim=1)
+    part = alike & (both >= COVERED * areas) & objects.cut & ~better
+    gone = ((same | part) & stays[:, None]).any(dim=0) | part_of_better(objects)
     return (
-        torch.cat((boxes[~covered], large.boxes[new])),
-        torch.cat((scores[~covered], large.scores[new])),
-        torch.cat((labels[~covered], large.labels[new])),
+        torch.cat((objects.boxes[~gone], large.boxes[stays])),
+        torch.cat((objects.scores[~gone], large.scores[stays])),
+        torch.cat((objects.labels[~gone], large.labels[stays])),
     )
+
+
+def part_of_better(objects: Views) -> Bool[Tensor, " n"]:
+    """Whether a cut object lies in one of its class with a higher score."""
+    parts = torch.zeros_like(objects.cut)
+    for few in objects.cut.nonzero(as_tuple=True)[0].split(AT_A_TIME):
+        boxes = objects.boxes[few][:, None]
+        better = objects.scores > objects.scores[few][:, None]
+        better &= objects.labels == objects.labels[few][:, None]
+        parts[few] = (better & (intersection_area(boxes, objects.boxes) >= COVERED * box_area(boxes))).any(dim=1)
+    return parts

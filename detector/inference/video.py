@@ -112,25 +112,31 @@ def video_writer(path: Path) -> Iterator[Callable[[UInt8[np.ndarray, "height wid
         with writing(path):
             container = av.open(str(temporary), "w", format="mp4")
         stream: av.VideoStream | None = None
-        last = -1
+        last, interval = -1, CLOCK // 25  # of the written frames, in ticks
+
+        def mux(frame: av.VideoFrame | None) -> None:
+            assert stream is not None
+            for packet in stream.encode(frame):
+                packet.duration = interval  # the last one's would be a default
+                container.mux(packet)
 
         def write(picture: UInt8[np.ndarray, "height width 3"], seconds: float) -> None:
-            nonlocal stream, last
+            nonlocal stream, last, interval
             with writing(path):
                 if stream is None:
                     stream = _add_stream(container, picture.shape[1], picture.shape[0])
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 frame = frame.reformat(stream.width, stream.height, stream.pix_fmt)
                 moment = max(round(seconds * CLOCK), last + 1)  # times only go up
-                frame.pts, frame.duration, frame.time_base = moment, moment - last, Fraction(1, CLOCK)
-                last = moment
-                container.mux(stream.encode(frame))
+                frame.pts, frame.time_base = moment, Fraction(1, CLOCK)
+                interval, last = moment - last, moment
+                mux(frame)
 
         try:
             yield write
             with writing(path):
                 if stream is not None:
-                    container.mux(stream.encode(None))
+                    mux(None)
         finally:
             with writing(path):
                 container.close()
