@@ -14,8 +14,8 @@ from detector.geometry.boxes import box_area, intersection_area
 from detector.inference.detector import Detector, Picture, as_array
 from detector.structures import Detections
 
-SEAM = 0.0125
-"""A box is cut if it ends so close to a seam, in sides of the window: 8 of 640 pixels."""
+SEAM = 0.02
+"""A box is cut if it ends so close to a seam, in sides of the window: 13 of 640 pixels."""
 SAME = 0.5
 """Two windows show the same object if the IoU of the boxes' parts that both windows see is at least this."""
 COVERED = 0.7
