@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from detector.evaluation.evaluate import evaluate
     from detector.exporting.export import export
     from detector.inference.detector import Detector
+    from detector.inference.streaming import stream
+    from detector.inference.tiles import TiledDetector
     from detector.models.catalog import create_model
     from detector.training.loop import train
     from detector.weights.files import load_weights as load_model
 
-__all__ = ["Detector", "create_model", "evaluate", "export", "load_model", "train"]
+__all__ = ["Detector", "TiledDetector", "create_model", "evaluate", "export", "load_model", "stream", "train"]
 
 _HOMES = {
     "Detector": ("detector.inference.detector", "Detector"),
@@ -22,6 +24,8 @@ _HOMES = {
     "evaluate": ("detector.evaluation.evaluate", "evaluate"),
     "export": ("detector.exporting.export", "export"),
     "load_model": ("detector.weights.files", "load_weights"),
+    "TiledDetector": ("detector.inference.tiles", "TiledDetector"),
+    "stream": ("detector.inference.streaming", "stream"),
     "train": ("detector.training.loop", "train"),
 }
 

@@ -195,7 +195,7 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
         parser.add_argument(f"--{flag}", action="store_true", help=help_text)
         skip.add(flag)
     if command.config is InferConfig:
-        parser.add_argument("sources", nargs="+", type=str, help="Pictures, folders or globs.")
+        parser.add_argument("sources", nargs="+", type=str, help="Pictures, videos, folders, globs, camera:0, URLs.")
         skip.add("sources")
     if command.config is ReportConfig:
         parser.add_argument("run", type=str, help="Folder of the run.")

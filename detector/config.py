@@ -310,6 +310,10 @@ class EvaluateConfig:
     """Overlap over which the weaker of two boxes of one class is dropped."""
     max_detections: int = 300
     """Most detections a picture."""
+    tiles: int | None = None
+    """Side in pixels of overlapping windows to look through a large picture in, each as a network input; whole if not given."""
+    overlap: float = 0.2
+    """Share of a window's side that the next one shows again."""
     device: str = "auto"
     """cpu, cuda, cuda:1, …; auto takes CUDA where there is a card."""
     threads: int | None = None
@@ -322,16 +326,21 @@ class EvaluateConfig:
         _require_prediction_settings(self)
 
 
+OUTPUTS = ("pictures", "json", "csv", "crops")
+
+
 @dataclass(frozen=True)
 class InferConfig:
-    """Detect objects in pictures: an annotated picture each and one detections.json."""
+    """Detect objects in pictures and videos: an annotated one each and one detections.json."""
 
     sources: list[str]
-    """Pictures, folders or globs."""
+    """Pictures, videos, folders, globs, camera:0, or URLs (http, https, rtsp)."""
     weights: str
     """Weights file, exported file, or the name of shipped weights."""
     out: str
-    """Folder for the annotated pictures and detections.json."""
+    """Folder for what is written."""
+    save: str = "pictures,json"
+    """What to write, separated by commas: pictures (annotated; videos, too), json, csv, crops (each detection cut out)."""
     image_size: int | tuple[int, int] | None = None
     """Side of the network input in pixels, or [height, width]; multiples of 32; that of the training if not given."""
     conf: float = 0.25
@@ -342,6 +351,10 @@ class InferConfig:
     """Most detections a picture."""
     classes: str | None = None
     """Names of the classes to show, separated by commas; all if not given."""
+    tiles: int | None = None
+    """Side in pixels of overlapping windows to look through a large picture in, each as a network input; whole if not given."""
+    overlap: float = 0.2
+    """Share of a window's side that the next one shows again."""
     device: str = "auto"
     """cpu, cuda, cuda:1, …; auto takes CUDA where there is a card."""
     threads: int | None = None
@@ -352,6 +365,14 @@ class InferConfig:
     def __post_init__(self) -> None:
         _require_types("", self)
         _require_prediction_settings(self)
+        for kind in self.kinds:
+            _require(kind in OUTPUTS, "save", kind, f"some of {', '.join(OUTPUTS)}, separated by commas")
+        _require(not self.attention or self.tiles is None, "attention", True, "no --tiles beside it")
+
+    @property
+    def kinds(self) -> list[str]:
+        """What to write."""
+        return list(dict.fromkeys(kind.strip() for kind in self.save.split(",")))
 
 
 SUFFIXES = {
@@ -444,6 +465,8 @@ class ImportConfig:
 def _require_prediction_settings(config: EvaluateConfig | InferConfig) -> None:
     if config.image_size is not None:
         require_image_size("image_size", config.image_size)
+    _require(config.tiles is None or config.tiles >= 32, "tiles", config.tiles, "at least 32")
+    _require(0 <= config.overlap <= 0.9, "overlap", config.overlap, "a number from 0 to 0.9")
     for name, low, high in (("conf", 0, 1), ("iou", 0, 1), ("max_detections", 1, math.inf)):
         value = getattr(config, name)
         _require(low <= value <= high, name, value, "a number from 0 to 1" if high == 1 else "at least 1")

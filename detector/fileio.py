@@ -25,32 +25,55 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
 
     Raises WriteError naming the file where the disk is full or the folder can't be written; nothing is left behind.
     """
+    with atomic_path(path) as temporary, writing(path):
+        write(temporary)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary file in the folder of `path`, put in its place at the end of the block; removed if that raises.
+
+    For files written bit by bit, each bit within `writing`. Raises WriteError as `atomic_write` does.
+    """
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # not path.name, which may be as long as a name can be; torch.save wants something before the last dot
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
-        os.close(handle)
-        temporary = Path(name)
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise _told(path, error) from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # not path.name, which may be as long as a name can be; torch.save wants something before the last dot
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
+            os.close(handle)
+            temporary = Path(name)
+        yield temporary
+        with writing(path):
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(path)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What fails in the block for want of space or permission is raised as WriteError naming `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_write(path, error.strerror or str(error)) from error
+    except (RuntimeError, SafetensorError) as error:
+        if not any(mark in str(error) for mark in WRITE_FAILURES):
+            raise
+        raise _cannot_write(path, f"the disk is full or the file too large: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
 def staged(path: Path) -> Iterator[Path]:
     """A temporary folder in which to write `path`, by its name, and files that belong to it; at the block's end they take their
     places, `path` itself last. Raises WriteError as `atomic_write`; if anything fails, nothing is left behind."""
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder:
             yield Path(folder)
@@ -58,17 +81,6 @@ def staged(path: Path) -> Iterator[Path]:
                 with file.open("rb+") as written:
                     os.fsync(written.fileno())
                 file.replace(path.parent / file.name)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise _told(path, error) from error
-
-
-def _told(path: Path, error: Exception) -> Exception:
-    """A WriteError that says why `path` can't be written, or the error itself if it is about something else."""
-    if isinstance(error, OSError):
-        return _cannot_write(path, error.strerror or str(error))
-    if not any(mark in str(error) for mark in WRITE_FAILURES):
-        return error
-    return _cannot_write(path, f"the disk is full or the file too large: {str(error).splitlines()[0]}")
 
 
 def _cannot_write(path: Path, reason: str) -> WriteError:

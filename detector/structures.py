@@ -6,11 +6,17 @@ Labels are contiguous, 0..C-1; `Categories` alone knows the data set's own categ
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
+
+from detector.errors import ConfigError
+
+if TYPE_CHECKING:
+    import supervision
 
 
 @dataclass(frozen=True)
@@ -127,3 +133,19 @@ class Detections:
             }
             for box, score, label in zip(boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
         ]
+
+    def to_supervision(self) -> "supervision.Detections":
+        """As the package `supervision` takes them: `class_id` is the label, `data["class_name"]` the class's name.
+
+        Raises ConfigError if it is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ConfigError(f"to_supervision needs the package {error.name}: pip install supervision") from error
+        return supervision.Detections(
+            xyxy=self.boxes.numpy(),
+            confidence=self.scores.numpy(),
+            class_id=self.labels.numpy(),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )

@@ -20,7 +20,9 @@ from detector.errors import ConfigError, DataError, DetectorError
 from detector.geometry.boxes import make_anchors
 from detector.geometry.letterbox import PAD_VALUE, Letterbox
 from detector.inference.detector import Detector, resolve_device
-from detector.inference.infer import infer, output_names
+from detector.inference.infer import infer
+from detector.inference.output_names import output_names
+from detector.inference.sources import Source
 from detector.models.base import DetectionModel
 from detector.nn.conv import fuse_conv_bn
 from detector.nn.head import decode
@@ -433,7 +435,7 @@ def test_infer_does_not_overwrite_the_pictures(weights: Path, files: list[Path],
 
 def test_equal_names_do_not_meet(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("a/1.jpg", "b/1.jpg", "b/2.JPEG", "c.webp", "c.webp.png", "c.png")]
-    names = output_names(files)
+    names = output_names([Source(str(file), "picture") for file in files])
     assert [str(name) for name in names[:3]] == ["a/1.jpg", "b/1.jpg", "b/2.JPEG"]
     assert [str(name) for name in names[3:]] == ["c.webp.png", "c.webp_.png", "c.png"]
 

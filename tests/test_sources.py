@@ -1,11 +1,11 @@
-"""From names on the command line to picture files."""
+"""From names on the command line to picture files, videos, cameras and URLs."""
 
 from pathlib import Path
 
 import pytest
 
 from detector.errors import DataError
-from detector.inference.sources import find_pictures
+from detector.inference.sources import Source, find_sources
 
 
 @pytest.fixture
@@ -27,7 +27,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _names(folder: Path, *sources: str) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in find_pictures([str(folder / source) for source in sources])]
+    found = find_sources([str(folder / source) for source in sources])
+    return [Path(source.name).relative_to(folder).as_posix() for source in found]
 
 
 def test_a_folder_gives_its_pictures_sorted_and_not_the_hidden_ones(folder: Path) -> None:
@@ -46,7 +47,7 @@ def test_names_with_brackets_are_names_first(folder: Path) -> None:
 
 def test_order_is_kept_and_each_file_comes_once(folder: Path) -> None:
     assert _names(folder, "sub", "b.JPG", "sub/../a.png", "*.*")[:2] == ["sub/c.webp", "sub/deep/d.tiff"]
-    assert len(find_pictures([str(folder / "sub/../a.png"), str(folder / "a.png")])) == 1
+    assert len(find_sources([str(folder / "sub/../a.png"), str(folder / "a.png")])) == 1
 
 
 @pytest.mark.parametrize(
@@ -60,11 +61,29 @@ def test_order_is_kept_and_each_file_comes_once(folder: Path) -> None:
 )
 def test_a_source_without_pictures_is_refused_in_one_line(folder: Path, source: str, words: str) -> None:
     with pytest.raises(DataError, match=words) as caught:
-        find_pictures([str(folder / "a.png"), str(folder / source)])
+        find_sources([str(folder / "a.png"), str(folder / source)])
     assert str(folder / source) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_an_empty_name_is_not_the_current_folder() -> None:
     with pytest.raises(DataError, match="no such file or folder"):
-        find_pictures([""])
+        find_sources([""])
+
+
+def test_videos_are_told_from_pictures(folder: Path) -> None:
+    for name in ("sub/film.MP4", "sub/script.ts", "z.mkv"):
+        (folder / name).touch()
+    kinds = {Path(source.name).name: source.kind for source in find_sources([str(folder)])}
+    assert kinds["film.MP4"] == kinds["z.mkv"] == "video"
+    assert kinds["a.png"] == kinds["c.webp"] == "picture"
+    assert "script.ts" not in kinds
+
+
+def test_cameras_and_streams_are_live_and_not_files() -> None:
+    camera, stream = find_sources(["camera:2", "rtsp://localhost/street"])
+    assert camera == Source("camera:2", "video", live=True)
+    assert (camera.camera, stream.camera) == (2, None)
+    assert stream == Source("rtsp://localhost/street", "video", live=True)
+    with pytest.raises(DataError, match="no such file or folder"):
+        find_sources(["camera:front"])

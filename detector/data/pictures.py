@@ -3,6 +3,7 @@
 Pillow decodes: unlike OpenCV it notices a file that ends too early.
 """
 
+import io
 import warnings
 from pathlib import Path
 
@@ -44,6 +45,23 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> UInt8[np.nd
         f"{path}: the picture is {stored_width}x{stored_height}{exif}, the annotation file says {size[0]}x{size[1]}: "
         "correct width and height of this image there"
     )
+
+
+def picture_from_bytes(encoded: bytes) -> UInt8[np.ndarray, "height width 3"]:
+    """An encoded picture, a file's content, as contiguous 8-bit RGB, turned as its EXIF orientation says.
+
+    Raises DataError if it can't be decoded to its end.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in `_decode`
+            with Image.open(io.BytesIO(encoded), formats=_known_formats()) as image:
+                return np.ascontiguousarray(_turn(*_pixels_of(image)))
+    except UnidentifiedImageError as error:
+        known = ", ".join(_known_formats())
+        raise DataError(f"{len(encoded)} bytes are no picture of a known format ({known})") from error
+    except Exception as error:  # as in `_decode`
+        raise DataError(f"{len(encoded)} bytes can't be read as a picture: {' '.join(str(error).split())}") from error
 
 
 def picture_from_pil(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:

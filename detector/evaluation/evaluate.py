@@ -22,6 +22,7 @@ from detector.fileio import require_writable, write_json
 from detector.geometry.frame_size import FrameSize
 from detector.geometry.letterbox import Letterbox
 from detector.inference.detector import Detector
+from detector.inference.tiles import TiledDetector
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,26 @@ def score(shares: Sequence[Found], images: CocoImages, max_unreadable: float, re
     return Evaluation(metrics, results, tuple(image_ids), tuple(unreadable))
 
 
-def evaluate_model(detector: Detector, images: CocoImages, loader: LoaderConfig, reference: bool) -> Evaluation:
-    """`detect_all` and `score` on every picture of `images`."""
+def detect_tiled(detector: TiledDetector, images: CocoImages) -> Found:
+    """As `detect_all`, each picture through its windows."""
+    found = Found()
+    for index in range(len(images)):
+        try:
+            picture = images.read(index).image
+        except UnreadablePictureError as error:
+            found.unreadable.append(str(error))
+            continue
+        found.image_ids.append(images.image_id(index))
+        found.results += detector(picture).to_coco(images.image_id(index))
+    return found
+
+
+def evaluate_model(
+    detector: Detector | TiledDetector, images: CocoImages, loader: LoaderConfig, reference: bool
+) -> Evaluation:
+    """Detect on every picture of `images` and `score` that."""
+    if isinstance(detector, TiledDetector):
+        return score([detect_tiled(detector, images)], images, loader.max_unreadable, reference)
     size = None if detector.runtime.places_pictures else FrameSize.of(detector.image_size)
     frames = frame_loader(images, size, loader, range(len(images)))
     found = detect_all(detector, frames)
@@ -148,7 +167,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     images = CocoImages.load(split_paths(config.data, config.paths, config.split), detector.categories)
     for line in images.problems:
         print(line)
-    scored = evaluate_model(detector, images, config.loader, reference=True)
+    looked = detector if config.tiles is None else TiledDetector(detector, config.tiles, config.overlap)
+    scored = evaluate_model(looked, images, config.loader, reference=True)
     for line in scored.unreadable:
         print(f"left out: {line}")
     if scored.unreadable:
@@ -159,6 +179,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "annotations": str(images.annotations_path),
         "split": config.split,
         "image_size": detector.image_size,
+        "tiles": config.tiles,
+        "overlap": None if config.tiles is None else config.overlap,
         "images": len(images) - len(scored.unreadable),
         "unreadable": list(scored.unreadable),
     }

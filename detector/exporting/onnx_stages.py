@@ -1,6 +1,6 @@
 """What an ONNX file does before and after the network, in ONNX's own text form (onnx.parser): letterbox, decoding, NMS.
 
-They compute what `geometry.letterbox`, `nn.head.decode` and `inference.postprocess` compute; the comparison that every
+They compute what `geometry.letterbox`, `nn.head.decode` and `runtimes.postprocess` compute; the comparison that every
 export goes through holds them to it.
 """
 

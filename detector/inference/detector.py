@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from detector.config import require_image_size
-from detector.data.pictures import picture_from_pil, read_picture
+from detector.data.pictures import picture_from_bytes, picture_from_pil, read_picture
 from detector.errors import ConfigError, DataError
 from detector.geometry.frame_size import FrameSize
 from detector.geometry.letterbox import Letterbox
@@ -21,8 +21,8 @@ from detector.runtimes.eager import EagerRuntime
 from detector.runtimes.load import load_runtime
 from detector.structures import Categories, Detections
 
-Picture: TypeAlias = str | Path | np.ndarray | PIL.Image.Image | Tensor
-"""A file; a uint8 array (height, width, 3) RGB or (height, width) grey; a PIL image; or a tensor (3, height, width) RGB,
+Picture: TypeAlias = str | Path | bytes | np.ndarray | PIL.Image.Image | Tensor
+"""A file; the bytes of one; a uint8 array (height, width, 3) RGB or (height, width) grey; a PIL image; or a tensor (3, height, width) RGB,
 uint8 or float in 0..1."""
 
 
@@ -131,7 +131,7 @@ class Detector:
 
         Raises DataError for a picture that can't be read or an array that is no picture.
         """
-        if isinstance(pictures, str | Path | np.ndarray | PIL.Image.Image | Tensor):
+        if isinstance(pictures, str | Path | bytes | np.ndarray | PIL.Image.Image | Tensor):
             return self([pictures])[0]
         found = []
         for start in range(0, len(pictures), self.batch):
@@ -178,6 +178,8 @@ def as_array(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
     """Any `Picture` as RGB. Raises DataError for what is none."""
     if isinstance(picture, str | Path):
         return read_picture(Path(picture))
+    if isinstance(picture, bytes):
+        return picture_from_bytes(picture)
     if isinstance(picture, PIL.Image.Image):
         picture = picture_from_pil(picture)
     if isinstance(picture, Tensor):

@@ -1,0 +1,104 @@
+"""Where detections go, one picture after the other: JSON, CSV, crops. Files stand under their name only when whole."""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import ceil, floor
+from pathlib import Path
+from typing import Any, TextIO
+
+from PIL import Image
+
+from detector.fileio import atomic_path, atomic_write, writing
+from detector.inference.streaming import Seen
+
+Write = Callable[[Sequence[Mapping[str, Any]]], None]
+COLUMNS = (
+    "image_id",
+    "file_name",
+    "frame",
+    "time",
+    "category_id",
+    "category_name",
+    "score",
+    "x",
+    "y",
+    "width",
+    "height",
+)
+
+
+def entries(seen: Seen, image_id: int) -> list[dict[str, Any]]:
+    """What was found, in the COCO results format with `file_name` and `category_name`; of a video, too, `frame`, counted
+    from 0, and `time` in seconds since the first."""
+    place: dict[str, Any] = {"file_name": seen.source.name}
+    if seen.source.kind == "video":
+        place |= {"frame": seen.frame, "time": round(seen.time, 4)}
+    found = zip(seen.detections.to_coco(image_id), seen.detections.names, strict=True)
+    return [{**entry, **place, "category_name": name} for entry, name in found]
+
+
+@contextmanager
+def json_writer(path: Path) -> Iterator[Write]:
+    """A function that appends entries to a JSON list, a line each; the file is there when the block ends well."""
+    with _text_file(path) as file:
+        separator = "[\n"
+
+        def write(entries: Sequence[Mapping[str, Any]]) -> None:
+            nonlocal separator
+            with writing(path):
+                for entry in entries:
+                    file.write(separator + json.dumps(entry))
+                    separator = ",\n"
+
+        yield write
+        with writing(path):
+            file.write("\n]\n" if separator == ",\n" else "[]\n")
+
+
+@contextmanager
+def csv_writer(path: Path) -> Iterator[Write]:
+    """The same for a CSV file of `COLUMNS`, boxes in pixels of the picture; frame and time are empty for pictures."""
+    with _text_file(path) as file:
+        rows = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+
+        def write(entries: Sequence[Mapping[str, Any]]) -> None:
+            with writing(path):
+                for entry in entries:
+                    rows.writerow({**entry, **dict(zip(("x", "y", "width", "height"), entry["bbox"], strict=True))})
+
+        with writing(path):
+            rows.writeheader()
+        yield write
+
+
+@contextmanager
+def _text_file(path: Path) -> Iterator[TextIO]:
+    with atomic_path(path) as temporary:
+        file = temporary.open("w", encoding="utf-8", newline="")
+        try:
+            yield file
+        finally:
+            with writing(path):  # what is still in memory is written now
+                file.close()
+
+
+def save_crops(folder: Path, name: Path, seen: Seen) -> None:
+    """Each detection cut out, as folder/CLASS/NAME_1.jpg and so on, best first, NAME_000000_1.jpg in a video's frame 0."""
+    height, width = seen.picture.shape[:2]
+    frame = f"_{seen.frame:06d}" if seen.source.kind == "video" else ""
+    found = zip(seen.detections.boxes.tolist(), seen.detections.names, strict=True)
+    for number, (box, category) in enumerate(found, start=1):
+        left, top = min(floor(box[0]), width - 1), min(floor(box[1]), height - 1)
+        right, bottom = max(ceil(box[2]), left + 1), max(ceil(box[3]), top + 1)
+        place = folder / re.sub(r"[^\w .-]|^\.+", "_", category) / name.parent / f"{name.name}{frame}_{number}.jpg"
+        save_picture(place, Image.fromarray(seen.picture[top:bottom, left:right]))
+
+
+def save_picture(path: Path, picture: Image.Image) -> None:
+    """Write a picture as PNG or JPEG, by its suffix."""
+    kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
+    options = {} if kind == "PNG" else {"quality": 95}
+    atomic_write(path, lambda temporary: picture.save(temporary, format=kind, **options))

@@ -1,0 +1,46 @@
+"""Videos whose frames can be told apart."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+
+from detector.inference.video import video_writer
+
+RATE = 10  # frames a second
+
+
+def draw_video(path: Path, frames: int, size: tuple[int, int] = (96, 64)) -> Path:
+    """An MP4 file of (width, height) in which the left half of each frame is brighter than before, the right noise."""
+    width, height = size
+    random = np.random.default_rng(0)
+    with video_writer(path) as write:
+        for number in range(frames):
+            picture = random.integers(0, 255, (height, width, 3), dtype=np.uint8)
+            picture[:, : width // 2] = 4 * number
+            write(picture, number / RATE)
+    return path
+
+
+def as_matroska(path: Path, target: Path, damaged: int | None = None) -> Path:
+    """The same frames, not encoded anew, in a file that can be read up to where it is cut off; `damaged`: the number of a
+    packet whose content is overwritten."""
+    with av.open(str(path)) as source, av.open(str(target), "w") as copy:
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.dts is not None:
+                if number == damaged:
+                    noise = av.Packet(bytes([0, 0, 0, 4, 255, 255, 255, 255]) * (packet.size // 8))
+                    noise.pts, noise.dts, noise.time_base = packet.pts, packet.dts, packet.time_base
+                    packet = noise
+                packet.stream = stream
+                copy.mux(packet)
+    return target
+
+
+def properties(path: Path) -> tuple[float, int, int, int]:
+    """Frames a second, width, height and number of frames that can be decoded."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate is not None
+        return float(stream.average_rate), stream.width, stream.height, sum(1 for _ in container.decode(stream))
