@@ -22,8 +22,8 @@ from detector.runtimes.load import load_runtime
 from detector.structures import Categories, Detections
 
 Picture: TypeAlias = str | Path | bytes | np.ndarray | PIL.Image.Image | Tensor
-"""A file; the bytes of one; a uint8 array (height, width, 3) RGB or (height, width) grey; a PIL image; or a tensor (3, height, width) RGB,
-uint8 or float in 0..1."""
+"""A file; the bytes of one; a uint8 array (height, width, 3) RGB or (height, width) grey; a PIL image; or a tensor
+(3, height, width) RGB, uint8 or float in 0..1."""
 
 
 class Detector:
