@@ -221,11 +221,11 @@ def settle(objects: Views, large: Detections) -> tuple[Float[Tensor, "n 4"], Flo
     both = intersection_area(large.boxes[:, None], objects.boxes)
     areas, large_areas = box_area(objects.boxes), box_area(large.boxes)[:, None]
     alike = large.labels[:, None] == objects.labels
-    same = alike & (both >= SAME * (areas + large_areas - both))
+    same = both >= SAME * (areas + large_areas - both)
     better = objects.scores >= large.scores[:, None]
-    stays = ~(same & better).any(dim=1)
+    stays = ~(same & better).any(dim=1)  # of another class, too: in the small, classes are mistaken for each other
     part = alike & (both >= COVERED * areas) & objects.cut & ~better
-    gone = ((same | part) & stays[:, None]).any(dim=0) | part_of_better(objects)
+    gone = (((same & alike) | part) & stays[:, None]).any(dim=0) | part_of_better(objects)
     return (
         torch.cat((objects.boxes[~gone], large.boxes[stays])),
         torch.cat((objects.scores[~gone], large.scores[stays])),
@@ -236,7 +236,7 @@ def settle(objects: Views, large: Detections) -> tuple[Float[Tensor, "n 4"], Flo
 def part_of_better(objects: Views) -> Bool[Tensor, " n"]:
     """Whether a cut object lies in one of its class with a higher score."""
     parts = torch.zeros_like(objects.cut)
-    for few in objects.cut.nonzero(as_tuple=True)[0].split(AT_A_TIME):
+    for few in objects.cut.nonzero(as_tuple=True)[0].split(AT_A_TIME):  # type: ignore[no-untyped-call]
         boxes = objects.boxes[few][:, None]
         better = objects.scores > objects.scores[few][:, None]
         better &= objects.labels == objects.labels[few][:, None]
