@@ -110,15 +110,16 @@ def fit_text(text: str, size: int, width: int) -> tuple[str, Font, tuple[int, in
 
 
 def draw_detections(
-    picture: UInt8[np.ndarray, "height width 3"], detections: Detections
+    picture: UInt8[np.ndarray, "height width 3"], detections: Detections, side: float | None = None
 ) -> UInt8[np.ndarray, "height width 3"]:
     """A copy of the RGB picture with a box and a chip "name 0.87" for each detection, better scores on top.
 
-    The detections are in the picture's own frame; lines and text are sized by the picture's mean side.
+    The detections are in the picture's own frame; lines and text are sized for a picture of `side` pixels, this one's
+    mean side if None.
     """
     scores = detections.scores.tolist()
     texts = [f"{name} {score:.2f}" for name, score in zip(detections.names, scores, strict=True)]
-    return draw_boxes(picture, detections.boxes.tolist(), detections.labels.tolist(), texts)
+    return draw_boxes(picture, detections.boxes.tolist(), detections.labels.tolist(), texts, side)
 
 
 def draw_boxes(
@@ -126,14 +127,15 @@ def draw_boxes(
     boxes: Sequence[Sequence[float]],
     labels: Sequence[int],
     texts: Sequence[str],
+    side: float | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """A copy of the RGB picture with boxes (xyxy, its pixels) in their labels' colours, each with its text on a chip.
 
-    An empty text makes no chip; what comes first lies on top.
+    An empty text makes no chip; what comes first lies on top; `side` as in `draw_detections`.
     """
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
-    side = (image.width + image.height) / 2
+    side = (image.width + image.height) / 2 if side is None else side
     line, text_size = ceil(side / 250), max(round(side / 38), 11)
     places = [_to_pixels(box, image.width, image.height) for box in boxes]
     for box, label in reversed(list(zip(places, labels, strict=True))):

@@ -85,7 +85,7 @@ def infer(config: InferConfig) -> int:
             with ExitStack() as annotated:
                 keep: list[Callable[[Seen], None]] = [save_sheet] if config.attention else []
                 if "pictures" in config.kinds:
-                    keep.append(annotated.enter_context(annotator(out / names[source], source)))
+                    keep.append(annotated.enter_context(annotator(out / names[source], source, config.tiles)))
                 if "crops" in config.kinds:
                     keep.append(lambda seen: save_crops(out / "crops", names[seen.source], seen))
                 if not write_source(source, of_source, done, append, keep):
@@ -128,15 +128,15 @@ def write_source(
 
 
 @contextmanager
-def annotator(path: Path, source: Source) -> Iterator[Callable[[Seen], None]]:
-    """A function that draws the detections of one source's pictures into a picture or a video."""
+def annotator(path: Path, source: Source, side: int | None) -> Iterator[Callable[[Seen], None]]:
+    """A function that draws the detections of one source's pictures into a picture or a video, `side` as in drawing."""
     if source.kind == "picture":
-        yield lambda seen: save_picture(path, Image.fromarray(draw_detections(seen.picture, seen.detections)))
+        yield lambda seen: save_picture(path, Image.fromarray(draw_detections(seen.picture, seen.detections, side)))
         return
     from detector.inference.video import video_writer
 
     with video_writer(path) as write:
-        yield lambda seen: write(draw_detections(seen.picture, seen.detections), seen.time)
+        yield lambda seen: write(draw_detections(seen.picture, seen.detections, side), seen.time)
 
 
 def load_detector(config: InferConfig) -> Detector:
