@@ -14,6 +14,7 @@ from detector.data.pictures import read_picture
 from detector.data.splits import split_paths
 from detector.errors import ConfigError, ExportMismatchError
 from detector.evaluation.evaluate import evaluate_model
+from detector.exporting.calibration import Frames, calibration_frames
 from detector.exporting.published import write_published
 from detector.exporting.torch_formats import write_exported, write_torchscript
 from detector.exporting.verify import FLOAT32, HALF, Comparison, Tolerance, compare, shipped_pictures
@@ -51,9 +52,14 @@ def export(config: ExportConfig) -> Comparison:
     images = None
     if config.data is not None:
         images = CocoImages.load(split_paths(config.data, PathsConfig(), "val"), info.categories)
+    frames = None
+    if config.precision == "int8":
+        assert config.data is not None
+        assert images is not None
+        frames = calibration_frames(config.data, FrameSize.of(info.image_size), images)
     with staged(out) as folder:
         file = folder / out.name
-        write(file, model, info, config, images)
+        write(file, model, info, config, frames)
         comparison = compare_file(file, model, info, config, images)
         if not comparison.passes() and not config.force:
             raise ExportMismatchError(f"{config.out} was not written: {comparison}")
@@ -64,18 +70,20 @@ def export(config: ExportConfig) -> Comparison:
 
 
 def write(
-    file: Path, model: DetectionModel, info: WeightsInfo, config: ExportConfig, images: CocoImages | None
+    file: Path, model: DetectionModel, info: WeightsInfo, config: ExportConfig, frames: Frames | None
 ) -> None:
-    """Write the file, for OpenVINO two. A format's packages are imported only where it is asked for."""
-    int8 = config.precision == "int8"
+    """Write the file, for OpenVINO two; with frames to calibrate on, in whole numbers (int8).
+
+    A format's packages are imported only where it is asked for.
+    """
     if config.format == "onnx":
         from detector.exporting.onnx import write_onnx
 
-        write_onnx(file, model, info, config, images if int8 else None)
+        write_onnx(file, model, info, config, frames)
     elif config.format == "openvino":
         from detector.exporting.openvino import write_openvino
 
-        write_openvino(file, model, info, config.precision == "float16", images if int8 else None)
+        write_openvino(file, model, info, config.precision == "float16", frames)
     elif config.format == "tensorrt":
         from detector.exporting.tensorrt import write_engine
 

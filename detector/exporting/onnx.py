@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from detector.config import ExportConfig
-from detector.data.coco import CocoImages
 from detector.errors import ConfigError
+from detector.exporting.calibration import Frames
 from detector.exporting.graph import HeadGraph, LogitsGraph, example_images
 from detector.geometry.frame_size import STEP, FrameSize
 from detector.models.base import DetectionModel
@@ -35,11 +35,10 @@ CONF, IOU, MAX_DETECTIONS = 0.25, 0.7, 300
 
 
 def write_onnx(
-    path: Path, model: DetectionModel, info: WeightsInfo, config: ExportConfig, images: CocoImages | None
+    path: Path, model: DetectionModel, info: WeightsInfo, config: ExportConfig, frames: Frames | None
 ) -> None:
-    """Write the graph of `build_onnx`; with pictures to calibrate on, in whole numbers (int8)."""
-    assert images is None  # TODO int8
-    save_model(build_onnx(model, info, config), path)
+    """Write the graph of `build_onnx`."""
+    save_model(build_onnx(model, info, config, frames), path)
 
 
 def save_model(model: ModelProto, path: Path) -> None:
@@ -47,14 +46,23 @@ def save_model(model: ModelProto, path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def build_onnx(model: DetectionModel, info: WeightsInfo, config: ExportConfig) -> ModelProto:
-    """The graph that `config` asks for, for the size in `info`, which goes in as metadata."""
+def build_onnx(
+    model: DetectionModel, info: WeightsInfo, config: ExportConfig, frames: Frames | None = None
+) -> ModelProto:
+    """The graph that `config` asks for, for the size in `info`, which goes in as metadata; with frames to calibrate on, its
+    network in whole numbers (int8)."""
     size = FrameSize.of(info.image_size)
     if config.raw:
         open_axes = ("batch", "height", "width") if config.dynamic else ()
         graph = network(HeadGraph(model), size, ("boxes", "scores"), open_axes)
     else:
-        graph = wrap(logits_network(model, size, config), size, len(info.categories), config)
+        graph = logits_network(model, size, config)
+    if frames is not None:
+        from detector.exporting.int8_onnx import quantized
+
+        graph = quantized(graph, frames)
+    if not config.raw:
+        graph = wrap(graph, size, len(info.categories), config)
     entries = info.to_metadata()
     if not config.raw:
         entries |= {"conf": str(CONF), "iou": str(IOU), "max_detections": str(MAX_DETECTIONS)}

@@ -3,8 +3,8 @@
 import tempfile
 from pathlib import Path
 
-from detector.data.coco import CocoImages
 from detector.errors import ConfigError
+from detector.exporting.calibration import Frames
 from detector.exporting.onnx import frames_network, save_model
 from detector.models.base import DetectionModel
 from detector.runtimes.openvino_file import SECTION
@@ -16,14 +16,17 @@ except ImportError as error:
     raise ConfigError(f"--format openvino needs the package {error.name}: pip install 'detector[export]'") from error
 
 
-def write_openvino(path: Path, model: DetectionModel, info: WeightsInfo, half: bool, images: CocoImages | None) -> None:
+def write_openvino(path: Path, model: DetectionModel, info: WeightsInfo, half: bool, frames: Frames | None) -> None:
     """From one letterboxed picture (1, height, width, 3) uint8 RGB to the head's boxes and scores; `half`: numbers stored in
-    half precision, computed with in float32; with pictures to calibrate on, in whole numbers (int8)."""
-    assert images is None  # TODO int8
+    half precision, computed with in float32; with frames to calibrate on, in whole numbers (int8)."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "network.onnx"
         save_model(frames_network(model, info), source)
         network = openvino.convert_model(source)
+    if frames is not None:
+        from detector.exporting.int8_openvino import quantized
+
+        network = quantized(network, frames)
     for key, value in info.to_metadata().items():
         network.set_rt_info(value, [SECTION, key])
     openvino.save_model(network, path, compress_to_fp16=half)

@@ -1,0 +1,49 @@
+"""What whole numbers (int8) are fitted to: pictures of the training split, and how far a file's detections are from the model's."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from detector.config import PathsConfig
+from detector.data.coco import CocoImages
+from detector.data.splits import split_paths
+from detector.errors import DataError
+from detector.geometry.boxes import box_area, intersection_area
+from detector.geometry.frame_size import FrameSize
+from detector.geometry.letterbox import Letterbox
+from detector.structures import Predictions
+
+PICTURES = 96
+"""Enough for the ranges of the network's values; so many of the split, evenly spread."""
+
+Frames = Sequence[UInt8[np.ndarray, "height width 3"]]
+"""Letterboxed pictures, RGB."""
+
+
+def calibration_frames(data: str, size: FrameSize, judged: CocoImages) -> Frames:
+    """Pictures of the training split, none of those that the file is judged on.
+
+    Raises DataError if there is no such split, or nothing is left of it.
+    """
+    train = CocoImages.load(split_paths(data, PathsConfig(), "train"), judged.categories)
+    taken = {judged.path(i).resolve() for i in range(len(judged))}
+    free = [i for i in range(len(train)) if train.path(i).resolve() not in taken]
+    if not free:
+        raise DataError(
+            f"{train.annotations_path}: every picture is in {judged.annotations_path}, too; int8 needs others to calibrate on"
+        )
+    chosen = np.linspace(0, len(free) - 1, min(PICTURES, len(free))).round().astype(int)
+    pictures = (train.read(free[i]).image for i in chosen)
+    return [Letterbox(p.shape[1], p.shape[0], size.width, size.height).image(p) for p in pictures]
+
+
+def disturbance(expected: Predictions, got: Predictions) -> float:
+    """How far predictions for the same pictures are apart, 0 if not at all: 1 - IoU of an anchor's two boxes and the difference
+    of its scores, in the mean over anchors, weighed by the better of the two scores."""
+    shared = intersection_area(expected.boxes, got.boxes)
+    ious = shared / (box_area(expected.boxes) + box_area(got.boxes) - shared).clamp_min(1e-6)
+    best, got_best = expected.scores.amax(2), got.scores.amax(2)
+    weights = best.maximum(got_best)
+    apart = (1 - ious) + (expected.scores - got.scores).abs().amax(2)
+    return float((weights * apart).sum() / weights.sum())
