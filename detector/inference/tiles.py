@@ -221,11 +221,11 @@ def settle(objects: Views, large: Detections) -> tuple[Float[Tensor, "n 4"], Flo
     both = intersection_area(large.boxes[:, None], objects.boxes)
     areas, large_areas = box_area(objects.boxes), box_area(large.boxes)[:, None]
     alike = large.labels[:, None] == objects.labels
-    same = alike & (both >= SAME * (areas + large_areas - both))
+    same = both >= SAME * (areas + large_areas - both)
     better = objects.scores >= large.scores[:, None]
-    stays = ~(same & better).any(dim=1)
+    stays = ~(same & better).any(dim=1)  # of another class, too: in the small, classes are mistaken for each other
     part = alike & (both >= COVERED * areas) & objects.cut & ~better
-    gone = ((same | part) & stays[:, None]).any(dim=0) | part_of_better(objects)
+    gone = (((same & alike) | part) & stays[:, None]).any(dim=0) | part_of_better(objects)
     return (
         torch.cat((objects.boxes[~gone], large.boxes[stays])),
         torch.cat((objects.scores[~gone], large.scores[stays])),
