@@ -3,14 +3,15 @@
 import json
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from lively_model import lively_model
 from PIL import Image
 
 from detector.benchmarking import benchmark as module
-from detector.benchmarking.benchmark import Variant, benchmark
+from detector.benchmarking.benchmark import Variant
 from detector.cli import main
-from detector.config import BenchmarkConfig, EvaluateConfig
+from detector.config import EvaluateConfig
 from detector.demo.scenes import make_data_set
 from detector.evaluation.evaluate import evaluate
 from detector.structures import Categories
@@ -32,7 +33,11 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_each_runtime_has_its_figures(
-    drawn: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    drawn: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     data, weights = drawn
     variants = (
@@ -40,6 +45,8 @@ def test_each_runtime_has_its_figures(
         Variant("impossible", {"format": "torchscript", "precision": "int8"}),
     )
     monkeypatch.setattr(module, "VARIANTS", variants)
+    jaxtyping.config.update("jaxtyping_disable", True)  # tracing does not get along with it
+    request.addfinalizer(lambda: jaxtyping.config.update("jaxtyping_disable", False))
     out = tmp_path / "out"
     arguments = [f"--weights={weights}", f"--data={data}", "--split=test", f"--out={out}", "--pictures=2", "--rounds=2"]
     assert main(["benchmark", *arguments, "--threads=1"]) == 0

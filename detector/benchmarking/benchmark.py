@@ -18,7 +18,7 @@ from detector.benchmarking.summary import Row, draw, print_rows
 from detector.config import SUFFIXES, BenchmarkConfig, ExportConfig, PathsConfig
 from detector.data.coco import CocoImages
 from detector.data.splits import split_paths
-from detector.errors import DetectorError
+from detector.errors import ConfigError, DetectorError
 from detector.exporting.export import export
 from detector.fileio import require_writable, write_json
 from detector.weights.files import load_weights
@@ -47,10 +47,6 @@ VARIANTS = (
 )
 
 
-class LeftOut(Exception):
-    """A variant that can't be made or run here; the text says why."""
-
-
 def benchmark(config: BenchmarkConfig) -> list[Row]:
     """Measure the weights in PyTorch and in every format; writes benchmark.json and benchmark.png into `config.out` and prints the
     table and what was left out. Raises DetectorError kinds for what the user can mend."""
@@ -77,7 +73,7 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
         print(f"exporting and measuring {variant.name}", flush=True)
         try:
             rows.append(measured(variant, config, job))
-        except (LeftOut, DetectorError) as error:
+        except DetectorError as error:
             left_out[variant.name] = " ".join(str(error).split())
     report = {
         **asdict(config),
@@ -110,15 +106,16 @@ def measured(variant: Variant, config: BenchmarkConfig, job: Job) -> Row:
 
 
 def in_its_own_process(job: Job) -> Figures:
-    """The figures of the job. Raises LeftOut with the last line of what the process said if it fails."""
+    """The figures of the job. Raises ConfigError with what the process said of a file that can't be used here."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "figures.json"
         job = replace(job, started=time.time())
         command = [sys.executable, "-m", "detector.benchmarking.measure", json.dumps(asdict(job)), str(out)]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode == DetectorError.exit_code:
+            raise ConfigError(done.stderr.strip().splitlines()[-1])
         if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"]
-            raise LeftOut(lines[-1])
+            raise RuntimeError(f"the process that measured ended with {done.returncode}: {done.stderr}")
         return Figures(**json.loads(out.read_bytes()))
 
 
