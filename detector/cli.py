@@ -16,6 +16,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from detector.config import (
+    BenchmarkConfig,
     DemoConfig,
     EvaluateConfig,
     ExportConfig,
@@ -79,6 +80,13 @@ def export(config: ExportConfig) -> int:
     return 0
 
 
+def benchmark(config: BenchmarkConfig) -> int:
+    from detector.benchmarking.benchmark import benchmark
+
+    benchmark(config)
+    return 0
+
+
 def import_weights(config: ImportConfig) -> int:
     from detector.importing.import_weights import import_weights
 
@@ -105,6 +113,7 @@ COMMANDS = {
     "evaluate": Command(EvaluateConfig, evaluate),
     "infer": Command(InferConfig, infer),
     "export": Command(ExportConfig, export),
+    "benchmark": Command(BenchmarkConfig, benchmark),
     "import_weights": Command(ImportConfig, import_weights),
     "report": Command(ReportConfig, report),
     "demo": Command(DemoConfig, demo),

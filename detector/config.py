@@ -446,6 +446,38 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
+class BenchmarkConfig:
+    """Measure weights in every runtime that is available here: AP, latency, images/s, memory, size, start-up time."""
+
+    weights: str
+    """Weights file, or the name of shipped weights."""
+    data: str
+    """Folder of the data set, in the COCO or the Roboflow layout."""
+    out: str
+    """Folder for benchmark.json and benchmark.png."""
+    split: Literal["train", "val", "test"] = "val"
+    """Split whose AP is measured, and whose first pictures are timed."""
+    image_size: int | tuple[int, int] | None = None
+    """Side of the network input in pixels, or [height, width]; multiples of 32; that of the training if not given."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, …; auto takes CUDA where there is a card."""
+    threads: int | None = None
+    """Threads of the network on a CPU; as many as each runtime likes if not given."""
+    pictures: int = 32
+    """Pictures that are timed."""
+    rounds: int = 3
+    """Times that each of them is timed."""
+
+    def __post_init__(self) -> None:
+        _require_types("", self)
+        if self.image_size is not None:
+            require_image_size("image_size", self.image_size)
+        for name in ("pictures", "rounds", "threads"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, value, "at least 1")
+
+
+@dataclass(frozen=True)
 class ImportConfig:
     """Turn a published YOLO11 or YOLOv9 checkpoint into a weights file, without running code from it."""
 

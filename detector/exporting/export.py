@@ -69,9 +69,7 @@ def export(config: ExportConfig) -> Comparison:
     return comparison
 
 
-def write(
-    file: Path, model: DetectionModel, info: WeightsInfo, config: ExportConfig, frames: Frames | None
-) -> None:
+def write(file: Path, model: DetectionModel, info: WeightsInfo, config: ExportConfig, frames: Frames | None) -> None:
     """Write the file, for OpenVINO two; with frames to calibrate on, in whole numbers (int8).
 
     A format's packages are imported only where it is asked for.

@@ -25,7 +25,20 @@ from detector.geometry.boxes import Anchors
 from detector.nn.head import decode
 from detector.structures import Predictions, RawPredictions
 
-OPERATIONS = ["Add", "Concat", "Conv", "MatMul", "MaxPool", "Mul", "Reshape", "Resize", "Sigmoid", "Slice", "Split", "Transpose"]
+OPERATIONS = [
+    "Add",
+    "Concat",
+    "Conv",
+    "MatMul",
+    "MaxPool",
+    "Mul",
+    "Reshape",
+    "Resize",
+    "Sigmoid",
+    "Slice",
+    "Split",
+    "Transpose",
+]
 MEASURED = 16
 LIMIT = 0.04
 
@@ -54,7 +67,9 @@ def quantized(network: ModelProto, frames: Frames) -> ModelProto:
         floats.append(worst[len(floats)])
         model, error = built(floats)
     reasons = ", ".join(f"{name} ({alone[name]:.3f})" for name in floats)
-    print(f"int8: predictions are {error:.3f} from float's (aim {LIMIT}); left in float for what they alone do: {reasons or 'nothing'}")
+    print(
+        f"int8: predictions are {error:.3f} from float's (aim {LIMIT}); left in float for what they alone do: {reasons or 'nothing'}"
+    )
     return model
 
 

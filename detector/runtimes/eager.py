@@ -4,10 +4,12 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from detector.geometry.boxes import Anchors
 from detector.models.base import DetectionModel, scale_pixels
 from detector.nn.conv import fuse_conv_bn
 from detector.runtimes.base import Boxes, Runtime, Selection
 from detector.runtimes.postprocess import select_logits
+from detector.structures import RawPredictions
 
 
 class EagerRuntime(Runtime):
@@ -17,7 +19,11 @@ class EagerRuntime(Runtime):
         self.device = device
         self.model: DetectionModel = fuse_conv_bn(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def detect(self, frames: UInt8[Tensor, "batch 3 height width"], selection: Selection) -> list[Boxes]:
+    def logits(self, frames: UInt8[Tensor, "batch 3 height width"]) -> tuple[RawPredictions, Anchors]:
+        """What the network says of the frames, on its device."""
         images = scale_pixels(frames.to(self.device)).contiguous(memory_format=torch.channels_last)
-        found = select_logits(self.model.logits(images), *selection)
+        return self.model.logits(images)
+
+    def detect(self, frames: UInt8[Tensor, "batch 3 height width"], selection: Selection) -> list[Boxes]:
+        found = select_logits(self.logits(frames), *selection)
         return [(each.boxes.cpu(), each.scores.cpu(), each.labels.cpu()) for each in found]

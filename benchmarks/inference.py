@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+"""Detection in one picture, this project's and a peer's in turn: milliseconds from the decoded picture to its detections.
+
+yolo11n at 640 px, batch 1, on a CPU, the same weights on both sides, runtime by runtime: PyTorch, ONNX Runtime (a file that
+takes the picture, and one that takes letterboxed pictures) and OpenVINO. Each side of a pair runs in a process of its own
+that stays; they take turns, round by round, and wait while the other one works. The figure to quote is the ratio of the
+medians with its spread over the rounds.
+
+The peer is a black box behind a program outside this repository, which the environment variable PEER_INFER names;
+benchmarks/README.md says what that program reads and writes. Without it only the project is measured.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PEER_ENVIRONMENT = dict(os.environ)
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as detector.cli does, before torch is imported
+
+import cv2
+import numpy as np
+
+from detector.data.pictures import read_picture
+from detector.errors import DetectorError
+from detector.exporting.verify import shipped_pictures
+from detector.fileio import write_json
+from detector.inference.detector import Detector
+
+WIDTH, HEIGHT, IMAGE_SIZE = 1280, 960, 640
+EXPORTS = {
+    "PyTorch": None,
+    "ONNX Runtime, picture": (".onnx", []),
+    "ONNX Runtime, batched": (".onnx", ["--batched"]),
+    "OpenVINO": (".xml", ["--format", "openvino"]),
+}
+PEER_FILES = {"PyTorch": "torch", "ONNX Runtime": "onnx", "OpenVINO": "openvino"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", help="weights file; those of tools/import_weights.py for the peer's own")
+    for runtime, option in PEER_FILES.items():
+        parser.add_argument(f"--peer-{option}", help=f"the peer's file for {runtime}")
+    parser.add_argument("--picture", help=f"picture to detect in, made {WIDTH}x{HEIGHT}; a shipped one if not given")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each side")
+    parser.add_argument("--calls", type=int, default=10, help="pictures a turn")
+    parser.add_argument("--threads", type=int, help="of both sides; each side's own choice if not given")
+    parser.add_argument("--only", nargs="+", choices=list(EXPORTS), default=list(EXPORTS), help="runtimes to measure")
+    parser.add_argument("--out", help="file for all figures")
+    parser.add_argument("--serve", nargs=2, metavar=("FILE", "PICTURE"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve is not None:
+        serve(*options.serve, options.threads)
+        return
+    if options.weights is None:
+        parser.error("--weights is missing")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        picture = read_picture(Path(options.picture or shipped_pictures()[0]))
+        np.save(folder / "picture.npy", cv2.resize(picture, (WIDTH, HEIGHT)))
+        report = {runtime: pair(runtime, options, folder) for runtime in options.only}
+    if options.out:
+        write_json(Path(options.out), {"options": vars(options), "cores": os.cpu_count(), "runtimes": report})
+    best = {
+        side: min((figures[side] for figures in report.values() if side in figures), key=lambda side: side["ms"])
+        for side in ("project", "peer")
+        if any(side in figures for figures in report.values())
+    }
+    if len(best) == 2:
+        print(f"best against best: {best['project']['ms'] / best['peer']['ms']:.2f}")
+
+
+def pair(runtime: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """One runtime's figures of both sides, in turn."""
+    sides = {"project": Side(project_command(runtime, options, folder), options.threads, os.environ)}
+    peer, peer_file = os.environ.get("PEER_INFER"), getattr(options, f"peer_{PEER_FILES[runtime.split(',')[0]]}")
+    if peer is not None and peer_file is not None:
+        command = [*shlex.split(peer), peer_file, str(folder / "picture.npy")]
+        sides["peer"] = Side(command, options.threads, PEER_ENVIRONMENT)
+    for _ in range(options.rounds):
+        for side in sides.values():
+            side.turn(options.calls)
+    figures: dict[str, Any] = {name: side.figures() for name, side in sides.items()}
+    for name, found in figures.items():
+        print(
+            f"{runtime:<22} {name:<8} {found['ms']:6.1f} ms, p95 {found['p95_ms']:6.1f}, network {found['network_ms']:6.1f},"
+            f" {found['boxes']} boxes, threads {found['threads']}",
+            flush=True,
+        )
+    if len(sides) == 2:
+        ratios = [own / other for own, other in zip(sides["project"].medians, sides["peer"].medians, strict=True)]
+        figures["ratio"] = figures["project"]["ms"] / figures["peer"]["ms"]
+        low, high = np.percentile(ratios, (10, 90))
+        print(f"{runtime:<22} project/peer {figures['ratio']:.2f} ({low:.2f}..{high:.2f})", flush=True)
+        figures["ratios"] = ratios
+    for side in sides.values():
+        side.end()
+    return figures
+
+
+class Side:
+    """A process that detects when it is told to, and what it took."""
+
+    def __init__(self, command: list[str], threads: int | None, environment: Mapping[str, str]) -> None:
+        environment = {**environment, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})}
+        self.process = subprocess.Popen(
+            command,
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self.start = self._read()
+        self.spent: list[float] = []
+        self.network: list[float] = []
+        self.medians: list[float] = []
+        self.turn(5)
+        self.spent, self.network, self.medians = [], [], []  # that was to warm up
+
+    def turn(self, calls: int) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{calls}\n")
+        self.process.stdin.flush()
+        answer = self._read()
+        self.spent += answer["ms"]
+        self.network += answer.get("network_ms", [])
+        self.medians.append(statistics.median(answer["ms"]))
+
+    def figures(self) -> dict[str, Any]:
+        network = statistics.median(self.network) if self.network else float("nan")
+        middle, p95 = np.percentile(self.spent, (50, 95)).tolist()
+        return {"ms": middle, "p95_ms": p95, "network_ms": network, **self.start}
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"error: ended without an answer: {shlex.join(self.process.args)}")  # type: ignore[arg-type]
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def project_command(runtime: str, options: argparse.Namespace, folder: Path) -> list[str]:
+    file, made = options.weights, EXPORTS[runtime]
+    if made is not None:
+        suffix, arguments = made
+        file = str(folder / f"{runtime}{suffix}")
+        settings = [f"--weights={options.weights}", f"--out={file}", f"--image_size={IMAGE_SIZE}", *arguments]
+        command = [sys.executable, "-m", "detector.cli", "export", *settings]
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    threads = [] if options.threads is None else ["--threads", str(options.threads)]
+    return [sys.executable, __file__, "--serve", file, str(folder / "picture.npy"), *threads]
+
+
+def serve(file: str, picture_file: str, threads: int | None) -> None:
+    """The project's side: what benchmarks/README.md asks of a peer's."""
+    import torch
+
+    detector = Detector.load(file, image_size=IMAGE_SIZE, device="cpu", threads=threads)
+    picture = np.load(picture_file)
+    print(json.dumps({"boxes": len(detector(picture)), "threads": torch.get_num_threads()}), flush=True)
+    inside = detector.runtime.detect
+    network: list[float] = []
+
+    def timed(*arguments: Any) -> Any:
+        started = time.perf_counter()
+        found = inside(*arguments)
+        network.append((time.perf_counter() - started) * 1e3)
+        return found
+
+    detector.runtime.detect = timed  # type: ignore[method-assign]
+    for line in sys.stdin:
+        network.clear()
+        spent = []
+        for _ in range(int(line)):
+            started = time.perf_counter()
+            detector(picture)
+            spent.append((time.perf_counter() - started) * 1e3)
+        print(json.dumps({"ms": spent, "network_ms": network}), flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except DetectorError as error:
+        sys.exit(f"error: {error}")

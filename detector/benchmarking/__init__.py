@@ -1,0 +1,1 @@
+"""What each runtime costs and gives, side by side."""

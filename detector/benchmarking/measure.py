@@ -1,0 +1,180 @@
+"""The figures of one file, measured in a process of its own: `python -m detector.benchmarking.measure JOB OUT`."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from detector.data.pictures import read_picture
+from detector.errors import DetectorError
+from detector.fileio import write_json
+from detector.inference.detector import Detector, as_frame
+from detector.runtimes.base import HeadRuntime, Runtime
+from detector.runtimes.eager import EagerRuntime
+
+WARM_UP = 5
+"""Calls before anything is measured."""
+AP_CONF = 0.001
+"""As `evaluate` has it."""
+Picture = UInt8[np.ndarray, "_h _w 3"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to measure.
+
+    file: to load; pictures: files to detect in; data, split: what the AP is of; started: when the process was asked for, in
+    seconds since the epoch; the rest as in `BenchmarkConfig`.
+    """
+
+    file: str
+    pictures: list[str]
+    data: str
+    split: str
+    image_size: int | tuple[int, int]
+    device: str
+    threads: int | None
+    rounds: int
+    started: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What came out.
+
+    start_seconds: from the process's start to its first detections; memory_mib: the largest resident size of the process while
+    it detected in one picture, None where the system doesn't tell; latency: from a decoded picture to its `Detections`;
+    network: from a letterboxed picture to what the network says, None for a file that holds more than the network;
+    images_per_second: end to end, `batch` pictures at a time.
+    """
+
+    start_seconds: float
+    memory_mib: float | None
+    latency_ms: float
+    latency_p95_ms: float
+    network_ms: float | None
+    network_p95_ms: float | None
+    batch: int
+    images_per_second: float
+    ap: float
+
+
+def measure(job: Job) -> Figures:
+    """Raises DetectorError kinds for a file that can't be used here."""
+    detector = Detector.load(job.file, image_size=job.image_size, device=job.device, threads=job.threads)
+    first = read_picture(Path(job.pictures[0]))
+    detector(first)
+    start_seconds = time.time() - job.started
+    for _ in range(WARM_UP):
+        detector(first)
+    memory_mib = peak_memory()
+    pictures = [read_picture(Path(path)) for path in job.pictures]
+    latencies = times(lambda picture: detector(picture), pictures, job.rounds)
+    alone = network_times(detector, pictures, job.rounds)
+    return Figures(
+        start_seconds,
+        memory_mib,
+        *middle_and_p95(latencies),
+        *(middle_and_p95(alone) if alone else (None, None)),
+        *throughput(detector, pictures, job.rounds),
+        ap=average_precision(detector, job),
+    )
+
+
+def times(run: Callable[[Any], object], inputs: Sequence[Any], rounds: int) -> list[float]:
+    """Milliseconds of each call, one after the other."""
+    spent = []
+    for _ in range(rounds):
+        for value in inputs:
+            started = time.perf_counter()
+            run(value)
+            spent.append((time.perf_counter() - started) * 1e3)
+    return spent
+
+
+@torch.no_grad()
+def network_times(detector: Detector, pictures: Sequence[Picture], rounds: int) -> list[float]:
+    """Milliseconds of the network alone; none for a file that holds more than that."""
+    run = network_of(detector.runtime)
+    if run is None:
+        return []
+    placed = [(picture, detector.letterbox(picture.shape[1], picture.shape[0])) for picture in pictures]
+    frames = [as_frame(letterbox.image(picture))[None] for picture, letterbox in placed]
+
+    def finished(frame: torch.Tensor) -> None:
+        run(frame)
+        if detector.device.type == "cuda":
+            torch.cuda.synchronize(detector.device)
+
+    times(finished, frames[:1] * WARM_UP, 1)
+    return times(finished, frames, rounds)
+
+
+def network_of(runtime: Runtime) -> Callable[[torch.Tensor], object] | None:
+    if isinstance(runtime, EagerRuntime):
+        return runtime.logits
+    return runtime.predict if isinstance(runtime, HeadRuntime) else None
+
+
+def throughput(detector: Detector, pictures: Sequence[Picture], rounds: int) -> tuple[int, float]:
+    """Pictures at a time, as many as the file takes and at most `Detector.BATCH`, and pictures a second."""
+    one_by_one = detector.batch
+    detector.batch = batch = min(Detector.BATCH, detector.runtime.most or Detector.BATCH, len(pictures))
+    detector(pictures[:batch])
+    started = time.perf_counter()
+    for _ in range(rounds):
+        detector(pictures)
+    spent = time.perf_counter() - started
+    detector.batch = one_by_one
+    return batch, rounds * len(pictures) / spent
+
+
+def average_precision(detector: Detector, job: Job) -> float:
+    """AP on the whole split."""
+    # here, so that start-up and memory are those of a program that only detects
+    from detector.config import LoaderConfig, PathsConfig
+    from detector.data.coco import CocoImages
+    from detector.data.splits import split_paths
+    from detector.evaluation.evaluate import evaluate_model
+
+    detector.conf = AP_CONF
+    images = CocoImages.load(split_paths(job.data, PathsConfig(), job.split), detector.categories)  # type: ignore[arg-type]
+    ap: float = evaluate_model(detector, images, LoaderConfig(workers=0), reference=True).metrics["AP"]
+    return ap
+
+
+def middle_and_p95(spent: Sequence[float]) -> tuple[float, float]:
+    median, p95 = np.percentile(spent, (50, 95)).tolist()
+    return median, p95
+
+
+def peak_memory() -> float | None:
+    """Largest resident size so far in MiB; Linux tells."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
+
+
+def main() -> int:
+    values = json.loads(sys.argv[1])
+    size = values.pop("image_size")
+    job = Job(**values, image_size=size if isinstance(size, int) else tuple(size))
+    try:
+        write_json(Path(sys.argv[2]), asdict(measure(job)))
+    except DetectorError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""The benchmark's figures as a table in the terminal and as a plot."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from detector.benchmarking.measure import Figures
+from detector.reporting.charts import COLOURS, new_chart, plain, save_chart
+
+MARKERS = ("o", "s", "^")
+
+
+class Row(NamedTuple):
+    """A runtime: its name, the size of its file in bytes, its figures."""
+
+    name: str
+    size: int
+    figures: Figures
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """One line a runtime; p95 behind the median, a dash for what a file doesn't tell."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("runtime")
+    for column in (
+        "file\nMB",
+        "\nAP",
+        "end to end\nms (p95)",
+        "network\nms (p95)",
+        "batches\nimages/s",
+        "memory\nMiB",
+        "start\ns",
+    ):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, size, figures in rows:
+        table.add_row(
+            name,
+            f"{size / 1e6:.1f}",
+            f"{figures.ap:.4f}",
+            spread(figures.latency_ms, figures.latency_p95_ms),
+            spread(figures.network_ms, figures.network_p95_ms),
+            f"{figures.images_per_second:.1f} ({figures.batch})",
+            "–" if figures.memory_mib is None else f"{figures.memory_mib:.0f}",
+            f"{figures.start_seconds:.1f}",
+        )
+    Console().print(table)
+
+
+def spread(median: float | None, p95: float | None) -> str:
+    return "–" if median is None else f"{median:.1f} ({p95:.1f})"
+
+
+def draw(rows: Sequence[Row], path: Path, title: str) -> None:
+    """AP over latency; a line goes from each median to its p95."""
+    figure, axes = new_chart("AP over latency", height=5.2)
+    for place, (name, _, figures) in enumerate(rows):
+        colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS)]
+        ends = (figures.latency_ms, figures.latency_p95_ms)
+        axes.plot(ends, (figures.ap, figures.ap), color=colour, linewidth=1.4, alpha=0.7)
+        axes.plot(ends[0], figures.ap, color=colour, marker=marker, markersize=8, linestyle="", label=name)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("end to end, decoded picture to detections: median ms, the line ends at p95")
+    axes.set_ylabel(f"AP ({plain(title)})")
+    middle = sum(row.figures.ap for row in rows) / len(rows)
+    reach = max(0.02, *(1.5 * abs(row.figures.ap - middle) for row in rows))
+    axes.set_ylim(middle - reach, middle + reach)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    save_chart(figure, path)

@@ -1,0 +1,86 @@
+"""The benchmark of runtimes: its figures belong to the files that they name, and what can't be measured is told."""
+
+import json
+from pathlib import Path
+
+import jaxtyping
+import pytest
+from lively_model import lively_model
+from PIL import Image
+
+from detector.benchmarking import benchmark as module
+from detector.benchmarking.benchmark import Variant
+from detector.cli import main
+from detector.config import EvaluateConfig
+from detector.demo.scenes import make_data_set
+from detector.evaluation.evaluate import evaluate
+from detector.structures import Categories
+from detector.weights.files import WeightsInfo, save_weights
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A data set and weights for its classes, which find something."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    make_data_set(folder / "data", train=3, val=3, test=4)
+    content = json.loads((folder / "data/annotations/instances_test.json").read_text())["categories"]
+    categories = Categories(tuple(c["id"] for c in content), tuple(c["name"] for c in content))
+    info = WeightsInfo("yolo11n", categories, SIZE, {}, {}, "none")
+    save_weights(folder / "w.safetensors", lively_model(len(categories)), info)
+    return folder / "data", folder / "w.safetensors"
+
+
+def test_each_runtime_has_its_figures(
+    drawn: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    data, weights = drawn
+    variants = (
+        Variant("TorchScript", {"format": "torchscript"}),
+        Variant("impossible", {"format": "torchscript", "precision": "int8"}),
+    )
+    monkeypatch.setattr(module, "VARIANTS", variants)
+    jaxtyping.config.update("jaxtyping_disable", True)  # tracing does not get along with it
+    request.addfinalizer(lambda: jaxtyping.config.update("jaxtyping_disable", False))
+    out = tmp_path / "out"
+    arguments = [f"--weights={weights}", f"--data={data}", "--split=test", f"--out={out}", "--pictures=2", "--rounds=2"]
+    assert main(["benchmark", *arguments, "--threads=1"]) == 0
+    report = json.loads((out / "benchmark.json").read_text())
+    eager, script = report["runtimes"]
+    assert eager["bytes"] == weights.stat().st_size
+    assert list(report["left_out"]) == ["impossible"]
+    assert "precision" in report["left_out"]["impossible"]
+    ap = evaluate(
+        EvaluateConfig(weights=str(weights), data=str(data), split="test", out=str(tmp_path / "e"), device="cpu")
+    )
+    assert eager["ap"] == pytest.approx(ap["AP"], abs=1e-6)
+    assert script["ap"] == pytest.approx(eager["ap"], abs=1e-3)
+    for figures in (eager, script):
+        assert 0 < figures["network_ms"] <= figures["network_p95_ms"]
+        assert 0 < figures["latency_ms"] <= figures["latency_p95_ms"]
+        assert figures["start_seconds"] > figures["latency_ms"] / 1e3
+        assert figures["images_per_second"] > 0
+        assert 50 < figures["memory_mib"] < 10_000
+        assert figures["batch"] == 2
+    assert Image.open(out / "benchmark.png").size[0] > 500
+    printed = capsys.readouterr().out
+    assert "TorchScript" in printed
+    assert "left out: impossible" in printed
+
+
+def test_weights_that_can_t_be_used_end_it(drawn: tuple[Path, Path], tmp_path: Path) -> None:
+    data, _ = drawn
+    arguments = [f"--weights={tmp_path / 'none'}", f"--data={data}", f"--out={tmp_path / 'out'}"]
+    assert main(["benchmark", *arguments]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["pictures", "rounds", "threads"])
+def test_numbers_below_one_are_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "--weights=w", "--data=d", "--out=o", f"--{name}=0"]) == 2
+    assert name in capsys.readouterr().err
