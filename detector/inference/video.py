@@ -112,7 +112,7 @@ def video_writer(path: Path) -> Iterator[Callable[[UInt8[np.ndarray, "height wid
         with writing(path):
             container = av.open(str(temporary), "w", format="mp4")
         stream: av.VideoStream | None = None
-        last, interval = -1, CLOCK // 25  # of the written frames, in ticks
+        last, interval = -CLOCK // 1000, CLOCK // 25  # of the written frames, in ticks
 
         def mux(frame: av.VideoFrame | None) -> None:
             assert stream is not None
@@ -129,7 +129,7 @@ def video_writer(path: Path) -> Iterator[Callable[[UInt8[np.ndarray, "height wid
                 frame = frame.reformat(stream.width, stream.height, stream.pix_fmt)
                 moment = max(round(seconds * CLOCK), last + CLOCK // 1000)  # times only go up, by steps that players can show
                 frame.pts, frame.time_base = moment, Fraction(1, CLOCK)
-                interval, last = moment - last, moment
+                interval, last = moment - last if last >= 0 else interval, moment
                 mux(frame)
 
         try:
