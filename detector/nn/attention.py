@@ -156,7 +156,7 @@ class SelfAttentionLayer(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.attention = MultiHeadSelfAttention(width, heads)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = _dropout(dropout)
         self.norm = nn.LayerNorm(width)
 
     def forward(
@@ -172,7 +172,7 @@ class CrossAttentionLayer(nn.Module):
     def __init__(self, width: int, source_width: int, heads: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.attention = MultiHeadCrossAttention(width, source_width, heads)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = _dropout(dropout)
         self.norm = nn.LayerNorm(width)
 
     def forward(
@@ -229,6 +229,12 @@ def sinusoidal_encoding_2d(
     of_rows = sinusoidal_encoding(rows, channels // 2)[:, None].expand(-1, width, -1)
     of_columns = sinusoidal_encoding(columns, channels // 2)[None].expand(height, -1, -1)
     return torch.cat((of_rows, of_columns), dim=2).permute(2, 0, 1)
+
+
+def _dropout(share: float) -> nn.Dropout:
+    if not 0 <= share <= 1:
+        raise ConfigError(f"attention: a dropout of {share} is no share; take one from 0 to 1")
+    return nn.Dropout(share)
 
 
 def _require_division(width: int, parts: int) -> None:
