@@ -17,7 +17,14 @@ from detector.demo.scenes import make_data_set
 from detector.geometry.letterbox import Letterbox
 from detector.inference import attention_maps
 from detector.inference.attention_maps import AttentionLayer, AttentionMaps, attention_layers
-from detector.inference.attention_sheet import SIDE, attention_panels, attention_sheet, choose_shown, overlay
+from detector.inference.attention_sheet import (
+    SIDE,
+    attention_panels,
+    attention_sheet,
+    choose_shown,
+    found_panel,
+    overlay,
+)
 from detector.inference.detector import Detector
 from detector.models.base import DetectionModel
 from detector.models.catalog import MODELS, create_model
@@ -189,7 +196,7 @@ def test_a_map_comes_to_the_originals_pixels(width: int, height: int) -> None:
         (320, 240, slice(0, 4), slice(0, 5)),  # 4 px of padding: the cells on the border have their centres inside
         (64, 64, slice(0, 4), slice(0, 5)),  # centres on the border, left and right alike
         (96, 400, slice(0, 4), slice(2, 3)),
-        (1000, 37, slice(1, 2), slice(0, 5)),  # 6 px between two centres
+        (1000, 37, slice(2, 3), slice(0, 5)),  # 6 px between two centres
     ],
 )
 def test_heat_on_the_padding_never_comes_into_the_picture(width: int, height: int, rows: slice, columns: slice) -> None:
@@ -297,6 +304,13 @@ def test_the_best_of_each_class_is_shown_first() -> None:
     found = Detections(torch.zeros(6, 4), torch.linspace(0.9, 0.4, 6), labels, COLOURS)
     assert choose_shown(found, 4) == [0, 3, 1, 5]
     assert choose_shown(found, 9) == [0, 3, 1, 5, 2, 4]
+
+
+def test_the_sheet_says_so_when_detections_are_left_out() -> None:
+    found = Detections(torch.zeros(6, 4), torch.linspace(0.9, 0.4, 6), torch.zeros(6, dtype=torch.long), COLOURS)
+    picture = np.zeros((20, 30, 3), np.uint8)
+    assert found_panel(picture, 1.0, found, [0, 1]).scale == "2 of 6 detections shown"
+    assert found_panel(picture, 1.0, found, range(6)).scale == ""
 
 
 def test_the_overlay_is_grey_where_there_is_no_heat() -> None:

@@ -35,7 +35,10 @@ ATTENTION_LEGEND = (
     "Rows of layers: what a cell receives from all cells of the picture. Rows of detections: what it receives from the marked"
     " cell, that of the detection's centre.",
 )
-ACTIVATION_LEGEND = "Class activation: what speaks for the class of the detection in the map that the head reads (LayerCAM); grey is nothing."
+ACTIVATION_LEGEND = (
+    "Class activation: what speaks for the class of the detection in the map that the head reads (LayerCAM); grey is"
+    " nothing."
+)
 
 
 class Panel(NamedTuple):
@@ -57,7 +60,7 @@ def attention_sheet(
     """
     small, factor = fitted(picture, SIDE)
     shown = choose_shown(maps.detections, MOST_SHOWN)
-    found = _found_panel(small, factor, maps.detections, shown)
+    found = found_panel(small, factor, maps.detections, shown)
     rows: list[list[Panel]] = []
     for number, layer in enumerate(maps.layers, start=1):
         rows.append([found, *attention_panels(f"layer {number}: received", layer, layer.received(), small)])
@@ -128,7 +131,7 @@ def attention_panels(
     return panels
 
 
-def _found_panel(
+def found_panel(
     picture: UInt8[np.ndarray, "height width 3"], factor: float, found: Detections, shown: Sequence[int]
 ) -> Panel:
     """All boxes, `factor` of this picture's pixels to one of theirs, and the names of those that have rows of their own."""
