@@ -11,7 +11,7 @@ from PIL import Image
 
 from detector.config import InferConfig
 from detector.data.pictures import UnreadablePictureError, read_picture
-from detector.errors import ConfigError, DataError
+from detector.errors import DataError
 from detector.fileio import atomic_write, require_writable, write_json
 from detector.inference.attention_maps import attention_layers, attention_maps
 from detector.inference.attention_sheet import attention_sheet
@@ -38,9 +38,9 @@ def infer(config: InferConfig) -> int:
         device=config.device,
     )
     if config.attention and not attention_layers(detector.model):
-        raise ConfigError(
-            f"--attention: the model of {config.weights} has no attention layers; leave the option out"
-            " (detector.inference.attention_maps gives its class activation)"
+        print(
+            f"--attention: the model of {config.weights} has no attention layers; the sheets show class activation alone",
+            file=sys.stderr,
         )
     out = Path(config.out)
     names = output_names(files)
