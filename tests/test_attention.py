@@ -350,3 +350,14 @@ def test_widths_that_do_not_divide_are_refused_in_one_line() -> None:
         MultiHeadCrossAttention(8, 5, 0)
     with pytest.raises(ConfigError, match="multiple of 4"):
         sinusoidal_encoding_2d(torch.arange(2.0), torch.arange(2.0), 6)
+
+
+@pytest.mark.parametrize("dropout", [2.0, -0.1, math.nan])
+def test_a_dropout_that_is_no_share_is_refused_in_one_line(dropout: float) -> None:
+    for make in (
+        lambda: SelfAttentionLayer(8, 2, dropout),
+        lambda: CrossAttentionLayer(8, 6, 2, dropout),
+        lambda: CrossSelfLayer(8, 6, 2, dropout),
+    ):
+        with pytest.raises(ConfigError, match=f"a dropout of {dropout} is no share; take one from 0 to 1"):
+            make()

@@ -16,8 +16,15 @@ from detector.data.pictures import read_picture
 from detector.demo.scenes import make_data_set
 from detector.geometry.letterbox import Letterbox
 from detector.inference import attention_maps
-from detector.inference.attention_maps import AttentionMaps, attention_layers
-from detector.inference.attention_sheet import SIDE, attention_sheet, choose_shown, overlay
+from detector.inference.attention_maps import AttentionLayer, AttentionMaps, attention_layers
+from detector.inference.attention_sheet import (
+    SIDE,
+    attention_panels,
+    attention_sheet,
+    choose_shown,
+    found_panel,
+    overlay,
+)
 from detector.inference.detector import Detector
 from detector.models.base import DetectionModel, scale_pixels
 from detector.models.catalog import MODELS, create_model
@@ -177,8 +184,41 @@ def test_a_map_comes_to_the_originals_pixels(width: int, height: int) -> None:
     heat = letterbox.map_to_original(x_of_cells)
     assert heat.shape == (height, width)
     pixels = torch.arange(width, dtype=torch.float32)[:, None] + 0.5
-    expected = letterbox.to_frame(pixels.expand(-1, 4))[:, 0].clamp(16, 144).numpy()
+    inside = x_of_cells[0, letterbox.cells_inside(4, 5)[1]]
+    expected = letterbox.to_frame(pixels.expand(-1, 4))[:, 0].clamp(*inside[[0, -1]].tolist()).numpy()
     np.testing.assert_allclose(heat, np.tile(expected, (height, 1)), atol=0.75)  # up to 3/4 px of the resizes
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "rows", "columns"),
+    [
+        (320, 160, slice(1, 3), slice(0, 5)),  # whole cells of padding
+        (320, 240, slice(0, 4), slice(0, 5)),  # 4 px of padding: the cells on the border have their centres inside
+        (64, 64, slice(0, 4), slice(0, 5)),  # centres on the border, left and right alike
+        (96, 400, slice(0, 4), slice(2, 3)),
+        (1000, 37, slice(2, 3), slice(0, 5)),  # 6 px between two centres
+    ],
+)
+def test_heat_on_the_padding_never_comes_into_the_picture(width: int, height: int, rows: slice, columns: slice) -> None:
+    letterbox = Letterbox(width, height, 160, 128)
+    assert letterbox.cells_inside(4, 5) == (rows, columns)
+    clean = np.random.default_rng(0).random((4, 5), np.float32)
+    planted = np.full((4, 5), 1e6, np.float32)
+    planted[rows, columns] = clean[rows, columns]
+    np.testing.assert_array_equal(letterbox.map_to_original(planted), letterbox.map_to_original(clean))
+
+
+def test_a_panel_states_and_shows_the_cells_of_the_picture_alone() -> None:
+    picture = red_and_green()
+    layer = AttentionLayer("attention", 4, 4, np.zeros((1, 16, 16), np.float32), Letterbox(256, 128, 128, 128))
+    clean, planted = np.ones((2, 1, 4, 4), np.float32)
+    clean[0, 1, 2] = planted[0, 1, 2] = 5
+    planted[0, 0] = planted[0, 3] = 40
+    for before, after in zip(*(attention_panels("", layer, each, picture) for each in (clean, planted)), strict=True):
+        assert before.scale.startswith("most: 5.0 even shares; ")
+        assert after.scale.startswith("most: 5.0 even shares; ")
+        assert hot_spot(before.picture)[1] < 64
+        np.testing.assert_array_equal(before.picture, after.picture)
 
 
 # Class activation
@@ -266,6 +306,13 @@ def test_the_best_of_each_class_is_shown_first() -> None:
     assert choose_shown(found, 9) == [0, 3, 1, 5, 2, 4]
 
 
+def test_the_sheet_says_so_when_detections_are_left_out() -> None:
+    found = Detections(torch.zeros(6, 4), torch.linspace(0.9, 0.4, 6), torch.zeros(6, dtype=torch.long), COLOURS)
+    picture = np.zeros((20, 30, 3), np.uint8)
+    assert found_panel(picture, 1.0, found, [0, 1]).scale == "2 of 6 detections shown"
+    assert found_panel(picture, 1.0, found, range(6)).scale == ""
+
+
 def test_the_overlay_is_grey_where_there_is_no_heat() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
     heat = np.ones((30, 40), np.float32)
@@ -328,17 +375,19 @@ def test_the_option_adds_a_sheet_and_changes_nothing_else(scene: Path, tmp_path:
     assert height >= 3 * 200
 
 
-def test_a_model_without_attention_is_refused_in_one_line(
+def test_a_model_without_attention_gets_sheets_of_class_activation_and_one_line_says_so(
     plain_in_the_catalog: str, scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = tmp_path / "plain.safetensors"
     save_weights(weights, Plain(), WeightsInfo(plain_in_the_catalog, COLOURS, 96, {}, {}, "CC0-1.0"))
-    assert run(weights, scene, tmp_path / "out", "--attention") == 2
+    assert run(weights, scene, tmp_path / "out", "--attention", "--max_detections", "2") == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert "plain.safetensors" in line
     assert "no attention" in line
-    assert not list((tmp_path / "out").glob("*.*"))
-    assert run(weights, scene, tmp_path / "out") == 0
+    found = json.loads((tmp_path / "out" / "detections.json").read_text())
+    sheet = read_picture(tmp_path / "out" / f"{scene.stem}_attention.jpg")
+    assert len(found) == 2
+    assert sheet.shape[0] >= (1 + len(found)) * 200
 
 
 def test_an_exported_file_is_refused_in_one_line(

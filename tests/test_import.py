@@ -42,27 +42,28 @@ def state() -> State:
     return published_state()
 
 
-def same_state(model: nn.Module, published: State, half: bool) -> bool:
-    """Whether the model holds these tensors, rounded to half precision where the checkpoint was."""
-    got = to_published(model.state_dict(), "yolo11n")
+def same_state(model: nn.Module, published: State, half: bool, name: str = "yolo11n") -> bool:
+    """Whether the model `name` holds these tensors, rounded to half precision where the checkpoint was."""
+    got = to_published(model.state_dict(), name)
     return all(
         torch.equal(got[n], t.half().to(t.dtype) if half and t.is_floating_point() else t) for n, t in published.items()
     )
 
 
-def test_modules_of_a_package_that_is_not_there(state: State, tmp_path: Path) -> None:
-    averaged = published_state(seed=1)
-    save_checkpoint(tmp_path / "best.pt", state, dict(enumerate(NAMES)), averaged, image_size=300)
+@pytest.mark.parametrize("name", ["yolo11n", "yolov9t"])
+def test_modules_of_a_package_that_is_not_there(name: str, tmp_path: Path) -> None:
+    averaged = published_state(name, seed=1)
+    save_checkpoint(tmp_path / "best.pt", published_state(name), dict(enumerate(NAMES)), averaged, image_size=300)
     assert PACKAGE not in sys.modules
     with pytest.raises(ModuleNotFoundError):
         torch.load(tmp_path / "best.pt", weights_only=False)
     info = import_weights(ImportConfig(str(tmp_path / "best.pt"), str(tmp_path / "new" / "w.safetensors")))
     model, loaded = load_weights(tmp_path / "new" / "w.safetensors")
     assert loaded == info
-    assert same_state(model, averaged, half=True)
+    assert same_state(model, averaged, half=True, name=name)
     assert {t.dtype for t in model.state_dict().values()} == {torch.float32, torch.int64}
     assert info == WeightsInfo(
-        "yolo11n", Categories((0, 1, 2), NAMES), 320, {"imported_from": "best.pt", "part": "ema"}, {}, "CC0"
+        name, Categories((0, 1, 2), NAMES), 320, {"imported_from": "best.pt", "part": "ema"}, {}, "CC0"
     )
     assert PACKAGE not in sys.modules
 

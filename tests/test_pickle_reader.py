@@ -11,6 +11,7 @@ import random
 import struct
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
@@ -316,6 +317,94 @@ def test_networks_without_end_are_refused() -> None:
 def test_programs_that_go_on_and_on_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickle_reader, "MOST_STEPS", 1000)
     assert "more than 1000 steps" in refused(archive(Path("a.pt"), b"N0" * 501))
+
+
+MANY = 20_000
+NUMBERS = b"(" + b"K\x01" * MANY + b"t"
+AGAIN = {
+    "torch.Size": (named("torch", "Size"), NUMBERS + b"\x85"),
+    "set": (named("builtins", "set"), b"](" + text("x") + b"h\x03" * MANY + b"e\x85"),
+    "OrderedDict": (named("collections", "OrderedDict"), b"](" + text("a") + text("b") + b"\x86q\x04" + b"h\x04" * MANY + b"e\x85"),
+    "_reconstructor": (named("copyreg", "_reconstructor"), b"(" + named("a", "A") + b"K\x01" * MANY + b"t"),
+    "_rebuild_parameter": (
+        named("torch._utils", "_rebuild_parameter"), b"(" + tensor(2) + b"K\x01" * MANY + b"t"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("function", "arguments"), AGAIN.values(), ids=AGAIN)
+def test_arguments_given_again_and_again_take_no_memory(function: bytes, arguments: bytes) -> None:
+    """Two hundred copies of some 20,000 elements, four bytes in the file each; one is as torch.save would have it."""
+    start = text("x") + b"q\x030" + b"](" + function + b"q\x01" + arguments + b"q\x02R"
+    read_archive(archive(Path("one.pt"), start + b"e", FOUR))
+    path = archive(Path("a.pt"), start + b"h\x01h\x02R" * 200 + b"e", FOUR)
+    tracemalloc.start()
+    try:
+        assert "copies the same values again and again" in refused(path)
+        assert tracemalloc.get_traced_memory()[1] < 50 * path.stat().st_size
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("failure", [MemoryError, RecursionError])
+def test_memory_and_depth_that_run_out_are_said_in_a_line(
+    failure: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(pickle_reader, "_checked_name", failing)
+    assert "more memory than there is" in refused(archive(Path("a.pt"), named("a", "A")))
+
+
+def long_number(number: int) -> bytes:
+    content = number.to_bytes(number.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8a" + bytes([len(content)]) + content
+
+
+def test_keys_whose_hashes_are_chosen_are_refused() -> None:
+    """Python finds each of them by looking at all others, as all multiples of this number have the hash 0."""
+    modulus = sys.hash_info.modulus
+    assert {hash(k * modulus) for k in range(100)} == {0}
+    for number in (modulus, -(2**60), 2**2000):
+        key = long_number(number)
+        for program in (
+            b"}" + key + b"Ns",
+            b"}" + key + b"\x85Ns",
+            b"\x80\x04\x8f(" + key + b"\x90",
+            b"(" + key + b"\x91",
+            called(named("builtins", "set"), b"](" + key + b"e"),
+            called(named("collections", "OrderedDict"), b"](" + key + b"N\x86e"),
+        ):
+            assert "a key of more than 60 bits" in refused(archive(Path("a.pt"), program))
+    largest = 2**60 - 1
+    assert read_archive(archive(Path("b.pt"), b"}" + long_number(largest) + b"Ns")) == {largest: None}
+
+
+def test_numbers_are_few_among_the_keys() -> None:
+    """Those of less bits can be chosen so, too: as parts of tuples, or one for each place at which Python looks."""
+    keys = [b"M" + struct.pack("<H", number) for number in range(10_001)]
+    wide = b"(" + b"K\x01" * 101 + b"t"
+    for kind, program in {
+        "table": b"}(" + b"".join(key + b"N" for key in keys) + b"u",
+        "many tables": b"(" + b"".join(b"}" + key + b"Ns" for key in keys) + b"t",
+        "set": b"\x8f(" + b"".join(keys) + b"\x90",
+        "frozen set": b"(" + b"".join(keys) + b"\x91",
+        "called": called(named("builtins", "set"), b"](" + b"".join(keys) + b"e"),
+        "one tuple": b"}" + wide + b"q\x01Ns" + b"h\x01Ns" * 100,
+    }.items():
+        assert "more than 10000 keys that are no texts" in refused(archive(Path("a.pt"), program)), kind
+    few = read_archive(archive(Path("b.pt"), b"}(" + b"".join(key + b"N" for key in keys[:10_000]) + b"u"))
+    assert list(few) == list(range(10_000))
+    names = [f"layer{number}" for number in range(20_000)]
+    torch.save(dict.fromkeys(names), "c.pt")
+    assert list(read_archive(Path("c.pt"))) == names
+
+
+def test_names_without_end_are_refused() -> None:
+    """Every mention of one would be looked through from its start to its end."""
+    for module, name in (("a", "B" * 1001), ("a." * 500 + "a", "B")):
+        assert "more than 1000 characters" in refused(archive(Path("a.pt"), named(module, name)))
 
 
 @pytest.mark.parametrize(

@@ -24,18 +24,27 @@ def worker_count(config: LoaderConfig) -> int:
     return min(max(cores // processes, 1), 8)
 
 
+STOP = {signal.SIGINT, signal.SIGTERM}
+"""A terminal, torchrun and schedulers send them to every process; the main process answers, the workers do not."""
+
+
 def start_worker(_worker: int) -> None:
-    """Run in each worker as it starts: one thread each, and it is the main process that answers requests to stop."""
+    """Run in each worker as it starts, with `STOP` blocked: one thread, and no request to stop ends it."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal, torchrun and schedulers send them to every process
+    for number in STOP:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
 
 
 def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
     """The loader's batches; Ctrl-C waits while workers start or end, where it would leave their tracebacks or get lost."""
     with interrupt_later():
-        batches = iter(loader)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP)  # the workers inherit it, until they know what to do
+        try:
+            batches = iter(loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         yield from batches
     except DetectorError as error:  # from a worker it comes with its traceback as text, the message last

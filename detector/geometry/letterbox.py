@@ -1,5 +1,6 @@
 """The only resize-and-pad, and its exact inverse."""
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -69,15 +70,39 @@ class Letterbox:
         boxes = (boxes - boxes.new_tensor(self.offset * 2)) / boxes.new_tensor(self.scale * 2)
         return boxes.clamp_min(0).minimum(boxes.new_tensor((self.width, self.height) * 2))
 
+    def cells_inside(self, rows: int, columns: int) -> tuple[slice, slice]:
+        """Of a grid of equal cells over the frame, the rows and columns whose centres lie in the picture or on its border.
+
+        In a direction in which the picture lies between two centres, the one that holds its middle.
+        """
+        resized_width, resized_height = self.resized
+        left, top = self.offset
+        return (
+            _cells_within(rows / self.frame_height, top, top + resized_height),
+            _cells_within(columns / self.frame_width, left, left + resized_width),
+        )
+
     def map_to_original(
         self, values: Float32[np.ndarray, "rows columns"]
     ) -> Float32[np.ndarray, "original_height original_width"]:
         """A map over the frame, in equal cells of any size, as a value for each pixel of the original; bilinear.
 
-        A cell's value is that of its centre. What lies on the padding is left out.
+        A cell's value is that of its centre. Cells on the padding are left out: where a picture's border lies farther out than the
+        last centre of `cells_inside`, that one's value goes on to the border.
         """
-        frame = cv2.resize(values, (self.frame_width, self.frame_height), interpolation=cv2.INTER_LINEAR)
+        inside = self.cells_inside(*values.shape)
+        beyond = [(cells.start, size - cells.stop) for cells, size in zip(inside, values.shape, strict=True)]
+        frame = np.pad(values[inside], beyond, mode="edge")
+        frame = cv2.resize(frame, (self.frame_width, self.frame_height), interpolation=cv2.INTER_LINEAR)
         resized_width, resized_height = self.resized
         left, top = self.offset
-        inside = frame[top : top + resized_height, left : left + resized_width]
-        return cv2.resize(inside, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
+        picture = frame[top : top + resized_height, left : left + resized_width]
+        return cv2.resize(picture, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
+
+
+def _cells_within(cells_per_pixel: float, start: int, end: int) -> slice:
+    """The cells of one direction whose centres lie from `start` to `end`, pixels of the frame; see `cells_inside`."""
+    first, last = math.ceil(start * cells_per_pixel - 0.5), math.floor(end * cells_per_pixel - 0.5)
+    if first > last:
+        first = last = int((start + end) / 2 * cells_per_pixel)
+    return slice(first, last + 1)

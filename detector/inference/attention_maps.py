@@ -69,13 +69,10 @@ class AttentionLayer:
         return self._in_even_shares(self.weights[:, self.in_picture().flatten()].mean(axis=1))
 
     def in_picture(self) -> np.ndarray:
-        """Bool (rows, columns): the cells whose centre lies in the picture, not on the padding; all if none does."""
-        left, top = self.letterbox.offset
-        width, height = self.letterbox.resized
-        x = (np.arange(self.columns) + 0.5) * self.letterbox.frame_width / self.columns - left
-        y = (np.arange(self.rows) + 0.5) * self.letterbox.frame_height / self.rows - top
-        inside = np.outer((y >= 0) & (y < height), (x >= 0) & (x < width))
-        return inside if inside.any() else np.ones_like(inside)
+        """Bool (rows, columns): the cells whose centre lies in the picture, not on the padding (`Letterbox.cells_inside`)."""
+        inside = np.zeros((self.rows, self.columns), dtype=bool)
+        inside[self.letterbox.cells_inside(self.rows, self.columns)] = True
+        return inside
 
     def _in_even_shares(self, weights: Float32[np.ndarray, "heads cells"]) -> Float32[np.ndarray, "heads rows columns"]:
         return weights.reshape(-1, self.rows, self.columns) * np.float32(self.rows * self.columns)

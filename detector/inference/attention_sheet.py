@@ -11,7 +11,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, ImageDraw
 
 from detector.inference.attention_maps import AttentionLayer, AttentionMaps
-from detector.inference.draw import GAP, SHEET_COLOUR, Colour, draw_boxes, draw_detections, fit_text
+from detector.inference.draw import GAP, SHEET_COLOUR, Colour, draw_boxes, fit_text
 from detector.inference.sheets import fitted
 from detector.structures import Detections
 
@@ -28,12 +28,16 @@ COLOURS = matplotlib.colormaps["inferno"]
 """Rises evenly in lightness: it reads the same in grey print and for colour-blind eyes."""
 LEAST_RANGE = 2.0
 """Even shares that are brightest at least: attention that prefers nothing stays dark instead of showing its noise."""
-LEGEND = (
+FEWEST_COLUMNS = 3  # so that the legend can be read below the sheet of a model without attention layers
+ATTENTION_LEGEND = (
     "Attention: grey is an even share (1 / number of cells) or less; brightest is the most that a cell of the panel gets, in its"
     f" caption, but at least {LEAST_RANGE:g} even shares.",
     "Rows of layers: what a cell receives from all cells of the picture. Rows of detections: what it receives from the marked"
     " cell, that of the detection's centre.",
-    "Class activation: what speaks for the class of the detection in the map that the head reads (LayerCAM); grey is nothing.",
+)
+ACTIVATION_LEGEND = (
+    "Class activation: what speaks for the class of the detection in the map that the head reads (LayerCAM); grey is"
+    " nothing."
 )
 
 
@@ -48,25 +52,32 @@ class Panel(NamedTuple):
 def attention_sheet(
     picture: UInt8[np.ndarray, "height width 3"], maps: AttentionMaps
 ) -> UInt8[np.ndarray, "sheet_height sheet_width 3"]:
-    """The overlays of an RGB picture, to which `maps` belong, with one attention layer at least.
+    """The overlays of an RGB picture, to which `maps` belong.
 
     A row a layer: the detections, then what each cell receives, by the mean of the heads and by each head. A row a detection
-    and layer: the detection, where its centre looks, by the mean and by each head, and its class activation.
+    and layer: the detection, where its centre looks, by the mean and by each head, and its class activation. Without
+    attention layers the detections, then a row a detection with its class activation alone.
     """
     small, factor = fitted(picture, SIDE)
-    found = Panel(f"{len(maps.detections)} detections", "", fitted(draw_detections(picture, maps.detections), SIDE)[0])
+    shown = choose_shown(maps.detections, MOST_SHOWN)
+    found = found_panel(small, factor, maps.detections, shown)
     rows: list[list[Panel]] = []
     for number, layer in enumerate(maps.layers, start=1):
-        rows.append([found, *_attention_panels(f"layer {number}: received", layer, layer.received(), small)])
-    for index in choose_shown(maps.detections, MOST_SHOWN):
+        rows.append([found, *attention_panels(f"layer {number}: received", layer, layer.received(), small)])
+    if not maps.layers:
+        rows.append([found])
+    for index in shown:
         box = (maps.detections.boxes[index] * factor).tolist()
         x, y = ((maps.detections.boxes[index, :2] + maps.detections.boxes[index, 2:]) / 2).tolist()
+        of_layers = []
         for number, layer in enumerate(maps.layers, start=1):
             cell = (layer.cell_box(*layer.cell(x, y))[0] * factor).tolist()
-            looks = _attention_panels(f"layer {number}: from its centre", layer, layer.seen_from(x, y), small)
+            looks = attention_panels(f"layer {number}: from its centre", layer, layer.seen_from(x, y), small)
             marked = [panel._replace(picture=_marked(panel.picture, box, cell)) for panel in looks]
-            rows.append([_detection_panel(small, maps, index, box, cell), *marked])
-        rows[-len(maps.layers)].append(_activation_panel(small, maps, index, box))
+            of_layers.append([_detection_panel(small, maps.detections, index, box, cell), *marked])
+        of_layers = of_layers or [[_detection_panel(small, maps.detections, index, box, None)]]
+        of_layers[0].append(_activation_panel(small, maps, index, box))
+        rows += of_layers
     sheet = _grid(rows)
     return np.concatenate([sheet, _legend(maps, sheet.shape[1])])
 
@@ -97,35 +108,49 @@ def overlay(
     return np.asarray((grey * (1 - opacity) + colour * opacity).round(), np.uint8)
 
 
-def _attention_panels(
+def attention_panels(
     title: str,
     layer: AttentionLayer,
     shares: Float32[np.ndarray, "heads rows columns"],
     picture: UInt8[np.ndarray, "height width 3"],
 ) -> list[Panel]:
-    """The mean of the heads, then each head; `shares` in even shares."""
+    """The mean of the heads, then each head, of a picture of any size; `shares` in even shares.
+
+    The most that a caption states, and the colours end at, is that of the cells in the picture.
+    """
+    inside = layer.in_picture()
     named = [(f"{title}, mean of {len(shares)} heads", shares.mean(axis=0))]
     named += [(f"{title}, head {number}", head) for number, head in enumerate(shares, start=1)]
     panels = []
     for text, head in named:
         heat = layer.letterbox.map_to_original(head)
-        most = float(heat.max())
-        padding = "" if layer.in_picture().all() else f"; {head[~layer.in_picture()].sum() / head.sum():.0%} on padding"
+        most = float(head[inside].max())
+        padding = "" if inside.all() else f"; {head[~inside].sum() / head.sum():.0%} on padding"
         lit = overlay(picture, heat, 1.0, max(most, LEAST_RANGE))
         panels.append(Panel(text, f"most: {most:.1f} even shares{padding}", lit))
     return panels
 
 
+def found_panel(
+    picture: UInt8[np.ndarray, "height width 3"], factor: float, found: Detections, shown: Sequence[int]
+) -> Panel:
+    """All boxes, `factor` of this picture's pixels to one of theirs, and the names of those that have rows of their own."""
+    texts = [found.names[index] if index in shown else "" for index in range(len(found))]
+    left_out = f"{len(shown)} of {len(found)} detections shown" if len(shown) < len(found) else ""
+    drawn = draw_boxes(picture, (found.boxes * factor).tolist(), found.labels.tolist(), texts)
+    return Panel(f"{len(found)} detections", left_out, drawn)
+
+
 def _detection_panel(
     picture: UInt8[np.ndarray, "height width 3"],
-    maps: AttentionMaps,
+    found: Detections,
     index: int,
     box: Sequence[float],
-    cell: Sequence[float],
+    cell: Sequence[float] | None,
 ) -> Panel:
-    label, score = int(maps.detections.labels[index]), float(maps.detections.scores[index])
-    drawn = _marked(draw_boxes(picture, [box], [label], [""]), None, cell)
-    return Panel(f"{maps.detections.names[index]} {score:.2f}", "square: the cell of its centre", drawn)
+    drawn = _marked(draw_boxes(picture, [box], [int(found.labels[index])], [""]), None, cell)
+    caption = "" if cell is None else "square: the cell of its centre"
+    return Panel(f"{found.names[index]} {float(found.scores[index]):.2f}", caption, drawn)
 
 
 def _activation_panel(
@@ -156,7 +181,8 @@ def _grid(rows: Sequence[Sequence[Panel]]) -> UInt8[np.ndarray, "sheet_height sh
     """The panels on a light sheet, all in cells of one size, captions above them."""
     height, width = rows[0][0].picture.shape[:2]
     cell = (max(width, NARROWEST) + GAP, height + 2 * LINE + GAP)
-    sheet = Image.new("RGB", (max(map(len, rows)) * cell[0] + GAP, len(rows) * cell[1] + GAP), SHEET_COLOUR)
+    columns = max(FEWEST_COLUMNS, *map(len, rows))
+    sheet = Image.new("RGB", (columns * cell[0] + GAP, len(rows) * cell[1] + GAP), SHEET_COLOUR)
     draw = ImageDraw.Draw(sheet)
     for row, panels in enumerate(rows):
         for column, panel in enumerate(panels):
@@ -169,12 +195,13 @@ def _grid(rows: Sequence[Sequence[Panel]]) -> UInt8[np.ndarray, "sheet_height sh
 
 def _legend(maps: AttentionMaps, width: int) -> UInt8[np.ndarray, "legend_height sheet_width 3"]:
     """What the colours mean, and the layers' names."""
-    names = "; ".join(f"layer {number}: {layer.name}" for number, layer in enumerate(maps.layers, start=1))
-    cells = f"{maps.layers[0].rows} x {maps.layers[0].columns} cells"
-    lines = [
-        *LEGEND,
-        f"{names}; {cells} over the network input of {maps.letterbox.frame_width} x {maps.letterbox.frame_height} px.",
-    ]
+    frame = f"network input of {maps.letterbox.frame_width} x {maps.letterbox.frame_height} px"
+    if maps.layers:
+        names = "; ".join(f"layer {number}: {layer.name}" for number, layer in enumerate(maps.layers, start=1))
+        cells = f"{maps.layers[0].rows} x {maps.layers[0].columns} cells"
+        lines = [*ATTENTION_LEGEND, ACTIVATION_LEGEND, f"{names}; {cells} over the {frame}."]
+    else:
+        lines = [ACTIVATION_LEGEND, f"The model has no attention layers; {frame}."]
     bar = np.repeat(np.linspace(0, 1, width - 2 * GAP, dtype=np.float32)[None], LINE, axis=0)
     strip = Image.new("RGB", (width, (len(lines) + 1) * LINE + 2 * GAP), SHEET_COLOUR)
     strip.paste(Image.fromarray(overlay(np.full((*bar.shape, 3), 128, np.uint8), bar, 0.0, 1.0)), (GAP, 0))

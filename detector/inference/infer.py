@@ -153,11 +153,11 @@ def load_detector(config: InferConfig) -> Detector:
 
 
 def require_attention(config: InferConfig, detector: Detector, sources: Sequence[Source]) -> None:
-    """Raise ConfigError if there is nothing to draw a sheet of."""
+    """Raise ConfigError if there is nothing to draw a sheet of; say so if there is less than usual."""
     if not attention_layers(detector.model):
-        raise ConfigError(
-            f"--attention: the model of {config.weights} has no attention layers; leave the option out"
-            " (detector.inference.attention_maps gives its class activation)"
+        print(
+            f"--attention: the model of {config.weights} has no attention layers; the sheets show class activation alone",
+            file=sys.stderr,
         )
     videos = [source.name for source in sources if source.kind == "video"]
     if videos:

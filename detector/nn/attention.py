@@ -1,7 +1,8 @@
 """Attention over sequences: one core, and the multi-head modules that stand on it (Vaswani et al., 2017, section 3.2).
 
 A sequence is (batch, length, width); its elements may be words, objects or, row by row, the pixels of a feature map.
-Every module's `weights` gives what its queries look at, for those who want to see it; its `forward` never builds them.
+The two multi-head modules' `weights` gives what their queries look at, for those who want to see it; `forward` never builds
+them. A layer's are those of the module in it: `layer.attention.weights`, or `layer.cross_layer.attention.weights`.
 """
 
 import math
@@ -82,7 +83,8 @@ def merge_heads(x: Float[Tensor, "batch heads length head_width"]) -> Float[Tens
 class MultiHeadSelfAttention(nn.Module):
     """Every element of a sequence looks at all of it, in each head in another way.
 
-    One linear map gives query, key and value, each cut into `heads` heads; another mixes what the heads found.
+    One linear map gives query, key and value, each cut into `heads` heads; another, `project`, mixes what the heads found: an
+    element that may look nowhere found zeros, and gets `project.bias`.
     Raises ConfigError if `heads` does not divide `width`.
     """
 
@@ -102,7 +104,7 @@ class MultiHeadSelfAttention(nn.Module):
     def weights(
         self, x: Float[Tensor, "batch length width"], mask: Mask | None = None
     ) -> Float[Tensor, "batch heads length length"]:
-        """Where each element (row) looks; rows sum to 1."""
+        """Where each element (row) looks; rows sum to 1, or are zero for an element that may look nowhere."""
         query, key, _ = self._split(x)
         return attention_weights(query, key, mask)
 
@@ -141,7 +143,7 @@ class MultiHeadCrossAttention(nn.Module):
         source: Float[Tensor, "batch source_length source_width"],
         mask: Mask | None = None,
     ) -> Float[Tensor, "batch heads length source_length"]:
-        """Where in the source each element (row) looks; rows sum to 1."""
+        """Where in the source each element (row) looks; rows sum to 1, or are zero for an element that may look nowhere."""
         query, key, _ = self._split(x, source)
         return attention_weights(query, key, mask)
 
@@ -156,7 +158,7 @@ class SelfAttentionLayer(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.attention = MultiHeadSelfAttention(width, heads)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = _dropout(dropout)
         self.norm = nn.LayerNorm(width)
 
     def forward(
@@ -172,7 +174,7 @@ class CrossAttentionLayer(nn.Module):
     def __init__(self, width: int, source_width: int, heads: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.attention = MultiHeadCrossAttention(width, source_width, heads)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = _dropout(dropout)
         self.norm = nn.LayerNorm(width)
 
     def forward(
@@ -229,6 +231,12 @@ def sinusoidal_encoding_2d(
     of_rows = sinusoidal_encoding(rows, channels // 2)[:, None].expand(-1, width, -1)
     of_columns = sinusoidal_encoding(columns, channels // 2)[None].expand(height, -1, -1)
     return torch.cat((of_rows, of_columns), dim=2).permute(2, 0, 1)
+
+
+def _dropout(share: float) -> nn.Dropout:
+    if not 0 <= share <= 1:
+        raise ConfigError(f"attention: a dropout of {share} is no share; take one from 0 to 1")
+    return nn.Dropout(share)
 
 
 def _require_division(width: int, parts: int) -> None:

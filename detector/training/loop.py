@@ -1,5 +1,6 @@
 """Training, in stages that read from top to bottom: `setup.set_up`, `fit`, and in it `train_epoch` and `validate`."""
 
+import gc
 import math
 import shlex
 import signal
@@ -121,6 +122,7 @@ def fit(run: Run, state: TrainState) -> None:
             state.tally = EpochTally(losses=torch.zeros_like(state.tally.losses))
             finish_epoch(run, state, row, log)
             progress.epoch_done(row)
+            gc.collect()  # it unshares memory with the workers that were forked: in the first epoch, not in a later one
         if state.unreadable:
             print(f"left out: {len(state.unreadable)} of {len(run.train_images)} training pictures, named above")
         name = settings.stopping_metric

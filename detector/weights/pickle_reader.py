@@ -13,8 +13,10 @@ Refused, with WeightsError:
   instances of classes; a function is only called to have an effect), or of something that is no name;
 - operations that torch.save does not write: those of protocol 0, extension codes, DUP, buffers outside of the file;
 - programs of more than `MOST_STEPS` steps. An operation makes nothing larger than its own argument in the file and the
-  values it takes off the stack, whole numbers have at most 255 bytes, and keys are scalars or flat tuples of them (Python
-  hashes nested ones without a limit): so the memory needed is bounded by the length of the file.
+  values it takes off the stack; a call copies values, but all calls together no more than the file has bytes. Whole numbers
+  have at most 255 bytes. So the memory needed is a multiple of the length of the file;
+- keys that make Python search long: those other than scalars and flat tuples of them (it hashes nested ones without a
+  limit), numbers of more than 60 bits (their hashes can be chosen), more than `MOST_KEYS` that are no texts.
 """
 
 import pickletools
@@ -32,6 +34,11 @@ from detector.errors import WeightsError
 
 MOST_STEPS = 2_000_000
 """Operations of a pickle; a published checkpoint has some 100,000."""
+MOST_KEYS = 10_000
+"""Keys other than texts, in all tables and sets; parts of tuples count each. Hashes of numbers are no secret, so a file could
+choose keys of which each is compared with all others."""
+MOST_LETTERS = 1_000
+"""Of a module's or class's name; it is looked through whenever it is mentioned."""
 MOST_SIDES = 16
 MOST_ELEMENTS = 2**40
 """Product of a tensor's sides, those of 0 counted as 1: within what torch can count."""
@@ -67,7 +74,7 @@ def read_pickle(data: bytes, storages: Storages) -> Any:
 
     Raises WeightsError for everything above, and for what is no complete pickle; the text lacks the file's name.
     """
-    machine = _Machine(storages)
+    machine = _Machine(storages, most_copies=len(data))
     try:
         for step, (operation, argument, _) in enumerate(pickletools.genops(data)):
             if step == MOST_STEPS:
@@ -77,6 +84,8 @@ def read_pickle(data: bytes, storages: Storages) -> Any:
             machine.run(operation.name, argument)
     except ValueError as error:  # unknown operation, or the end of the data within an argument
         raise WeightsError(f"its pickle is damaged ({shown(str(error))}); get the file again") from error
+    except (MemoryError, RecursionError) as error:
+        raise WeightsError("its pickle takes more memory than there is; get weights as safetensors instead") from error
     raise AssertionError("genops ends with STOP or ValueError")
 
 
@@ -88,8 +97,10 @@ def shown(value: object) -> str:
 class _Machine:
     """The stack machine; `memo`: values by number; `marked`: the stacks below the open marks."""
 
-    def __init__(self, storages: Storages) -> None:
+    def __init__(self, storages: Storages, most_copies: int) -> None:
         self.storages = storages
+        self.copies_left = most_copies
+        self.keys_left = MOST_KEYS
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -126,7 +137,7 @@ class _Machine:
                 self.stack.append(tuple(values))
             case "FROZENSET":
                 values = self.pop_to_mark()
-                self.stack.append(frozenset(_keys(values)))
+                self.stack.append(frozenset(self.keys(values)))
             case "MARK":
                 self.marked.append(self.stack)
                 self.stack = []
@@ -157,10 +168,10 @@ class _Machine:
                 self.stack.append(self.storages(self.pop()))
             case "REDUCE" | "NEWOBJ":
                 arguments, function = self.pop(), self.pop()
-                self.stack.append(_made(function, arguments, is_class=operation == "NEWOBJ"))
+                self.stack.append(self.made(function, arguments, is_class=operation == "NEWOBJ"))
             case "NEWOBJ_EX":
                 keywords, arguments, function = self.pop(), self.pop(), self.pop()
-                self.stack.append(_made(function, (arguments, keywords), is_class=True))
+                self.stack.append(self.made(function, (arguments, keywords), is_class=True))
             case "BUILD":
                 self.build()
             case _:
@@ -174,7 +185,7 @@ class _Machine:
             case [list() as target]:
                 target.extend(values)
             case [set() as target]:
-                target.update(_keys(values))
+                target.update(self.keys(values))
             case [Record()]:
                 pass
             case _:
@@ -184,7 +195,7 @@ class _Machine:
         """Keys and values in turn into the dict on the stack."""
         match self.stack[-1:]:
             case [dict() as target] if len(pairs) % 2 == 0:
-                target.update(zip(_keys(pairs[::2]), pairs[1::2], strict=True))
+                target.update(zip(self.keys(pairs[::2]), pairs[1::2], strict=True))
             case [Record()]:
                 pass
             case _:
@@ -201,11 +212,58 @@ class _Machine:
             case _:
                 raise _damaged("gives attributes to something that has none")
 
+    def made(self, function: Any, arguments: Any, is_class: bool) -> Any:
+        """What stands for the result of function(*arguments)."""
+        if not (isinstance(function, Name) and isinstance(arguments, tuple)):
+            raise _damaged("calls something that is no name")
+        if function in REBUILD:
+            self.copies_left -= len(arguments) + sum(len(a) for a in arguments if isinstance(a, list | tuple | set))
+            if self.copies_left < 0:
+                raise _damaged("copies the same values again and again")
+            try:
+                return REBUILD[function](self, *arguments)
+            except TypeError as error:  # another number of arguments
+                raise WeightsError(
+                    f"its pickle is damaged (a wrong {shown(str(function))}); get the file again"
+                ) from error
+        if not is_class and function not in INERT and not function.name.lstrip("_")[:1].isupper():
+            raise _asks_for(f"a call of {shown(str(function))}")
+        return Record(function, arguments)
+
+    def make_set(self, values: Any = ()) -> set[Any]:
+        return set(self.keys(_items(values)))
+
+    def make_dict(self, *arguments: Any) -> dict[Any, Any]:
+        """An OrderedDict, of pairs or none, or a defaultdict, of a name or none."""
+        match arguments:
+            case () | (Name(),) | (None,):
+                return {}
+            case (list() as pairs,) if all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+                return dict(zip(self.keys([pair[0] for pair in pairs]), [pair[1] for pair in pairs], strict=True))
+        raise _damaged("has a table that is none")
+
+    def keys(self, values: list[Any]) -> list[Any]:
+        """Values that may be keys: those that Python hashes without recursion and finds without a long search."""
+        for value in values:
+            parts = value if isinstance(value, tuple) else (value,)
+            if not isinstance(value, str):
+                self.keys_left -= len(parts)
+            if self.keys_left < 0:
+                raise _damaged(f"has more than {MOST_KEYS} keys that are no texts")
+            for part in parts:
+                if not (part is None or isinstance(part, bool | int | float | str | bytes | Record)):
+                    raise _damaged("has a key that is neither a number nor a text")
+                if isinstance(part, int) and part.bit_length() > 60:
+                    raise _damaged("has a key of more than 60 bits")
+        return values
+
 
 def _checked_name(module: Any, name: Any) -> Name:
     """The name, if it may stand in a checkpoint at all."""
     if not (isinstance(module, str) and isinstance(name, str)):
         raise _damaged("has a name that is no text")
+    if max(len(module), len(name)) > MOST_LETTERS:
+        raise _damaged(f"has a name of more than {MOST_LETTERS} characters")
     if not (name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
         raise _asks_for(f"{shown(name)} of {shown(module)}, which is no plain name")
     named = Name(IMPORT_MAPPING.get(module, module), name)
@@ -215,21 +273,7 @@ def _checked_name(module: Any, name: Any) -> Name:
     return named
 
 
-def _made(function: Any, arguments: Any, is_class: bool) -> Any:
-    """What stands for the result of function(*arguments)."""
-    if not (isinstance(function, Name) and isinstance(arguments, tuple)):
-        raise _damaged("calls something that is no name")
-    if function in REBUILD:
-        try:
-            return REBUILD[function](*arguments)
-        except TypeError as error:  # another number of arguments
-            raise WeightsError(f"its pickle is damaged (a wrong {shown(str(function))}); get the file again") from error
-    if not is_class and function not in INERT and not function.name.lstrip("_")[:1].isupper():
-        raise _asks_for(f"a call of {shown(str(function))}")
-    return Record(function, arguments)
-
-
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_unused: Any) -> Tensor:
+def _tensor(_machine: _Machine, storage: Any, offset: Any, size: Any, stride: Any, *_unused: Any) -> Tensor:
     """A view of the storage that lies inside it."""
     if not (isinstance(storage, Tensor) and isinstance(size, tuple) and isinstance(stride, tuple)):
         raise _damaged("has a tensor that is none")
@@ -249,31 +293,17 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_unused: Any) ->
     return storage.as_strided(size, stride, offset)
 
 
-def _parameter(tensor: Any, *_unused: Any) -> Tensor:
+def _parameter(_machine: _Machine, tensor: Any, *_unused: Any) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise _damaged("has a parameter that is no tensor")
     return tensor
 
 
-def _size(values: Any = ()) -> tuple[Any, ...]:
+def _size(_machine: _Machine, values: Any = ()) -> tuple[Any, ...]:
     return tuple(_items(values))
 
 
-def _set(values: Any = ()) -> set[Any]:
-    return set(_keys(_items(values)))
-
-
-def _dict(*arguments: Any) -> dict[Any, Any]:
-    """An OrderedDict, of pairs or none, or a defaultdict, of a name or none."""
-    match arguments:
-        case () | (Name(),) | (None,):
-            return {}
-        case (list() as pairs,) if all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
-            return dict(zip(_keys([pair[0] for pair in pairs]), [pair[1] for pair in pairs], strict=True))
-    raise _damaged("has a table that is none")
-
-
-def _reconstructed(cls: Any, *arguments: Any) -> Record:
+def _reconstructed(_machine: _Machine, cls: Any, *arguments: Any) -> Record:
     if not isinstance(cls, Name):
         raise _damaged("has an object without a class")
     return Record(cls, arguments)
@@ -283,15 +313,6 @@ def _items(values: Any) -> list[Any]:
     if not isinstance(values, list | tuple | set):
         raise _damaged("has a list that is none")
     return list(values)
-
-
-def _keys(values: list[Any]) -> list[Any]:
-    """Values that may be keys: those whose hash takes no recursion, which Python would do without any limit."""
-    for value in values:
-        parts = value if isinstance(value, tuple) else (value,)
-        if not all(part is None or isinstance(part, bool | int | float | str | bytes | Record) for part in parts):
-            raise _damaged("has a key that is neither a number nor a text")
-    return values
 
 
 def _asks_for(what: str) -> WeightsError:
@@ -311,9 +332,9 @@ REBUILD: dict[Name, Callable[..., Any]] = {
     Name("torch._utils", "_rebuild_parameter"): _parameter,
     Name("torch._utils", "_rebuild_parameter_with_state"): _parameter,
     Name("torch", "Size"): _size,
-    Name("builtins", "set"): _set,
-    Name("collections", "OrderedDict"): _dict,
-    Name("collections", "defaultdict"): _dict,
+    Name("builtins", "set"): _Machine.make_set,
+    Name("collections", "OrderedDict"): _Machine.make_dict,
+    Name("collections", "defaultdict"): _Machine.make_dict,
     Name("copyreg", "_reconstructor"): _reconstructed,
 }
 """What a call of these names stands for, done by this file."""
