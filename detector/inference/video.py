@@ -127,7 +127,8 @@ def video_writer(path: Path) -> Iterator[Callable[[UInt8[np.ndarray, "height wid
                     stream = _add_stream(container, picture.shape[1], picture.shape[0])
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 frame = frame.reformat(stream.width, stream.height, stream.pix_fmt)
-                moment = max(round(seconds * CLOCK), last + CLOCK // 1000)  # times only go up, by steps that players can show
+                # times only go up, by steps that players can show
+                moment = max(round(seconds * CLOCK), last + CLOCK // 1000)
                 frame.pts, frame.time_base = moment, Fraction(1, CLOCK)
                 interval, last = moment - last if last >= 0 else interval, moment
                 mux(frame)
