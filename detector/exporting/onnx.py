@@ -1,5 +1,6 @@
 """ONNX files: the network, and around it what makes a picture its input and detections of its output."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -29,6 +30,8 @@ from detector.exporting.onnx_stages import (
     picture_stage,
     placing_stage,
 )
+
+logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it tells on stderr which constants are outputs, too
 
 CONF, IOU, MAX_DETECTIONS = 0.25, 0.7, 300
 """What a file uses unless it is told otherwise, as `Detector` does."""
