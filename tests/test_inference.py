@@ -19,7 +19,7 @@ from detector.demo.scenes import make_data_set
 from detector.errors import ConfigError, DataError, DetectorError
 from detector.geometry.boxes import make_anchors
 from detector.geometry.letterbox import PAD_VALUE, Letterbox
-from detector.inference.detector import Detector, resolve_device
+from detector.inference.detector import Detector
 from detector.inference.infer import infer
 from detector.inference.output_names import output_names
 from detector.inference.sources import Source
@@ -27,6 +27,7 @@ from detector.models.base import DetectionModel
 from detector.nn.conv import fuse_conv_bn
 from detector.nn.head import decode
 from detector.runtimes import postprocess
+from detector.runtimes.device import resolve_device
 from detector.runtimes.postprocess import select, select_logits
 from detector.structures import Categories, Detections, Predictions, RawPredictions
 from detector.weights.files import WeightsInfo, save_weights

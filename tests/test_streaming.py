@@ -6,6 +6,7 @@ import io
 import json
 import resource
 import threading
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -338,6 +339,21 @@ def test_ctrl_c_ends_a_camera_and_its_files_are_whole(
     assert {entry["frame"] for entry in json.loads((tmp_path / "detections.json").read_text())} == {
         one.frame for one in taken
     }
+
+
+def test_a_camera_that_fails_while_the_network_is_busy_says_so() -> None:
+    def shots() -> Iterator[streaming._Shot]:
+        source = Source("camera:0", "video", live=True)
+        for number in range(50):
+            yield streaming._Shot(source, number, 0.0, np.zeros((8, 8, 3), np.uint8))
+        yield streaming._Shot(source, 50, 0.0, DataError("camera:0: gone"))
+
+    seen = []
+    for shot in streaming._ahead(shots(), 2):
+        time.sleep(0.01)
+        seen.append(shot)
+    assert len(seen) < 51
+    assert isinstance(seen[-1].picture, DataError)
 
 
 def test_a_camera_that_gives_nothing(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

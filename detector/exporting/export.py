@@ -23,6 +23,7 @@ from detector.geometry.frame_size import STEP, FrameSize
 from detector.inference.detector import Detector
 from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
+from detector.runtimes.base import Runtime
 from detector.runtimes.eager import EagerRuntime
 from detector.runtimes.load import load_runtime
 from detector.weights.files import WeightsInfo, load_weights, save_weights
@@ -32,6 +33,8 @@ MOST_PICTURES = 16
 MOST_DETECTIONS = 3000
 """In comparisons: a lower limit would cut between scores that differ by a rounding only."""
 CONFS = (0.25, 0.05, 0.01, 0.001)
+IOUS = (0.7, 0.45)
+"""Of NMS: with both, no other that a file might have instead goes unnoticed."""
 AP_SELECTION = 0.001, 0.7, 300
 """As `evaluate` has it: conf, iou, detections."""
 TOLERANCES: dict[str, Tolerance | None] = {"float32": FLOAT32, "float16": HALF, "int8": None}
@@ -63,7 +66,8 @@ def export(config: ExportConfig) -> Comparison:
         comparison = compare_file(file, model, info, config, images)
         if not comparison.passes() and not config.force:
             raise ExportMismatchError(f"{config.out} was not written: {comparison}")
-        report = {"weights": config.weights, "format": config.format, **comparison.to_json()}
+        given = {name: getattr(config, name) for name in ("weights", "format", "precision", "data")}
+        report = {**given, "image_size": info.image_size, **comparison.to_json()}
         write_json(folder / f"{out.name}.json", report)
     print(f"written: {config.out}; {comparison}" + ("" if comparison.passes() else "; NOT the model, left by --force"))
     return comparison
@@ -100,13 +104,19 @@ def compare_file(
     file: Path, model: DetectionModel, info: WeightsInfo, config: ExportConfig, images: CocoImages | None
 ) -> Comparison:
     """Of the file as `Detector.load` reads it, at its size and, if it takes others, at a second one; AP where there are data."""
-    device = "cuda" if config.format == "tensorrt" else "cpu"
     pictures = comparison_pictures(images)
-    runtime = (
-        load_published(file, info)
-        if config.format == "published"
-        else load_runtime(file, torch.device(device), None)[0]
-    )
+    runtime: Runtime
+    problems: list[str] = []
+    if config.format == "published":
+        runtime = load_published(file, info)
+    else:
+        runtime, stated = load_runtime(file, "cuda" if config.format == "tensorrt" else "cpu", None)
+        if stated.to_metadata() != info.to_metadata():
+            problems.append("its metadata are not those of the weights")
+    if config.format == "onnx" and not config.raw:
+        from detector.exporting.onnx import wrong_defaults
+
+        problems += wrong_defaults(file)
     sizes = [info.image_size]
     if runtime.frame is None and not runtime.places_pictures:
         height, width = FrameSize.of(info.image_size)
@@ -115,13 +125,14 @@ def compare_file(
     def both(size: int | tuple[int, int], conf: float, iou: float, most: int) -> tuple[Detector, Detector]:
         return (
             Detector(model, info.categories, size, conf=conf, iou=iou, max_detections=most, device="cpu"),
-            Detector(runtime, info.categories, size, conf=conf, iou=iou, max_detections=most, device=device),
+            Detector(runtime, info.categories, size, conf=conf, iou=iou, max_detections=most),
         )
 
-    conf = telling_conf(Detector(model, info.categories, info.image_size, conf=CONFS[-1], device="cpu"), pictures)
+    conf = telling_conf([both(info.image_size, CONFS[-1], iou, MOST_DETECTIONS)[0] for iou in IOUS], pictures)
     precision = config.precision or PRECISIONS[config.format][0]
-    iou = 1.0 if precision == "float16" else 0.7  # of boxes alike NMS may choose another after the least rounding
-    comparison = compare([both(size, conf, iou, MOST_DETECTIONS) for size in sizes], pictures, TOLERANCES[precision])
+    ious = (1.0,) if precision == "float16" else IOUS  # of boxes alike NMS may choose another after the least rounding
+    pairs = [both(size, conf, iou, MOST_DETECTIONS) for size in sizes for iou in ious]
+    comparison = replace(compare(pairs, pictures, TOLERANCES[precision]), problems=tuple(problems))
     if images is None:
         return comparison
     ap, file_ap = (
@@ -138,10 +149,13 @@ def load_published(file: Path, info: WeightsInfo) -> EagerRuntime:
     return EagerRuntime(model, torch.device("cpu"))
 
 
-def telling_conf(detector: Detector, pictures: Sequence[UInt8[np.ndarray, "_h _w 3"]]) -> float:
-    """The highest of `CONFS` at which there is at least one detection a picture, else the lowest."""
-    scores = torch.cat([detector(picture).scores for picture in pictures])
-    return next((conf for conf in CONFS if (scores >= conf).sum() >= len(pictures)), CONFS[-1])
+def telling_conf(detectors: Sequence[Detector], pictures: Sequence[UInt8[np.ndarray, "_h _w 3"]]) -> float:
+    """The highest of `CONFS` at which there is at least one detection a picture, and NMS finds others with each of the
+    detectors' IoUs; else the lowest."""
+    scores = [torch.cat([detector(picture).scores for picture in pictures]) for detector in detectors]
+    counts = [[int((of_one >= conf).sum()) for of_one in scores] for conf in CONFS]
+    enough = (len(set(count)) == len(count) and min(count) >= len(pictures) for count in counts)
+    return next((conf for conf, telling in zip(CONFS, enough, strict=True) if telling), CONFS[-1])
 
 
 def comparison_pictures(images: CocoImages | None) -> list[UInt8[np.ndarray, "_h _w 3"]]:

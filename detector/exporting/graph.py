@@ -4,9 +4,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from detector.geometry.boxes import Anchors
 from detector.geometry.frame_size import FrameSize
 from detector.models.base import DetectionModel, scale_pixels
 from detector.nn.conv import fuse_conv_bn
+from detector.nn.head import decode
+from detector.structures import RawPredictions
 
 
 class HeadGraph(nn.Module):
@@ -22,6 +25,21 @@ class HeadGraph(nn.Module):
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> tuple[Float[Tensor, "batch anchors 4"], Float[Tensor, "batch anchors classes"]]:
         boxes, scores = self.model(images)
+        return boxes, scores
+
+
+class HalfGraph(HeadGraph):
+    """As `HeadGraph`, its layers in half precision; boxes are decoded in float32, as pixels beyond 512 need it."""
+
+    def __init__(self, model: DetectionModel) -> None:
+        super().__init__(model)
+        self.model.half()
+
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[Float[Tensor, "batch anchors 4"], Float[Tensor, "batch anchors classes"]]:
+        raw, anchors = self.model.logits(images.half())
+        boxes, scores = decode(RawPredictions(*map(Tensor.float, raw)), Anchors(*map(Tensor.float, anchors)))
         return boxes, scores
 
 

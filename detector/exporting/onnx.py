@@ -1,6 +1,7 @@
 """ONNX files: the network, and around it what makes a picture its input and detections of its output."""
 
 import logging
+import math
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from detector.config import ExportConfig
 from detector.errors import ConfigError
 from detector.exporting.calibration import Frames
-from detector.exporting.graph import HeadGraph, LogitsGraph, example_images
+from detector.exporting.graph import HalfGraph, HeadGraph, LogitsGraph, example_images
 from detector.geometry.frame_size import STEP, FrameSize
 from detector.models.base import DetectionModel
 from detector.weights.files import WeightsInfo
@@ -49,6 +50,22 @@ def save_model(model: ModelProto, path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
+def wrong_defaults(path: Path) -> list[str]:
+    """What is wrong with the thresholds that hold where the file is not told others."""
+    graph = onnx.load(path).graph
+    values = {
+        constant.name: onnx.numpy_helper.to_array(constant).item()
+        for constant in graph.initializer
+        if not constant.dims
+    }
+    expected = {"conf": CONF, "iou": IOU, "max_detections": MAX_DETECTIONS}
+    return [
+        f"its default {name} is {values.get(name)}, not {value}"
+        for name, value in expected.items()
+        if not math.isclose(values.get(name, math.nan), value, rel_tol=1e-6)
+    ]
+
+
 def build_onnx(
     model: DetectionModel, info: WeightsInfo, config: ExportConfig, frames: Frames | None = None
 ) -> ModelProto:
@@ -75,10 +92,12 @@ def build_onnx(
     return graph
 
 
-def frames_network(model: DetectionModel, info: WeightsInfo) -> ModelProto:
-    """From one letterboxed picture (1, height, width, 3) uint8 RGB to the head's boxes and scores."""
+def frames_network(model: DetectionModel, info: WeightsInfo, half: bool = False) -> ModelProto:
+    """From one letterboxed picture (1, height, width, 3) uint8 RGB to the head's boxes and scores; `half`: layers compute in
+    half precision."""
     size = FrameSize.of(info.image_size)
-    return join([frames_stage(size, batch=1), network(HeadGraph(model), size, ("boxes", "scores"), ())])
+    graph = HalfGraph(model) if half else HeadGraph(model)
+    return join([frames_stage(size, batch=1), network(graph, size, ("boxes", "scores"), ())])
 
 
 def logits_network(model: DetectionModel, size: FrameSize, config: ExportConfig) -> ModelProto:

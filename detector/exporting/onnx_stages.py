@@ -157,9 +157,9 @@ def frames_stage(frame: FrameSize | None, batch: int | None = None) -> ModelProt
     return _stage(f"""
         frames_stage (uint8[{number}, {height}, {width}, 3] frames) => (float[{number}, 3, {height}, {width}] images)
         <float most = {{255.0}}> {{
-            planes = Transpose <perm = [0, 3, 1, 2]> (frames)
-            levels = Cast <to = {FLOAT}> (planes)
-            images = Div (levels, most)
+            levels = Cast <to = {FLOAT}> (frames)  # at once: TensorRT can do nothing else with bytes
+            planes = Transpose <perm = [0, 3, 1, 2]> (levels)
+            images = Div (planes, most)
         }}""")
 
 

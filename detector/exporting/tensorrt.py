@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import torch
+
 from detector.errors import ConfigError
 from detector.exporting.onnx import frames_network
 from detector.models.base import DetectionModel
@@ -15,18 +17,27 @@ except ImportError as error:
 
 
 def write_engine(path: Path, model: DetectionModel, info: WeightsInfo, half: bool) -> None:
-    """From one letterboxed picture (1, height, width, 3) uint8 RGB to the head's boxes and scores."""
+    """From one letterboxed picture (1, height, width, 3) uint8 RGB to the head's boxes and scores; `half`: layers compute in
+    half precision, boxes are decoded in float32."""
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "--format tensorrt: an engine is built on the NVIDIA GPU that it is to run on; there is none here"
+        )
     logger = tensorrt.Logger(tensorrt.Logger.WARNING)
     builder = tensorrt.Builder(logger)
-    network = builder.create_network(0)
+    # strongly typed: each layer in the precision that it has in the graph
+    network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = tensorrt.OnnxParser(network, logger)
-    if not parser.parse(frames_network(model, info).SerializeToString()):
+    if not parser.parse(frames_network(model, info, half).SerializeToString()):
         raise ConfigError(
             f"--format tensorrt: TensorRT {tensorrt.__version__} can't read the network: {parser.get_error(0)}"
         )
     options = builder.create_builder_config()
-    if half:
-        options.set_flag(tensorrt.BuilderFlag.FP16)
+    options.clear_flag(tensorrt.BuilderFlag.TF32)  # its 10 bits are too few for the comparison
     engine = builder.build_serialized_network(network, options)
+    if engine is None:
+        raise ConfigError(
+            f"--format tensorrt: TensorRT {tensorrt.__version__} can't build the engine; see its lines above"
+        )
     metadata = json.dumps(info.to_metadata()).encode()
     path.write_bytes(len(metadata).to_bytes(8, "little") + metadata + bytes(engine))

@@ -19,9 +19,22 @@ def write_torchscript(path: Path, model: DetectionModel, info: WeightsInfo) -> N
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch advises torch.export, which is another format
         traced = torch.jit.trace(FramesGraph(model), example_frames(FrameSize.of(info.image_size), batch=2))  # type: ignore[no-untyped-call]
+        follow_the_input(traced.graph)
         buffer = io.BytesIO()  # where the disk is full, torch's own writer ends the process
         torch.jit.save(traced, buffer, _extra_files={METADATA: json.dumps(info.to_metadata())})
     path.write_bytes(buffer.getbuffer())
+
+
+def follow_the_input(graph: "torch._C.Graph") -> None:
+    """Have the tensors that the graph makes itself (anchors) on the input's device, where tracing has written down its own."""
+    torch._C._jit_pass_inline(graph)
+    _, frames = graph.inputs()
+    device = graph.create("prim::device", [frames], 1)
+    device.insertBefore(next(graph.nodes()))
+    device.output().setType(torch._C.DeviceObjType.get())
+    for constant in graph.findAllNodes("prim::Constant"):  # type: ignore[attr-defined]
+        if constant.output().type().kind() == "DeviceObjType":
+            constant.output().replaceAllUsesWith(device.output())
 
 
 def write_exported(path: Path, model: DetectionModel, info: WeightsInfo) -> None:

@@ -38,7 +38,8 @@ from 0.5799 to 0.5792."""
 class Comparison:
     """Largest differences of partners (score from `conf`, after NMS), and how many either side found.
 
-    ap, file_ap: AP of the model and of the file, where there is a data set.
+    ap, file_ap: AP of the model and of the file, where there is a data set; problems: what the file says of itself that is
+    not so.
     """
 
     pictures: int
@@ -51,9 +52,12 @@ class Comparison:
     tolerance: Tolerance | None = FLOAT32
     ap: float | None = None
     file_ap: float | None = None
+    problems: tuple[str, ...] = ()
 
     def passes(self) -> bool:
         """Whether all is within the tolerance; without one the loss of AP must be within `MOST_AP_LOSS`."""
+        if self.problems:
+            return False
         # written so that NaN fails
         if self.tolerance is None:
             assert self.ap is not None
@@ -74,12 +78,13 @@ class Comparison:
             f"on {self.pictures} pictures the model has {self.model_detections} detections of score {self.conf:g} or more,"
             f" the file {self.file_detections}"
         )
-        ap = "" if self.ap is None else f"; AP {self.ap:.4f} and {self.file_ap:.4f}"
+        rest = "" if self.ap is None else f"; AP {self.ap:.4f} and {self.file_ap:.4f}"
+        rest += "".join(f"; {problem}" for problem in self.problems)
         if self.tolerance is None:
-            return f"{found}{ap} (a loss of {MOST_AP_LOSS} is allowed)"
+            return f"{found}{rest} (a loss of {MOST_AP_LOSS} is allowed)"
         return (
             f"{found}, {self.unmatched} without a partner; boxes differ by up to {self.box_difference:.2g} px (allowed"
-            f" {self.tolerance.box}), scores by up to {self.score_difference:.2g} (allowed {self.tolerance.score}){ap}"
+            f" {self.tolerance.box}), scores by up to {self.score_difference:.2g} (allowed {self.tolerance.score}){rest}"
         )
 
 

@@ -17,6 +17,7 @@ from detector.geometry.frame_size import FrameSize
 from detector.geometry.letterbox import Letterbox
 from detector.models.base import DetectionModel
 from detector.runtimes.base import Boxes, Runtime, Selection
+from detector.runtimes.device import resolve_device
 from detector.runtimes.eager import EagerRuntime
 from detector.runtimes.load import load_runtime
 from detector.structures import Categories, Detections
@@ -50,16 +51,19 @@ class Detector:
         classes: Sequence[str] | None = None,
         device: str | torch.device = "auto",
     ) -> None:
-        """Takes a copy of a model. Raises ConfigError for a setting out of range, an unknown class or no such device."""
+        """Takes a copy of a model, to `device`; a runtime has its own.
+
+        Raises ConfigError for a setting out of range, an unknown class or no such device.
+        """
         require_image_size("image_size", image_size)
         if not (0 <= conf <= 1 and 0 <= iou <= 1 and max_detections >= 1):
             given = f"conf {conf}, iou {iou}, max_detections {max_detections}"
             raise ConfigError(f"{given}: expected conf and iou from 0 to 1 and max_detections of at least 1")
-        self.device = resolve_device(device)
         if isinstance(network, DetectionModel):
             assert network.head.num_classes == len(categories)
-            network = EagerRuntime(network, self.device)
+            network = EagerRuntime(network, resolve_device(device))
         self.runtime = network
+        self.device = network.device
         frame = FrameSize.of(image_size)
         if network.frame not in (None, frame):
             raise ConfigError(
@@ -89,10 +93,11 @@ class Detector:
     ) -> "Detector":
         """From a weights file, shipped weights by name, or a file that `export` wrote: .onnx, .xml, .torchscript, .pt2, .engine.
 
-        `image_size` is that of the file if not given; `threads`: of the network on a CPU, as many as the runtime likes if
-        None. Raises WeightsError for a file that can't be used, ConfigError for a setting out of range.
+        `image_size` is that of the file if not given; `device` "auto": CUDA where there is a card and the file can use it;
+        `threads`: of the network on a CPU, as many as the runtime likes if None. Raises WeightsError for a file that can't be
+        used, ConfigError for a setting out of range.
         """
-        runtime, info = load_runtime(path, resolve_device(device), threads)
+        runtime, info = load_runtime(path, device, threads)
         if runtime.places_pictures and image_size not in (None, info.image_size):
             raise ConfigError(
                 f"image_size: {path} letterboxes pictures itself, to {info.image_size} px; leave image_size out, or export"
@@ -106,7 +111,6 @@ class Detector:
             iou=iou,
             max_detections=max_detections,
             classes=classes,
-            device=device,
         )
 
     @property
@@ -205,21 +209,6 @@ def as_array(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
             f"a picture array has shape {picture.shape}; expected (height, width, 3) RGB or (height, width)"
         )
     return np.ascontiguousarray(picture)
-
-
-def resolve_device(name: str | torch.device) -> torch.device:
-    """The device by name; auto is CUDA where there is a card. Raises ConfigError for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device: {name!r} is no device; use auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device: {name!r} is not supported; use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device: {name} is not there, {torch.cuda.device_count()} CUDA cards are; use auto or cpu")
-    return device
 
 
 def _labels_of(classes: Sequence[str], categories: Categories) -> Int64[Tensor, " wanted"]:

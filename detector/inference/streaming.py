@@ -137,7 +137,7 @@ def _ahead(shots: Iterable[_Shot], size: int) -> Iterator[_Shot]:
             for shot in shots:
                 if stop.is_set():
                     return
-                if not shot.source.live or not queue.full():  # no other thread fills it
+                if not shot.source.live or not queue.full() or isinstance(shot.picture, DataError):  # no other fills it
                     queue.put(shot)
             queue.put(None)
         except Exception as error:  # goes on in the thread that asks

@@ -28,10 +28,11 @@ class Selection(NamedTuple):
 class Runtime(ABC):
     """A network and what runs it.
 
-    frame: the only size of its input, None if it takes any multiples of 32; places_pictures: it takes pictures of any size
-    and letterboxes them itself; most: how many frames it takes at a time, None for any number.
+    device: what it runs on; frame: the only size of its input, None if it takes any multiples of 32; places_pictures: it takes
+    pictures of any size and letterboxes them itself; most: how many frames it takes at a time, None for any number.
     """
 
+    device = torch.device("cpu")
     frame: FrameSize | None = None
     places_pictures = False
     most: int | None = None

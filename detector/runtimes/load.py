@@ -7,16 +7,16 @@ import torch
 
 from detector.errors import WeightsError
 from detector.runtimes.base import Runtime
+from detector.runtimes.device import resolve_device
 from detector.runtimes.eager import EagerRuntime
-from detector.weights.files import WeightsInfo, load_weights
-
-EXPORTED = (".onnx", ".xml", ".torchscript", ".pt2", ".engine")
+from detector.weights.files import EXPORTED, WeightsInfo, load_weights
 
 
-def load_runtime(path: str | Path, device: torch.device, threads: int | None) -> tuple[Runtime, WeightsInfo]:
+def load_runtime(path: str | Path, device: str | torch.device, threads: int | None) -> tuple[Runtime, WeightsInfo]:
     """A weights file (or shipped weights by name), or a file that tools/export.py wrote.
 
-    threads: for the network on a CPU, None leaves that to the runtime; PyTorch's are those of the whole process.
+    device: "auto" is CUDA where there is a card and the runtime can use it; threads: for the network on a CPU, None leaves that to
+    the runtime; PyTorch's are those of the whole process.
     Raises WeightsError for a file that is missing, damaged or of another program, ConfigError where the runtime's package
     is not installed or `device` is not one of its.
     """
@@ -25,7 +25,7 @@ def load_runtime(path: str | Path, device: torch.device, threads: int | None) ->
     file = Path(path)
     if file.suffix not in EXPORTED:
         model, info = load_weights(path)
-        return EagerRuntime(model, device), info
+        return EagerRuntime(model, resolve_device(device)), info
     if not file.is_file():
         raise WeightsError(f"{path}: there is no such file; tools/export.py writes one")
     runtime, metadata = _load_exported(file, device, threads)
@@ -37,7 +37,7 @@ def load_runtime(path: str | Path, device: torch.device, threads: int | None) ->
         ) from error
 
 
-def _load_exported(file: Path, device: torch.device, threads: int | None) -> tuple[Runtime, dict[str, str] | str]:
+def _load_exported(file: Path, device: str | torch.device, threads: int | None) -> tuple[Runtime, dict[str, str] | str]:
     """The runtime and the metadata. A format's packages are imported only where a file is of that format."""
     if file.suffix == ".onnx":
         from detector.runtimes.onnx_file import load_onnx
@@ -55,4 +55,5 @@ def _load_exported(file: Path, device: torch.device, threads: int | None) -> tup
         return engine, engine.metadata
     from detector.runtimes.torch_files import load_exported, load_torchscript
 
-    return load_torchscript(file, device) if file.suffix == ".torchscript" else load_exported(file, device)
+    load = load_torchscript if file.suffix == ".torchscript" else load_exported
+    return load(file, resolve_device(device))

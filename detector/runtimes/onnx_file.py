@@ -11,6 +11,7 @@ from torch import Tensor
 from detector.errors import ConfigError, WeightsError
 from detector.models.base import scale_pixels
 from detector.runtimes.base import Boxes, HeadRuntime, Runtime, Selection, as_pixels_last, fixed_frame, only_wanted
+from detector.runtimes.device import resolve_device
 from detector.structures import Predictions
 
 try:
@@ -19,14 +20,15 @@ except ImportError as error:
     raise ConfigError(f"ONNX files need the package {error.name}: pip install 'detector[export]'") from error
 
 
-def load_onnx(path: Path, device: torch.device, threads: int | None) -> tuple[Runtime, dict[str, str]]:
+def load_onnx(path: Path, device: str | torch.device, threads: int | None) -> tuple[Runtime, dict[str, str]]:
     """What runs the file, and its metadata. Raises WeightsError for a file that ONNX Runtime can't read."""
+    place, providers = _providers(device)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # else it warns that the thresholds can be changed
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=_providers(device))
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # of a dozen kinds, all derived from Exception alone
         raise WeightsError(
             f"{path}: ONNX Runtime can't read it ({' '.join(str(error).split())[:200]}); export it again"
@@ -38,17 +40,22 @@ def load_onnx(path: Path, device: torch.device, threads: int | None) -> tuple[Ru
         "images": RawFile,
     }
     kind = kinds.get(session.get_inputs()[0].name)
-    if kind is None:
+    if kind is None or "class_names" not in metadata:
         raise WeightsError(f"{path}: was not written by tools/export.py; export the weights with it")
-    return kind(session), metadata
+    runtime = kind(session)
+    runtime.device = place
+    return runtime, metadata
 
 
-def _providers(device: torch.device) -> list[str]:
-    if device.type == "cpu":
-        return ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+def _providers(device: str | torch.device) -> tuple[torch.device, list[str]]:
+    """The device, and ONNX Runtime's names for it and for what takes over what that can't do."""
+    on_cards = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    place = resolve_device("cpu" if device == "auto" and not on_cards else device)
+    if place.type == "cpu":
+        return place, ["CPUExecutionProvider"]
+    if not on_cards:
         raise ConfigError("device: this onnxruntime can't use CUDA; install onnxruntime-gpu or use --device cpu")
-    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return place, ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
 class PictureFile(Runtime):

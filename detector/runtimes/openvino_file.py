@@ -8,6 +8,7 @@ from torch import Tensor
 
 from detector.errors import ConfigError, WeightsError
 from detector.runtimes.base import HeadRuntime, as_pixels_last, fixed_frame
+from detector.runtimes.device import resolve_device
 from detector.structures import Predictions
 
 try:
@@ -22,8 +23,8 @@ SECTION = "detector"
 class OpenVinoRuntime(HeadRuntime):
     """A file that takes letterboxed pictures and ends at the head."""
 
-    def __init__(self, path: Path, device: torch.device, threads: int | None) -> None:
-        if device.type != "cpu":
+    def __init__(self, path: Path, device: str | torch.device, threads: int | None) -> None:
+        if device != "auto" and resolve_device(device).type != "cpu":
             raise ConfigError(f"device: {path} runs on the CPU here; use --device cpu")
         core = openvino.Core()
         options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from detector.errors import ConfigError, WeightsError
 from detector.runtimes.base import HeadRuntime, as_pixels_last, fixed_frame
+from detector.runtimes.device import resolve_device
 from detector.structures import Predictions
 
 try:
@@ -19,10 +20,10 @@ except ImportError as error:
 class TensorRtRuntime(HeadRuntime):
     """An engine that takes letterboxed pictures and ends at the head; it runs on the kind of GPU that it was built on."""
 
-    def __init__(self, path: Path, device: torch.device) -> None:
-        if device.type != "cuda":
+    def __init__(self, path: Path, device: str | torch.device) -> None:
+        self.device = resolve_device("cuda" if device == "auto" else device)
+        if self.device.type != "cuda":
             raise ConfigError(f"device: {path} runs on an NVIDIA GPU; use --device cuda")
-        self.device = device
         content = path.read_bytes()
         length = int.from_bytes(content[:8], "little")
         self.metadata = content[8 : 8 + length].decode(errors="replace")

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
+from torch.export.passes import move_to_device_pass
 
 from detector.errors import WeightsError
 from detector.runtimes.base import HeadRuntime, as_pixels_last
@@ -48,7 +49,9 @@ def load_exported(path: Path, device: torch.device) -> tuple[TorchFileRuntime, s
         program = torch.export.load(path, extra_files=extra)
     except Exception as error:  # of many kinds: of the archive, of pickles, of its own
         raise WeightsError(f"{path}: no file of torch.export, or a damaged one; export it again") from error
-    return TorchFileRuntime(program.module().to(device), device), as_text(extra[METADATA])
+    if device.type != "cpu":
+        program = move_to_device_pass(program, device)
+    return TorchFileRuntime(program.module(), device), as_text(extra[METADATA])
 
 
 def as_text(content: str | bytes) -> str:

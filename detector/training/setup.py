@@ -29,10 +29,10 @@ from detector.evaluation.evaluate import Frame, frame_loader
 from detector.fileio import remove_unfinished, require_writable, write_json, write_text
 from detector.geometry.boxes import Anchors, make_anchors
 from detector.geometry.frame_size import FrameSize
-from detector.inference.detector import resolve_device
 from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
 from detector.models.pgi import Guided, guided
+from detector.runtimes.device import resolve_device
 from detector.structures import Categories
 from detector.training.batch_size import batch_that_fits
 from detector.training.checkpoint import EpochTally, TrainState, read_checkpoint, restore_checkpoint

@@ -19,6 +19,8 @@ from detector.structures import Categories
 from detector.weights.shipped import find_weights
 
 FORMAT = "detector-1"
+EXPORTED = (".onnx", ".xml", ".torchscript", ".pt2", ".engine")
+"""Suffixes of what tools/export.py writes for other runtimes; `detector.runtimes` reads them."""
 METADATA_TYPES: dict[str, type] = {
     "model": str,
     "class_names": list,
@@ -117,6 +119,10 @@ def load_weights(path: str | Path) -> tuple[DetectionModel, WeightsInfo]:
     Raises WeightsError naming the file and what is wrong with it.
     """
     path = find_weights(path)
+    if path.suffix in EXPORTED:
+        raise WeightsError(
+            f"{path}: an exported file only detects; give best.safetensors, the weights it was made from"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
