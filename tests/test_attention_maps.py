@@ -28,6 +28,7 @@ from detector.inference.attention_sheet import (
 from detector.inference.detector import Detector
 from detector.models.base import DetectionModel, scale_pixels
 from detector.models.catalog import MODELS, create_model
+from detector.nn.cross_scale import CrossScaleAttention
 from detector.nn.head import DetectionHead
 from detector.nn.spatial_attention import SpatialAttention
 from detector.structures import Categories, Detections
@@ -153,6 +154,26 @@ def test_cells_and_points_are_in_the_frame_of_the_original_picture(planted: Dete
     assert layer.cell_box(0, 0).tolist() == [[0, 0, 64, 0]]  # padding has no place in the picture
 
 
+def test_cross_scale_attention_has_a_grid_that_looks_and_one_that_is_looked_at(scene: Path) -> None:
+    """Without weights in its queries and keys a pixel looks at what is nearest to it, by the encoding of the places."""
+    model = create_model("yolo11n-cross", 2)
+    for module in model.modules():
+        if isinstance(module, CrossScaleAttention):
+            nn.init.zeros_(module.query.conv.weight)
+            nn.init.zeros_(module.key.conv.weight)
+    maps = attention_maps(Detector(model, COLOURS, (96, 160), device="cpu"), scene)
+    grids = [(layer.query_rows, layer.query_columns, layer.rows, layer.columns) for layer in maps.layers]
+    assert grids == [(3, 5, 3, 5), (6, 10, 8, 8), (12, 20, 8, 8)]
+    for layer in maps.layers[1:]:
+        np.testing.assert_allclose(layer.weights.sum(axis=2), 1, atol=1e-6)
+        row, column = layer.query_rows - 1, layer.query_columns // 2
+        left, top, right, bottom = layer.cell_box(row, column)[0].tolist()
+        seen = layer.seen_from((left + right) / 2, (top + bottom) / 2)
+        nearest = int((row + 0.5) / layer.query_rows * 8), int((column + 0.5) / layer.query_columns * 8)
+        assert all(np.unravel_index(head.argmax(), head.shape) == nearest for head in seen)
+        assert layer.received().shape == (len(layer.weights), 8, 8)
+
+
 def hot_spot(picture: np.ndarray) -> tuple[float, float]:
     """Mean x and y of the pixels of an overlay that have colour."""
     rows, columns = np.nonzero(np.ptp(picture.astype(int), axis=2) > 100)
@@ -210,7 +231,7 @@ def test_heat_on_the_padding_never_comes_into_the_picture(width: int, height: in
 
 def test_a_panel_states_and_shows_the_cells_of_the_picture_alone() -> None:
     picture = red_and_green()
-    layer = AttentionLayer("attention", 4, 4, np.zeros((1, 16, 16), np.float32), Letterbox(256, 128, 128, 128))
+    layer = AttentionLayer("attention", 4, 4, 4, 4, np.zeros((1, 16, 16), np.float32), Letterbox(256, 128, 128, 128))
     clean, planted = np.ones((2, 1, 4, 4), np.float32)
     clean[0, 1, 2] = planted[0, 1, 2] = 5
     planted[0, 0] = planted[0, 3] = 40

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
 from detector.geometry.letterbox import Letterbox
 from detector.inference.detector import Detector, Picture, as_array, as_frame
 from detector.models.base import DetectionModel, scale_pixels
+from detector.nn.cross_scale import CELLS, CrossScaleAttention
 from detector.nn.head import DetectionHead
 from detector.nn.spatial_attention import SpatialAttention
 from detector.runtimes.postprocess import select_logits
@@ -28,53 +29,64 @@ from detector.structures import Detections
 class AttentionLayer:
     """The weights of one attention layer in one picture.
 
-    name: the module's path in the model; rows, columns: its grid of cells over the network input, padding included (one cell
-    is 32 px in C2PSA); weights: (heads, cells, cells), cells running row by row: entry (head, query, key) is how much of
-    what the query's cell receives comes from the key's cell; every row (head, query) sums to 1.
+    name: the module's path in the model; query_rows, query_columns: the grid of cells that look, rows, columns: the grid of
+    those that are looked at, both over the network input, padding included (one grid of 32 px cells in C2PSA; cells of 16
+    and 8 px look at 8 x 8 in cross-scale attention); weights: (heads, queries, keys), cells running row by row: entry
+    (head, query, key) is how much of what the query's cell receives comes from the key's cell; every row (head, query)
+    sums to 1.
     """
 
     name: str
+    query_rows: int
+    query_columns: int
     rows: int
     columns: int
-    weights: Float32[np.ndarray, "heads cells cells"]
+    weights: Float32[np.ndarray, "heads queries keys"]
     letterbox: Letterbox
 
     def cell(self, x: float, y: float) -> tuple[int, int]:
-        """Row and column of the cell that holds a point, given in pixels of the original picture."""
+        """Row and column of the query's cell that holds a point, given in pixels of the original picture."""
         left, top = self.letterbox.offset
         scale_x, scale_y = self.letterbox.scale
-        row = int((y * scale_y + top) / self.letterbox.frame_height * self.rows)
-        column = int((x * scale_x + left) / self.letterbox.frame_width * self.columns)
-        return min(max(row, 0), self.rows - 1), min(max(column, 0), self.columns - 1)
+        row = int((y * scale_y + top) / self.letterbox.frame_height * self.query_rows)
+        column = int((x * scale_x + left) / self.letterbox.frame_width * self.query_columns)
+        return min(max(row, 0), self.query_rows - 1), min(max(column, 0), self.query_columns - 1)
 
     def cell_box(self, row: int, column: int) -> Float[Tensor, "1 4"]:
-        """The cell as a box, xyxy pixels of the original picture, cut off where it reaches into the padding."""
-        height, width = self.letterbox.frame_height / self.rows, self.letterbox.frame_width / self.columns
+        """The query's cell as a box, xyxy pixels of the original picture, cut off where it reaches into the padding."""
+        height, width = self.letterbox.frame_height / self.query_rows, self.letterbox.frame_width / self.query_columns
         corners = (column * width, row * height, (column + 1) * width, (row + 1) * height)
         return self.letterbox.to_original(torch.tensor([corners]))
 
     def seen_from(self, x: float, y: float) -> Float32[np.ndarray, "heads rows columns"]:
         """Where the cell under a point (pixels of the original picture) looks, in even shares.
 
-        An even share is 1 / cells: 1 everywhere is attention that prefers nothing, 3 is three times that.
+        An even share is 1 / keys: 1 everywhere is attention that prefers nothing, 3 is three times that.
         """
         row, column = self.cell(x, y)
-        return self._in_even_shares(self.weights[:, row * self.columns + column])
+        return self._in_even_shares(self.weights[:, row * self.query_columns + column])
 
     def received(self) -> Float32[np.ndarray, "heads rows columns"]:
         """How much is looked at each cell, in even shares: the mean over the queries whose centre lies in the picture.
 
         Queries on the padding are left out, for they all look alike; keys on the padding are not.
         """
-        return self._in_even_shares(self.weights[:, self.in_picture().flatten()].mean(axis=1))
+        return self._in_even_shares(self.weights[:, self.queries_in_picture().flatten()].mean(axis=1))
 
-    def in_picture(self) -> np.ndarray:
-        """Bool (rows, columns): the cells whose centre lies in the picture, not on the padding (`Letterbox.cells_inside`)."""
-        inside = np.zeros((self.rows, self.columns), dtype=bool)
-        inside[self.letterbox.cells_inside(self.rows, self.columns)] = True
+    def in_picture(self) -> Bool[np.ndarray, "rows columns"]:
+        """The cells looked at whose centre lies in the picture, not on the padding (`Letterbox.cells_inside`)."""
+        return self._inside(self.rows, self.columns)
+
+    def queries_in_picture(self) -> Bool[np.ndarray, "query_rows query_columns"]:
+        """The cells that look, likewise."""
+        return self._inside(self.query_rows, self.query_columns)
+
+    def _inside(self, rows: int, columns: int) -> Bool[np.ndarray, "{rows} {columns}"]:
+        inside = np.zeros((rows, columns), dtype=bool)
+        inside[self.letterbox.cells_inside(rows, columns)] = True
         return inside
 
-    def _in_even_shares(self, weights: Float32[np.ndarray, "heads cells"]) -> Float32[np.ndarray, "heads rows columns"]:
+    def _in_even_shares(self, weights: Float32[np.ndarray, "heads keys"]) -> Float32[np.ndarray, "heads rows columns"]:
         return weights.reshape(-1, self.rows, self.columns) * np.float32(self.rows * self.columns)
 
 
@@ -105,7 +117,7 @@ def attention_maps(detector: Detector, picture: Picture) -> AttentionMaps:
     images = scale_pixels(as_frame(letterbox.image(array))[None].to(detector.device))
     with torch.no_grad(), _recorded(model) as record:
         predictions = model.logits(images)
-        layers = tuple(_layer(name, module, x, letterbox) for name, module, x in record.attended)
+        layers = tuple(_layer(name, module, inputs, letterbox) for name, module, inputs in record.attended)
     (found,) = select_logits(predictions, detector.conf, detector.iou, detector.max_detections, detector.wanted)
     boxes, scores, labels = found.boxes.cpu(), found.scores.cpu(), found.labels.cpu()
     detections = Detections(letterbox.to_original(boxes), scores, labels, detector.categories)
@@ -113,9 +125,10 @@ def attention_maps(detector: Detector, picture: Picture) -> AttentionMaps:
     return AttentionMaps(letterbox, detections, layers, tuple(each.cpu().numpy() for each in activations))
 
 
-def attention_layers(model: DetectionModel) -> list[tuple[str, SpatialAttention]]:
+def attention_layers(model: DetectionModel) -> list[tuple[str, SpatialAttention | CrossScaleAttention]]:
     """The attention layers of a model with their paths in it, in the order of the computation; none is possible."""
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, SpatialAttention)]
+    kinds = SpatialAttention | CrossScaleAttention
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
 
 
 def class_activations(
@@ -147,7 +160,7 @@ def class_activations(
 class _Record:
     """What went into each attention layer and into the head during one pass."""
 
-    attended: list[tuple[str, SpatialAttention, Tensor]] = field(default_factory=list)
+    attended: list[tuple[str, SpatialAttention | CrossScaleAttention, tuple[Tensor, ...]]] = field(default_factory=list)
     levels: Sequence[Tensor] = ()
 
 
@@ -159,8 +172,8 @@ def _recorded(model: DetectionModel) -> Iterator[_Record]:
     def keep_levels(_: nn.Module, inputs: tuple[Sequence[Tensor]]) -> None:
         record.levels = inputs[0]
 
-    def keep(name: str, module: SpatialAttention) -> torch.utils.hooks.RemovableHandle:
-        return module.register_forward_pre_hook(lambda _, inputs: record.attended.append((name, module, inputs[0])))
+    def keep(name: str, module: SpatialAttention | CrossScaleAttention) -> torch.utils.hooks.RemovableHandle:
+        return module.register_forward_pre_hook(lambda _, inputs: record.attended.append((name, module, inputs)))
 
     handles = [keep(name, module) for name, module in attention_layers(model)]
     handles.append(model.head.register_forward_pre_hook(keep_levels))
@@ -171,5 +184,9 @@ def _recorded(model: DetectionModel) -> Iterator[_Record]:
             handle.remove()
 
 
-def _layer(name: str, module: SpatialAttention, x: Float[Tensor, "1 c h w"], letterbox: Letterbox) -> AttentionLayer:
-    return AttentionLayer(name, x.shape[2], x.shape[3], module.weights(x)[0].float().cpu().numpy(), letterbox)
+def _layer(
+    name: str, module: SpatialAttention | CrossScaleAttention, inputs: tuple[Tensor, ...], letterbox: Letterbox
+) -> AttentionLayer:
+    queries = (inputs[0].shape[2], inputs[0].shape[3])
+    keys = (CELLS, CELLS) if isinstance(module, CrossScaleAttention) else queries
+    return AttentionLayer(name, *queries, *keys, module.weights(*inputs)[0].float().cpu().numpy(), letterbox)

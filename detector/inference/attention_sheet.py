@@ -197,9 +197,12 @@ def _legend(maps: AttentionMaps, width: int) -> UInt8[np.ndarray, "legend_height
     """What the colours mean, and the layers' names."""
     frame = f"network input of {maps.letterbox.frame_width} x {maps.letterbox.frame_height} px"
     if maps.layers:
-        names = "; ".join(f"layer {number}: {layer.name}" for number, layer in enumerate(maps.layers, start=1))
-        cells = f"{maps.layers[0].rows} x {maps.layers[0].columns} cells"
-        lines = [*ATTENTION_LEGEND, ACTIVATION_LEGEND, f"{names}; {cells} over the {frame}."]
+        names = [
+            f"layer {number}: {layer.name}, {layer.query_rows} x {layer.query_columns} cells look at"
+            f" {layer.rows} x {layer.columns}"
+            for number, layer in enumerate(maps.layers, start=1)
+        ]
+        lines = [*ATTENTION_LEGEND, ACTIVATION_LEGEND, f"{'; '.join(names)}; {frame}."]
     else:
         lines = [ACTIVATION_LEGEND, f"The model has no attention layers; {frame}."]
     bar = np.repeat(np.linspace(0, 1, width - 2 * GAP, dtype=np.float32)[None], LINE, axis=0)
