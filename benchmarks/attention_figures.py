@@ -11,6 +11,7 @@ import argparse
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,8 +20,10 @@ from detector import Detector
 from detector.data.pictures import read_picture
 from detector.inference.attention_maps import AttentionLayer, AttentionMaps, attention_maps
 from detector.inference.attention_sheet import MOST_SHOWN
-from detector.inference.postprocess import select_anchors
-from detector.inference.sources import find_pictures
+from detector.inference.detector import as_frame
+from detector.inference.sources import find_sources
+from detector.models.base import scale_pixels
+from detector.runtimes.postprocess import select_logits
 from detector.structures import Detections
 
 
@@ -32,9 +35,9 @@ def main() -> None:
     options = parser.parse_args()
     detector = Detector.load(options.weights, device="cpu")
     attention, activation, strides = defaultdict(list), defaultdict(list), Counter()
-    files = find_pictures([options.pictures])[: options.most]
+    files = [source.name for source in find_sources([options.pictures])][: options.most]
     for file in files:
-        picture = read_picture(file)
+        picture = read_picture(Path(file))
         maps, other = attention_maps(detector, picture), attention_maps(detector, picture[:, ::-1].copy())
         of_layers = [attention_figures(*pair, maps.detections) for pair in zip(maps.layers, other.layers, strict=True)]
         for name in of_layers[0]:
@@ -95,13 +98,13 @@ def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def activation_rows(detector: Detector, picture: np.ndarray, maps: AttentionMaps) -> Iterator[tuple[str, float, float]]:
     """For each of the best detections and kind of heat: the share of it in the box, and whether the hottest pixel is there."""
-    images = detector.network_input(torch.from_numpy(maps.letterbox.image(picture)).permute(2, 0, 1)[None])
+    images = scale_pixels(as_frame(maps.letterbox.image(picture))[None])
     with torch.no_grad():
-        predictions = detector.model(images)
+        predictions = detector.model.logits(images)
         levels = [level.requires_grad_() for level in detector.model.levels(images)]
-    (anchors,) = select_anchors(predictions, detector.conf, detector.iou, detector.max_detections)
+    (chosen,) = select_logits(predictions, detector.conf, detector.iou, detector.max_detections, None)
     logits, boxes = detector.model.head(levels).scores[0], maps.detections.boxes.round().int().tolist()
-    found = zip(anchors, maps.detections.labels, boxes, maps.activations, strict=True)
+    found = zip(chosen.anchors, maps.detections.labels, boxes, maps.activations, strict=True)
     for anchor, label, (left, top, right, bottom), cam in islice(found, MOST_SHOWN):
         level = next(each for each in levels if each.shape[2:] == cam.shape)
         (gradient,) = torch.autograd.grad(logits[label, anchor], level, retain_graph=True)

@@ -18,7 +18,7 @@ from detector.structures import Detections
 MOST_SHOWN = 6
 """Detections on a sheet: the best of each class, then the second of each, and so on."""
 SIDE = 300  # pixels, the longer side of a panel's picture
-NARROWEST = 220  # pixels, of a panel, so that its captions can be read
+NARROWEST = 270  # pixels, of a panel, so that its captions can be read
 TEXT = 14  # pixels
 LINE = 20  # pixels
 INK: Colour = (20, 20, 20)
