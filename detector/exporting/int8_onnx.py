@@ -7,16 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from jaxtyping import Float32, UInt8
 from onnx import ModelProto, NodeProto
-from onnxruntime.quantization import CalibrationDataReader, QDQQuantizer, QuantType, TensorsData, create_calibrator
 
+from detector.errors import ConfigError
 from detector.exporting.calibration import LIMIT, Frames, a_few, disturbance, joined, note
 from detector.geometry.boxes import Anchors
 from detector.nn.head import decode
 from detector.structures import Predictions, RawPredictions
+
+try:
+    import onnxruntime
+    from onnxruntime.quantization import CalibrationDataReader, QDQQuantizer, QuantType, TensorsData, create_calibrator
+except ImportError as error:
+    raise ConfigError(f"--precision int8 needs the package {error.name}: pip install 'detector[export]'") from error
 
 OPERATIONS = [
     "Add",
