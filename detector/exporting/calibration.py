@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
 from detector.config import PathsConfig
@@ -16,6 +17,10 @@ from detector.structures import Predictions
 
 PICTURES = 96
 """Enough for the ranges of the network's values; so many of the split, evenly spread."""
+LIMIT = 0.03
+"""Of `disturbance`: parts are left in float to stay within it."""
+MEASURED = 16
+"""Pictures that it is measured on."""
 
 Frames = Sequence[UInt8[np.ndarray, "height width 3"]]
 """Letterboxed pictures, RGB."""
@@ -47,3 +52,18 @@ def disturbance(expected: Predictions, got: Predictions) -> float:
     weights = best.maximum(got_best)
     apart = (1 - ious) + (expected.scores - got.scores).abs().amax(2)
     return float((weights * apart).sum() / weights.sum())
+
+
+def a_few(frames: Frames) -> Frames:
+    """At most `MEASURED` of them, evenly spread."""
+    return frames[:: -(-len(frames) // MEASURED)]
+
+
+def joined(found: Sequence[Predictions]) -> Predictions:
+    """Of several pictures, in one."""
+    return Predictions(torch.cat([some.boxes for some in found]), torch.cat([some.scores for some in found]))
+
+
+def note(error: float, floats: str) -> None:
+    """Says what was left in float and why."""
+    print(f"int8: predictions are {error:.3f} apart from float's (aim {LIMIT}); left in float: {floats or 'no layer'}")

@@ -1,6 +1,5 @@
 """Whole numbers (int8) in place of floats in a network for ONNX Runtime, but for the parts that suffer from it."""
 
-import re
 import tempfile
 from collections.abc import Collection
 from copy import deepcopy
@@ -8,22 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from onnx import ModelProto, NodeProto
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QDQQuantizer,
-    QuantType,
-    TensorsData,
-    create_calibrator,
-)
 
-from detector.exporting.calibration import Frames, disturbance
+from detector.errors import ConfigError
+from detector.exporting.calibration import LIMIT, Frames, a_few, disturbance, joined, note
 from detector.geometry.boxes import Anchors
 from detector.nn.head import decode
 from detector.structures import Predictions, RawPredictions
+
+try:
+    import onnxruntime
+    from onnxruntime.quantization import CalibrationDataReader, QDQQuantizer, QuantType, TensorsData, create_calibrator
+except ImportError as error:
+    raise ConfigError(f"--precision int8 needs the package {error.name}: pip install 'detector[export]'") from error
 
 OPERATIONS = [
     "Add",
@@ -39,93 +37,102 @@ OPERATIONS = [
     "Split",
     "Transpose",
 ]
-MEASURED = 16
-LIMIT = 0.04
+"""All that ONNX Runtime has in int8 of a network's: going to float and back between convolutions costs more than it gains."""
 
 
 def quantized(network: ModelProto, frames: Frames) -> ModelProto:
-    """The network in int8, calibrated on `frames`; what disturbs its predictions most stays in float, part by part, until they
-    are within `LIMIT`."""
+    """The network in int8, calibrated on `frames`. If its predictions are more than `LIMIT` from float's, each part's share in
+    that is measured with this part alone in int8, and the worst are left in float until they are within it."""
     ranges = value_ranges(network, frames)
+    some = a_few(frames)
+    expected = predict(network, some)
     parts: dict[str, list[str]] = {}
     for node in network.graph.node:
-        parts.setdefault(part(node), []).append(node.name)
-    outside = parts.pop("", [])
-    some = frames[:: -(-len(frames) // MEASURED)]
-    expected = predictions(network, some)
+        parts.setdefault(part_of(node), []).append(node.name)
 
-    def built(floats: Collection[str]) -> tuple[ModelProto, float]:
-        kept = outside + [name for part in floats for name in parts[part]]
+    def attempt(floats: Collection[str]) -> tuple[ModelProto, float]:
+        kept = [name for part in ("", *floats) for name in parts.get(part, [])]
         model = in_whole_numbers(network, ranges, kept)
-        return model, disturbance(expected, predictions(model, some))
+        return model, disturbance(expected, predict(model, some))
 
-    model, error = built(())
-    alone = {name: built(parts.keys() - {name})[1] for name in parts} if error > LIMIT else {}
+    model, error = attempt([])
+    names = parts.keys() - {""}
+    alone = {name: attempt(names - {name})[1] for name in sorted(names)} if error > LIMIT else {}
     worst = sorted(alone, key=alone.__getitem__, reverse=True)
-    floats: list[str] = []
-    while error > LIMIT and len(floats) < len(worst):
-        floats.append(worst[len(floats)])
-        model, error = built(floats)
-    reasons = ", ".join(f"{name} ({alone[name]:.3f})" for name in floats)
-    print(
-        f"int8: predictions are {error:.3f} from float's (aim {LIMIT}); left in float for what they alone do: {reasons or 'nothing'}"
-    )
+    count = 0
+    while error > LIMIT and count < len(worst):
+        count += 1
+        model, error = attempt(worst[:count])
+    note(error, ", ".join(f"{name} (alone {alone[name]:.3f})" for name in worst[:count]))
     return model
 
 
-def part(node: NodeProto) -> str:
-    """The part of the network that a node belongs to."""
-    scopes = next((entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "")
-    modules = re.findall(r"'model\.([^']+)'", scopes)
-    if not modules:
-        return ""
-    names = modules[-1].split(".")
-    if names[0] == "head":
-        return f"{names[0]}.{names[1]}.{names[3]}" if len(names) > 3 else ""
-    return names[0]
-
-
-class Reader(CalibrationDataReader):
-    def __init__(self, frames: Frames) -> None:
-        self.frames = iter(frames)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        frame = next(self.frames, None)
-        return None if frame is None else as_input(frame)
-
-
-def as_input(frame: UInt8[np.ndarray, "height width 3"]) -> dict[str, np.ndarray]:
-    return {"images": frame.transpose(2, 0, 1)[None].astype(np.float32) / 255}
+def part_of(node: NodeProto) -> str:
+    """The stage of the network that a node belongs to, in the head the layer of the branches; empty for what is decoding or
+    puts the levels together, which stays in float."""
+    names = node.name.partition("/")[0].split(".")
+    if names[0] != "head":
+        return names[0]
+    return f"{names[0]}.{names[1]}.*.{names[3]}" if len(names) > 3 else ""
 
 
 def value_ranges(network: ModelProto, frames: Frames) -> TensorsData:
-    """Of every value in the network."""
+    """The least and the largest of every value in the network."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "network.onnx"
         onnx.save(network, source)
         calibrator = create_calibrator(source, OPERATIONS, str(Path(folder) / "augmented.onnx"))
-        calibrator.collect_data(Reader(frames))
+        calibrator.collect_data(Inputs(frames))
         return calibrator.compute_data()
 
 
+class Inputs(CalibrationDataReader):  # type: ignore[misc]
+    """Frames as ONNX Runtime's calibration takes them."""
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames = iter(frames)
+
+    def get_next(self) -> dict[str, Float32[np.ndarray, "1 3 height width"]] | None:
+        frame = next(self._frames, None)
+        return None if frame is None else as_input(frame)
+
+
 def in_whole_numbers(network: ModelProto, ranges: TensorsData, kept: list[str]) -> ModelProto:
+    """A copy in int8 but for the nodes `kept`: weights by channel, values by tensor as uint8, which processors multiply by
+    int8 in one instruction."""
     quantizer = QDQQuantizer(
-        deepcopy(network), True, False, QuantType.QInt8, QuantType.QUInt8, ranges, [], kept, OPERATIONS, {}
+        deepcopy(network),
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=ranges,
+        nodes_to_quantize=[],
+        nodes_to_exclude=kept,
+        op_types_to_quantize=OPERATIONS,
+        extra_options={},
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()
-    model = quantizer.model.model
-    del model.metadata_props[:]
+    model: ModelProto = quantizer.model.model
+    del model.metadata_props[:]  # the tool's own
     return model
 
 
-def predictions(network: ModelProto, frames: Frames) -> Predictions:
+def predict(network: ModelProto, frames: Frames) -> Predictions:
+    """What the network, with logits or decoded, says of each frame."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(network.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    outputs = [[torch.from_numpy(values) for values in session.run(None, as_input(frame))] for frame in frames]
-    found = [
-        Predictions(*values) if len(values) == 2 else decode(RawPredictions(*values[:2]), Anchors(*values[2:]))
-        for values in outputs
-    ]
-    return Predictions(torch.cat([f.boxes for f in found]), torch.cat([f.scores for f in found]))
+    found = []
+    for frame in frames:
+        outputs = [torch.from_numpy(output) for output in session.run(None, as_input(frame))]
+        if len(outputs) == 4:
+            found.append(decode(RawPredictions(*outputs[:2]), Anchors(*outputs[2:])))
+        else:
+            found.append(Predictions(*outputs))
+    return joined(found)
+
+
+def as_input(frame: UInt8[np.ndarray, "height width 3"]) -> dict[str, Float32[np.ndarray, "1 3 height width"]]:
+    return {"images": frame.transpose(2, 0, 1)[None].astype(np.float32) / 255}

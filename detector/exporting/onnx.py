@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from pathlib import Path
 
 import torch
@@ -36,6 +37,8 @@ logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it tells on stderr which
 
 CONF, IOU, MAX_DETECTIONS = 0.25, 0.7, 300
 """What a file uses unless it is told otherwise, as `Detector` does."""
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Entry of a node's metadata: the modules that it lies in, from the outside in."""
 
 
 def write_onnx(
@@ -116,7 +119,10 @@ def wrap(network: ModelProto, size: FrameSize, num_classes: int, config: ExportC
 
 
 def network(graph: nn.Module, size: FrameSize, outputs: tuple[str, ...], open_axes: tuple[str, ...]) -> ModelProto:
-    """`graph` for inputs of `size`, but for the axes that stay open: height and width for any multiples of 32."""
+    """`graph` for inputs of `size`, but for the axes that stay open: height and width for any multiples of 32.
+
+    Names of nodes begin with their module in the model and a slash.
+    """
     shapes, example = None, example_images(size, batch=1)
     if open_axes:
         batch = torch.export.Dim("batch")
@@ -137,4 +143,8 @@ def network(graph: nn.Module, size: FrameSize, outputs: tuple[str, ...], open_ax
     assert program is not None
     model = program.model_proto
     model.ir_version = IR_VERSION
+    for node in model.graph.node:
+        scopes = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "")
+        modules = re.findall(r"'model\.([^']+)'", scopes)
+        node.name = f"{modules[-1] if modules else ''}/{node.name}"
     return model

@@ -1,5 +1,6 @@
 """OpenVINO files (.xml with the .bin beside it), run by OpenVINO on the CPU."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ from detector.runtimes.base import HeadRuntime, as_pixels_last, fixed_frame
 from detector.runtimes.device import resolve_device
 from detector.structures import Predictions
 
+# openvino and nncf report their use to Google Analytics through this package, but do without if it can't be imported
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 try:
     import openvino
 except ImportError as error:
@@ -18,6 +21,8 @@ except ImportError as error:
 
 SECTION = "detector"
 """Of the file's runtime information, which holds the metadata."""
+OPTIONS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+"""Without the second, OpenVINO may take half precision or bfloat16 for what is in float."""
 
 
 class OpenVinoRuntime(HeadRuntime):
@@ -27,9 +32,7 @@ class OpenVinoRuntime(HeadRuntime):
         if device != "auto" and resolve_device(device).type != "cpu":
             raise ConfigError(f"device: {path} runs on the CPU here; use --device cpu")
         core = openvino.Core()
-        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = str(threads)
+        options = OPTIONS if threads is None else OPTIONS | {"INFERENCE_NUM_THREADS": str(threads)}
         try:
             model = core.read_model(path)
             self.request = core.compile_model(model, "CPU", options).create_infer_request()
