@@ -14,13 +14,13 @@ except ImportError as error:
     raise ConfigError("--format tensorrt needs the package tensorrt and an NVIDIA GPU: pip install tensorrt") from error
 
 
-def write_engine(path: Path, model: DetectionModel, info: WeightsInfo, half: bool) -> None:
-    """From one letterboxed picture (1, height, width, 3) uint8 RGB to the head's boxes and scores."""
+def write_engine(path: Path, model: DetectionModel, info: WeightsInfo, half: bool, batch: int = 1) -> None:
+    """From letterboxed pictures (batch, height, width, 3) uint8 RGB to the head's boxes and scores."""
     logger = tensorrt.Logger(tensorrt.Logger.WARNING)
     builder = tensorrt.Builder(logger)
     network = builder.create_network(0)
     parser = tensorrt.OnnxParser(network, logger)
-    if not parser.parse(frames_network(model, info).SerializeToString()):
+    if not parser.parse(frames_network(model, info, batch).SerializeToString()):
         raise ConfigError(
             f"--format tensorrt: TensorRT {tensorrt.__version__} can't read the network: {parser.get_error(0)}"
         )
