@@ -5,7 +5,7 @@ yolo11n and yolo11x, batch 1 and 64, 640 px: PyTorch as it is, as a CUDA graph, 
 graphs too), and TensorRT where it is installed. Frames lie on the card as uint8, as `Detector` brings them there. Each
 measurement has a process of its own with a budget in seconds: what is too slow is cut off and named, and the rest is kept.
 
-So far this has run on a CPU only, in a tiny form (--device cpu --quick): it has NOT run on CUDA yet.
+So far this has run on a CPU only, in a tiny form (--device cpu --quick): it has NOT run on CUDA yet, nor with TensorRT.
 """
 
 import argparse
@@ -87,10 +87,7 @@ def measure(
     yield {"gflops_a_picture": 1e3 * tflops_a_picture}
     frames = torch.randint(256, (batch, *size, 3), dtype=torch.uint8, device=device)
     started = time.monotonic()
-    if kind == "TensorRT":
-        run = tensorrt_network(model, name, batch, size, device)
-    else:
-        run = torch_network(model, kind, frames, device)
+    run = tensorrt_network(model, name, frames) if kind == "TensorRT" else torch_network(model, kind, frames)
     for _ in range(WARM_UP):
         run(frames)
     wait(device)
@@ -117,8 +114,9 @@ def measure(
         yield {"peak_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}
 
 
-def torch_network(model: Any, kind: str, frames: Tensor, device: torch.device) -> Network:
+def torch_network(model: Any, kind: str, frames: Tensor) -> Network:
     """Fused, channels last, in half precision where the device is a card."""
+    device = frames.device
     graph = FramesGraph(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(frames: Tensor) -> object:
@@ -143,23 +141,18 @@ def torch_network(model: Any, kind: str, frames: Tensor, device: torch.device) -
     return lambda _: recorded.replay()
 
 
-def tensorrt_network(model: Any, name: str, batch: int, size: FrameSize, device: torch.device) -> Network:
-    """The engine that tools/export.py writes, which takes one picture: a batch is as many calls. Raises ConfigError without
-    the package."""
+def tensorrt_network(model: Any, name: str, frames: Tensor) -> Network:
+    """The engine that tools/export.py writes, for as many pictures as `frames`. Raises ConfigError without the package."""
     from detector.exporting.tensorrt import write_engine
     from detector.runtimes.tensorrt_file import TensorRtRuntime
 
+    batch, height, width, _ = frames.shape
     categories = Categories(tuple(range(CLASSES)), tuple(f"class{label}" for label in range(CLASSES)))
+    info = WeightsInfo(name, categories, (height, width), {}, {}, "none")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.engine"
-        write_engine(file, model, WeightsInfo(name, categories, size, {}, {}, "none"), half=True)
-        runtime = TensorRtRuntime(file, device)
-
-    def run(frames: Tensor) -> None:
-        for frame in frames:
-            runtime.predict(frame[None].permute(0, 3, 1, 2))
-
-    return run
+        write_engine(file, model, info, half=True, batch=batch)
+        return TensorRtRuntime(file, frames.device).enqueue
 
 
 def wait(device: torch.device) -> None:

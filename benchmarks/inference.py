@@ -23,9 +23,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PEER_ENVIRONMENT = dict(os.environ)
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as detector.cli does, before torch is imported
-
 import cv2
 import numpy as np
 
@@ -36,6 +33,8 @@ from detector.fileio import write_json
 from detector.inference.detector import Detector
 
 WIDTH, HEIGHT, IMAGE_SIZE = 1280, 960, 640
+SPINNING = {"GOMP_SPINCOUNT": "2000"}
+"""What detector.cli sets for the project."""
 EXPORTS = {
     "PyTorch": None,
     "ONNX Runtime, picture": (".onnx", []),
@@ -81,11 +80,11 @@ def main() -> None:
 
 def pair(runtime: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One runtime's figures of both sides, in turn."""
-    sides = {"project": Side(project_command(runtime, options, folder), options.threads, os.environ)}
+    sides = {"project": Side(project_command(runtime, options, folder), options.threads, SPINNING | os.environ)}
     peer, peer_file = os.environ.get("PEER_INFER"), getattr(options, f"peer_{PEER_FILES[runtime.split(',')[0]]}")
     if peer is not None and peer_file is not None:
         command = [*shlex.split(peer), peer_file, str(folder / "picture.npy")]
-        sides["peer"] = Side(command, options.threads, PEER_ENVIRONMENT)
+        sides["peer"] = Side(command, options.threads, os.environ)
     for _ in range(options.rounds):
         for side in sides.values():
             side.turn(options.calls)

@@ -76,14 +76,19 @@ def measure(job: Job) -> Figures:
         detector(first)
     memory_mib = peak_memory()
     pictures = [read_picture(Path(path)) for path in job.pictures]
-    latencies = times(lambda picture: detector(picture), pictures, job.rounds)
+    latency_ms, latency_p95_ms = middle_and_p95(times(lambda picture: detector(picture), pictures, job.rounds))
     alone = network_times(detector, pictures, job.rounds)
+    network_ms, network_p95_ms = middle_and_p95(alone) if alone else (None, None)
+    batch, images_per_second = throughput(detector, pictures, job.rounds)
     return Figures(
-        start_seconds,
-        memory_mib,
-        *middle_and_p95(latencies),
-        *(middle_and_p95(alone) if alone else (None, None)),
-        *throughput(detector, pictures, job.rounds),
+        start_seconds=start_seconds,
+        memory_mib=memory_mib,
+        latency_ms=latency_ms,
+        latency_p95_ms=latency_p95_ms,
+        network_ms=network_ms,
+        network_p95_ms=network_p95_ms,
+        batch=batch,
+        images_per_second=images_per_second,
         ap=average_precision(detector, job),
     )
 

@@ -95,12 +95,12 @@ def build_onnx(
     return graph
 
 
-def frames_network(model: DetectionModel, info: WeightsInfo, half: bool = False) -> ModelProto:
-    """From one letterboxed picture (1, height, width, 3) uint8 RGB to the head's boxes and scores; `half`: layers compute in
+def frames_network(model: DetectionModel, info: WeightsInfo, half: bool = False, batch: int = 1) -> ModelProto:
+    """From letterboxed pictures (batch, height, width, 3) uint8 RGB to the head's boxes and scores; `half`: layers compute in
     half precision."""
     size = FrameSize.of(info.image_size)
     graph = HalfGraph(model) if half else HeadGraph(model)
-    return join([frames_stage(size, batch=1), network(graph, size, ("boxes", "scores"), ())])
+    return join([frames_stage(size, batch), network(graph, size, ("boxes", "scores"), (), batch)])
 
 
 def logits_network(model: DetectionModel, size: FrameSize, config: ExportConfig) -> ModelProto:
@@ -118,17 +118,18 @@ def wrap(network: ModelProto, size: FrameSize, num_classes: int, config: ExportC
     return join([picture_stage(size), network, detections, placing_stage()])
 
 
-def network(graph: nn.Module, size: FrameSize, outputs: tuple[str, ...], open_axes: tuple[str, ...]) -> ModelProto:
-    """`graph` for inputs of `size`, but for the axes that stay open: height and width for any multiples of 32.
+def network(
+    graph: nn.Module, size: FrameSize, outputs: tuple[str, ...], open_axes: tuple[str, ...], batch: int = 1
+) -> ModelProto:
+    """`graph` for `batch` inputs of `size`, but for the axes that stay open: height and width for any multiples of 32.
 
     Names of nodes begin with their module in the model and a slash.
     """
-    shapes, example = None, example_images(size, batch=1)
+    shapes, example = None, example_images(size, batch)
     if open_axes:
-        batch = torch.export.Dim("batch")
         # as multiples, else torch can't tell that the maps to be concatenated have one size; 1 · 32 it would take for fixed
         sides = {2: STEP * torch.export.Dim("cells_high"), 3: STEP * torch.export.Dim("cells_wide")}
-        shapes = ({0: batch, **(sides if "height" in open_axes else {})},)
+        shapes = ({0: torch.export.Dim("batch"), **(sides if "height" in open_axes else {})},)
         example = example_images(FrameSize(2 * STEP, 3 * STEP) if "height" in open_axes else size, batch=2)
     program = torch.onnx.export(
         graph,

@@ -16,8 +16,8 @@ except ImportError as error:
     raise ConfigError("--format tensorrt needs the package tensorrt and an NVIDIA GPU: pip install tensorrt") from error
 
 
-def write_engine(path: Path, model: DetectionModel, info: WeightsInfo, half: bool) -> None:
-    """From one letterboxed picture (1, height, width, 3) uint8 RGB to the head's boxes and scores; `half`: layers compute in
+def write_engine(path: Path, model: DetectionModel, info: WeightsInfo, half: bool, batch: int = 1) -> None:
+    """From letterboxed pictures (batch, height, width, 3) uint8 RGB to the head's boxes and scores; `half`: layers compute in
     half precision, boxes are decoded in float32."""
     if not torch.cuda.is_available():
         raise ConfigError(
@@ -28,7 +28,7 @@ def write_engine(path: Path, model: DetectionModel, info: WeightsInfo, half: boo
     # strongly typed: each layer in the precision that it has in the graph
     network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = tensorrt.OnnxParser(network, logger)
-    if not parser.parse(frames_network(model, info, half).SerializeToString()):
+    if not parser.parse(frames_network(model, info, half, batch).SerializeToString()):
         raise ConfigError(
             f"--format tensorrt: TensorRT {tensorrt.__version__} can't read the network: {parser.get_error(0)}"
         )

@@ -39,7 +39,11 @@ class TensorRtRuntime(HeadRuntime):
         self.most = batch if isinstance(batch, int) else None
 
     def predict(self, frames: UInt8[Tensor, "batch 3 height width"]) -> Predictions:
-        pixels = as_pixels_last(frames.to(self.device))
+        found = self.enqueue(as_pixels_last(frames.to(self.device)))
+        return Predictions(found.boxes.cpu(), found.scores.cpu())
+
+    def enqueue(self, pixels: UInt8[Tensor, "batch height width 3"]) -> Predictions:
+        """Begins on the current stream; what it gives is on the GPU, ready when the stream is."""
         self.context.set_input_shape("frames", tuple(pixels.shape))
         self.context.set_tensor_address("frames", pixels.data_ptr())
         outputs = []
@@ -47,7 +51,5 @@ class TensorRtRuntime(HeadRuntime):
             output = torch.empty(tuple(self.context.get_tensor_shape(name)), device=self.device)
             self.context.set_tensor_address(name, output.data_ptr())
             outputs.append(output)
-        stream = torch.cuda.current_stream(self.device)
-        self.context.execute_async_v3(stream.cuda_stream)
-        stream.synchronize()
-        return Predictions(outputs[0].cpu(), outputs[1].cpu())
+        self.context.execute_async_v3(torch.cuda.current_stream(self.device).cuda_stream)
+        return Predictions(*outputs)
