@@ -1,5 +1,6 @@
 """OpenVINO files (.xml with the .bin beside it), run by OpenVINO on the CPU."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -25,17 +26,23 @@ OPTIONS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 """Without the second, OpenVINO may take half precision or bfloat16 for what is in float."""
 
 
+@functools.cache
+def core() -> openvino.Core:
+    """The only one, kept to the end: each has a stack for signals of its own, and when one goes after another that it was made
+    after, the process is left with the stack of the latter, which is no more; the next Ctrl-C then ends in a crash."""
+    return openvino.Core()
+
+
 class OpenVinoRuntime(HeadRuntime):
     """A file that takes letterboxed pictures and ends at the head."""
 
     def __init__(self, path: Path, device: str | torch.device, threads: int | None) -> None:
         if device != "auto" and resolve_device(device).type != "cpu":
             raise ConfigError(f"device: {path} runs on the CPU here; use --device cpu")
-        core = openvino.Core()
         options = OPTIONS if threads is None else OPTIONS | {"INFERENCE_NUM_THREADS": str(threads)}
         try:
-            model = core.read_model(path)
-            self.request = core.compile_model(model, "CPU", options).create_infer_request()
+            model = core().read_model(path)
+            self.request = core().compile_model(model, "CPU", options).create_infer_request()
         except RuntimeError as error:
             raise WeightsError(
                 f"{path}: OpenVINO can't read it ({' '.join(str(error).split())[:200]}); export it again, and keep the"
