@@ -8,6 +8,7 @@ import torch
 from detector.errors import WeightsError
 from detector.runtimes.base import Runtime
 from detector.runtimes.eager import EagerRuntime
+from detector.runtimes.memory import keep_freed_memory
 from detector.weights.files import WeightsInfo, load_weights
 
 EXPORTED = (".onnx", ".xml", ".torchscript", ".pt2", ".engine")
@@ -22,6 +23,7 @@ def load_runtime(path: str | Path, device: torch.device, threads: int | None) ->
     """
     if threads is not None:
         torch.set_num_threads(threads)
+    keep_freed_memory()
     file = Path(path)
     if file.suffix not in EXPORTED:
         model, info = load_weights(path)

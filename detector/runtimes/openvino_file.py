@@ -17,6 +17,8 @@ except ImportError as error:
 
 SECTION = "detector"
 """Of the file's runtime information, which holds the metadata."""
+PRECISION = "detector_precision"
+"""Of the same: what to compute in where the processor can, as OpenVINO names it; float32 in files without it."""
 
 
 class OpenVinoRuntime(HeadRuntime):
@@ -26,11 +28,13 @@ class OpenVinoRuntime(HeadRuntime):
         if device.type != "cpu":
             raise ConfigError(f"device: {path} runs on the CPU here; use --device cpu")
         core = openvino.Core()
-        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        options = {"PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = str(threads)
         try:
             model = core.read_model(path)
+            precision = model.rt_info[PRECISION].astype(str) if PRECISION in model.rt_info else "f32"
+            options["INFERENCE_PRECISION_HINT"] = precision
             self.request = core.compile_model(model, "CPU", options).create_infer_request()
         except RuntimeError as error:
             raise WeightsError(
