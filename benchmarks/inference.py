@@ -2,7 +2,8 @@
 """Detection in one picture, this project's and a peer's in turn: milliseconds from the decoded picture to its detections.
 
 yolo11n at 640 px, batch 1, on a CPU, the same weights on both sides, runtime by runtime: PyTorch, ONNX Runtime (a file that
-takes the picture, and one that takes letterboxed pictures) and OpenVINO. Each side of a pair runs in a process of its own
+takes the picture, and one that takes letterboxed pictures) and OpenVINO (float32, and bfloat16 as OpenVINO itself chooses
+for other people's files where the processor has it). Each side of a pair runs in a process of its own
 that stays; they take turns, round by round, and wait while the other one works. The figure to quote is the ratio of the
 medians with its spread over the rounds.
 
@@ -33,13 +34,17 @@ from detector.fileio import write_json
 from detector.inference.detector import Detector
 
 WIDTH, HEIGHT, IMAGE_SIZE = 1280, 960, 640
+SNUG = {"PyTorch, 480x640": (480, 640)}
+"""The frame that the picture fills, for peers that choose it by themselves."""
 SPINNING = {"GOMP_SPINCOUNT": "2000"}
 """What detector.cli sets for the project."""
 EXPORTS = {
     "PyTorch": None,
+    "PyTorch, 480x640": None,
     "ONNX Runtime, picture": (".onnx", []),
     "ONNX Runtime, batched": (".onnx", ["--batched"]),
     "OpenVINO": (".xml", ["--format", "openvino"]),
+    "OpenVINO, bfloat16": (".xml", ["--format", "openvino", "--precision", "bfloat16"]),
 }
 PEER_FILES = {"PyTorch": "torch", "ONNX Runtime": "onnx", "OpenVINO": "openvino"}
 
@@ -49,13 +54,14 @@ def main() -> None:
     parser.add_argument("--weights", help="weights file; those of tools/import_weights.py for the peer's own")
     for runtime, option in PEER_FILES.items():
         parser.add_argument(f"--peer-{option}", help=f"the peer's file for {runtime}")
+    parser.add_argument("--data", help="folder of the weights' data set, for bfloat16, which is left out without it")
     parser.add_argument("--picture", help=f"picture to detect in, made {WIDTH}x{HEIGHT}; a shipped one if not given")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each side")
     parser.add_argument("--calls", type=int, default=10, help="pictures a turn")
     parser.add_argument("--threads", type=int, help="of both sides; each side's own choice if not given")
     parser.add_argument("--only", nargs="+", choices=list(EXPORTS), default=list(EXPORTS), help="runtimes to measure")
     parser.add_argument("--out", help="file for all figures")
-    parser.add_argument("--serve", nargs=2, metavar=("FILE", "PICTURE"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=3, metavar=("FILE", "PICTURE", "SIZE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve is not None:
         serve(*options.serve, options.threads)
@@ -66,7 +72,8 @@ def main() -> None:
         folder = Path(name)
         picture = read_picture(Path(options.picture or shipped_pictures()[0]))
         np.save(folder / "picture.npy", cv2.resize(picture, (WIDTH, HEIGHT)))
-        report = {runtime: pair(runtime, options, folder) for runtime in options.only}
+        chosen = [runtime for runtime in options.only if options.data or "bfloat16" not in runtime]
+        report = {runtime: pair(runtime, options, folder) for runtime in chosen}
     if options.out:
         write_json(Path(options.out), {"options": vars(options), "cores": os.cpu_count(), "runtimes": report})
     best = {
@@ -160,17 +167,21 @@ def project_command(runtime: str, options: argparse.Namespace, folder: Path) -> 
         suffix, arguments = made
         file = str(folder / f"{runtime}{suffix}")
         settings = [f"--weights={options.weights}", f"--out={file}", f"--image_size={IMAGE_SIZE}", *arguments]
+        settings += [f"--data={options.data}"] if "bfloat16" in arguments else []
         command = [sys.executable, "-m", "detector.cli", "export", *settings]
         subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     threads = [] if options.threads is None else ["--threads", str(options.threads)]
-    return [sys.executable, __file__, "--serve", file, str(folder / "picture.npy"), *threads]
+    image_size = json.dumps(SNUG.get(runtime, IMAGE_SIZE))
+    return [sys.executable, __file__, "--serve", file, str(folder / "picture.npy"), image_size, *threads]
 
 
-def serve(file: str, picture_file: str, threads: int | None) -> None:
+def serve(file: str, picture_file: str, image_size: str, threads: int | None) -> None:
     """The project's side: what benchmarks/README.md asks of a peer's."""
     import torch
 
-    detector = Detector.load(file, image_size=IMAGE_SIZE, device="cpu", threads=threads)
+    size = json.loads(image_size)
+    size = size if isinstance(size, int) else tuple(size)
+    detector = Detector.load(file, image_size=size, device="cpu", threads=threads)
     picture = np.load(picture_file)
     print(json.dumps({"boxes": len(detector(picture)), "threads": torch.get_num_threads()}), flush=True)
     inside = detector.runtime.detect

@@ -387,7 +387,7 @@ SUFFIXES = {
 
 PRECISIONS = {
     "onnx": ("float32", "int8"),
-    "openvino": ("float32", "float16", "int8"),
+    "openvino": ("float32", "float16", "bfloat16", "int8"),
     "torchscript": ("float32",),
     "torch_export": ("float32",),
     "tensorrt": ("float32", "float16"),
@@ -408,8 +408,9 @@ class ExportConfig:
     format: Literal["onnx", "openvino", "torchscript", "torch_export", "tensorrt", "safetensors", "published"] = "onnx"
     """Format of the file; torch_export: of torch.export; safetensors: a weights file of half the size, in half precision;
     published: a state of torch.save with the names of the published checkpoints."""
-    precision: Literal["float32", "float16", "int8"] | None = None
-    """Of the numbers in the file: float16 (openvino, tensorrt), int8 (onnx, openvino; needs data to calibrate on)."""
+    precision: Literal["float32", "float16", "bfloat16", "int8"] | None = None
+    """Of the numbers in the file: float16 (openvino, tensorrt), int8 (onnx, openvino; needs data to calibrate on); bfloat16
+    (openvino): of what a processor that can computes in, too (needs data to measure AP on)."""
     image_size: int | tuple[int, int] | None = None
     """Side of the network input in pixels, or [height, width]; multiples of 32; that of the training if not given."""
     batched: bool = False
@@ -434,7 +435,10 @@ class ExportConfig:
             self.precision in (None, *allowed), "precision", self.precision, f"{' or '.join(allowed)} for {self.format}"
         )
         _require(
-            self.precision != "int8" or self.data is not None, "data", self.data, "a data set, to calibrate int8 on"
+            self.precision not in ("bfloat16", "int8") or self.data is not None,
+            "data",
+            self.data,
+            f"a data set, since {self.precision} is judged by its AP",
         )
         for name in ("batched", "raw"):
             _require(not getattr(self, name) or self.format == "onnx", name, True, f"format onnx, not {self.format}")

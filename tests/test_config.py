@@ -136,5 +136,13 @@ def test_print_config_can_be_fed_back(tmp_path: Path) -> None:
     assert (config.train.epochs, config.data) == (5, "somewhere")
 
 
-def test_importing_the_package_imports_no_torch() -> None:
-    assert run("-c", "import detector, sys; print('torch' in sys.modules)").strip() == "False"
+HELP = "import contextlib; from detector.cli import main\nwith contextlib.redirect_stdout(None): main(['--help'])"
+
+
+@pytest.mark.parametrize("what", ["import detector", HELP], ids=["import", "help"])
+def test_starting_takes_no_torch_and_little_time(what: str) -> None:
+    """Processor time, the interpreter's own start in it, and the least of three: other work on the machine slows this one."""
+    script = f"{what}\nimport sys, time; print('torch' in sys.modules, time.process_time())"
+    printed = [run("-c", script).split() for _ in range(3)]
+    assert {imported for imported, _ in printed} == {"False"}
+    assert min(float(spent) for _, spent in printed) < 0.3

@@ -16,6 +16,7 @@ import jaxtyping
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 import torch
 from lively_model import calmed, lively_model
@@ -38,6 +39,7 @@ from detector.geometry.letterbox import Letterbox
 from detector.inference.attention_maps import attention_maps
 from detector.inference.detector import Detector
 from detector.models.base import DetectionModel
+from detector.runtimes.openvino_file import core
 from detector.runtimes.torch_files import load_exported, load_torchscript
 from detector.structures import Categories, Detections
 from detector.weights.files import WeightsInfo, load_weights, save_weights
@@ -380,6 +382,26 @@ def test_a_file_of_another_program_is_told(name: str, tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 20)]), path)
     with pytest.raises(WeightsError, match="export the weights"):
         Detector.load(path)
+
+
+def test_bfloat16_is_computed_in_where_the_processor_can(files: dict[str, Path], tmp_path: Path) -> None:
+    weights, path = tmp_path / "w.safetensors", tmp_path / "brief.xml"
+    with pytest.raises(ConfigError, match=r"data: .* bfloat16 is judged by its AP"):
+        ExportConfig(weights=str(weights), out=str(path), format="openvino", precision="bfloat16")
+    make_data_set(tmp_path / "data", train=3, val=3, test=3)
+    categories = CocoImages.load(find_split(tmp_path / "data", "val")).categories
+    model = calmed(lively_model(len(categories)))
+    save_weights(weights, model, WeightsInfo("yolo11n", categories, SIDE, {}, {}, "CC0"))
+    settings = {"format": "openvino", "precision": "bfloat16", "data": str(tmp_path / "data")}
+    comparison = export(ExportConfig(weights=str(weights), out=str(path), **settings))
+    assert comparison.file_detections > 0
+    assert comparison.file_ap is not None
+    used = [
+        Detector.load(file).runtime.request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT")
+        for file in (files["openvino"], path)
+    ]
+    able = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert used == [openvino.Type.f32, openvino.Type.bf16 if able else openvino.Type.f32]
 
 
 def test_tensorrt_is_named_where_it_is_missing(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,18 +35,21 @@ class Variant(NamedTuple):
 
 
 VARIANTS = (
-    Variant("ONNX Runtime, picture", {"format": "onnx"}),
-    Variant("ONNX Runtime, batched", {"format": "onnx", "batched": True}),
-    Variant("ONNX Runtime, raw", {"format": "onnx", "raw": True}),
-    Variant("ONNX Runtime, int8", {"format": "onnx", "precision": "int8"}),
+    Variant("ONNX picture", {"format": "onnx"}),
+    Variant("ONNX batched", {"format": "onnx", "batched": True}),
+    Variant("ONNX raw", {"format": "onnx", "raw": True}),
+    Variant("ONNX raw int8", {"format": "onnx", "raw": True, "precision": "int8"}),
     Variant("OpenVINO", {"format": "openvino"}),
-    Variant("OpenVINO, float16", {"format": "openvino", "precision": "float16"}),
-    Variant("OpenVINO, int8", {"format": "openvino", "precision": "int8"}),
+    Variant("OpenVINO float16", {"format": "openvino", "precision": "float16"}),
+    Variant("OpenVINO bfloat16", {"format": "openvino", "precision": "bfloat16"}),
+    Variant("OpenVINO int8", {"format": "openvino", "precision": "int8"}),
     Variant("TorchScript", {"format": "torchscript"}),
     Variant("torch.export", {"format": "torch_export"}),
     Variant("TensorRT", {"format": "tensorrt"}),
-    Variant("TensorRT, float16", {"format": "tensorrt", "precision": "float16"}),
+    Variant("TensorRT float16", {"format": "tensorrt", "precision": "float16"}),
 )
+JUDGED_BY_AP = ("bfloat16", "int8")
+"""Precisions whose export needs the data set."""
 
 
 def benchmark(config: BenchmarkConfig) -> list[Row]:
@@ -73,10 +76,11 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
     left_out = {}
     for variant in VARIANTS:
         print(f"exporting and measuring {variant.name}", flush=True)
-        try:
-            rows.append(measured(variant, config, job))
-        except DetectorError as error:
-            left_out[variant.name] = " ".join(str(error).split())
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                rows.append(measured(variant, config, job, Path(folder)))
+            except DetectorError as error:
+                left_out[variant.name] = " ".join(str(error).split()).replace(f"{folder}/", "")
     report = {
         **asdict(config),
         "image_size": job.image_size,
@@ -85,7 +89,7 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
         "left_out": left_out,
     }
     write_json(out / "benchmark.json", report)
-    draw(rows, out / "benchmark.png", f"{weights.stem}, {config.split} of {Path(config.data).resolve().name}")
+    draw(rows, out / "benchmark.png", weights.stem, f"{Path(config.data).resolve().name} {config.split}")
     print_rows(rows)
     for name, reason in left_out.items():
         print(f"left out: {name}: {reason}")
@@ -93,18 +97,15 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
     return rows
 
 
-def measured(variant: Variant, config: BenchmarkConfig, job: Job) -> Row:
-    """Export to a temporary folder and measure the file."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"network{SUFFIXES[variant.options['format']]}"
-        data = (
-            config.data if variant.options.get("precision") == "int8" else None
-        )  # calibrates, and makes others slower
-        options = {"weights": job.file, "out": str(file), "image_size": job.image_size, "data": data, **variant.options}
-        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-            export(ExportConfig(**options))
-        size = sum(path.stat().st_size for path in (file, file.with_suffix(".bin")) if path.exists())
-        return Row(variant.name, size, in_its_own_process(replace(job, file=str(file))))
+def measured(variant: Variant, config: BenchmarkConfig, job: Job, folder: Path) -> Row:
+    """Export to the folder and measure the file."""
+    file = folder / f"network{SUFFIXES[variant.options['format']]}"
+    data = config.data if variant.options.get("precision") in JUDGED_BY_AP else None  # makes the others slower
+    options = {"weights": job.file, "out": str(file), "image_size": job.image_size, "data": data, **variant.options}
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        export(ExportConfig(**options))
+    size = sum(path.stat().st_size for path in (file, file.with_suffix(".bin")) if path.exists())
+    return Row(variant.name, size, in_its_own_process(replace(job, file=str(file))))
 
 
 def in_its_own_process(job: Job) -> Figures:

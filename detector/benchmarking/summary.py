@@ -24,8 +24,8 @@ class Row(NamedTuple):
 
 def print_rows(rows: Sequence[Row]) -> None:
     """One line a runtime; p95 behind the median, a dash for what a file doesn't tell."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("runtime")
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    table.add_column("\nruntime", no_wrap=True)
     for column in (
         "file\nMB",
         "\nAP",
@@ -43,30 +43,42 @@ def print_rows(rows: Sequence[Row]) -> None:
             f"{figures.ap:.4f}",
             spread(figures.latency_ms, figures.latency_p95_ms),
             spread(figures.network_ms, figures.network_p95_ms),
-            f"{figures.images_per_second:.1f} ({figures.batch})",
+            f"{figures.images_per_second:.1f}",
             "–" if figures.memory_mib is None else f"{figures.memory_mib:.0f}",
             f"{figures.start_seconds:.1f}",
         )
+    print()
     Console().print(table)
+    print()
 
 
 def spread(median: float | None, p95: float | None) -> str:
     return "–" if median is None else f"{median:.1f} ({p95:.1f})"
 
 
-def draw(rows: Sequence[Row], path: Path, title: str) -> None:
+def draw(rows: Sequence[Row], path: Path, weights: str, data: str) -> None:
     """AP over latency; a line goes from each median to its p95."""
-    figure, axes = new_chart("AP over latency", height=5.2)
+    figure, axes = new_chart(f"AP over latency: {plain(weights)}, {plain(data)}", height=5.2)
     for place, (name, _, figures) in enumerate(rows):
         colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS)]
         ends = (figures.latency_ms, figures.latency_p95_ms)
         axes.plot(ends, (figures.ap, figures.ap), color=colour, linewidth=1.4, alpha=0.7)
-        axes.plot(ends[0], figures.ap, color=colour, marker=marker, markersize=8, linestyle="", label=name)
+        axes.plot(
+            ends[0],
+            figures.ap,
+            color=colour,
+            marker=marker,
+            markersize=8,
+            linestyle="",
+            label=name,
+            zorder=3,
+            markeredgecolor="white",
+        )
     axes.set_xlim(left=0)
-    axes.set_xlabel("end to end, decoded picture to detections: median ms, the line ends at p95")
-    axes.set_ylabel(f"AP ({plain(title)})")
+    axes.set_xlabel("latency end to end, ms: median, with a line to p95")
+    axes.set_ylabel("AP at IoU 0.50 to 0.95")
     middle = sum(row.figures.ap for row in rows) / len(rows)
-    reach = max(0.02, *(1.5 * abs(row.figures.ap - middle) for row in rows))
+    reach = max(0.01, *(1.5 * abs(row.figures.ap - middle) for row in rows))
     axes.set_ylim(middle - reach, middle + reach)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     save_chart(figure, path)

@@ -37,7 +37,7 @@ IOUS = (0.7, 0.45)
 """Of NMS: with both, no other that a file might have instead goes unnoticed."""
 AP_SELECTION = 0.001, 0.7, 300
 """As `evaluate` has it: conf, iou, detections."""
-TOLERANCES: dict[str, Tolerance | None] = {"float32": FLOAT32, "float16": HALF, "int8": None}
+TOLERANCES: dict[str, Tolerance | None] = {"float32": FLOAT32, "float16": HALF, "bfloat16": None, "int8": None}
 
 
 def export(config: ExportConfig) -> Comparison:
@@ -85,7 +85,7 @@ def write(file: Path, model: DetectionModel, info: WeightsInfo, config: ExportCo
     elif config.format == "openvino":
         from detector.exporting.openvino import write_openvino
 
-        write_openvino(file, model, info, config.precision == "float16", frames)
+        write_openvino(file, model, info, config.precision, frames)
     elif config.format == "tensorrt":
         from detector.exporting.tensorrt import write_engine
 

@@ -16,7 +16,7 @@ from detector.runtimes.eager import EagerRuntime
 from detector.structures import Detections
 
 MOST_AP_LOSS = 0.01
-"""Of a file of whole numbers (int8), whose boxes can't be the model's."""
+"""Of a file that computes in bfloat16 or whole numbers (int8), whose boxes can't be the model's."""
 
 
 @dataclass(frozen=True)

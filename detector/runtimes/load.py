@@ -9,6 +9,7 @@ from detector.errors import WeightsError
 from detector.runtimes.base import Runtime
 from detector.runtimes.device import resolve_device
 from detector.runtimes.eager import EagerRuntime
+from detector.runtimes.memory import keep_freed_memory
 from detector.weights.files import EXPORTED, WeightsInfo, load_weights
 
 
@@ -22,6 +23,7 @@ def load_runtime(path: str | Path, device: str | torch.device, threads: int | No
     """
     if threads is not None:
         torch.set_num_threads(threads)
+    keep_freed_memory()
     file = Path(path)
     if file.suffix not in EXPORTED:
         model, info = load_weights(path)

@@ -22,6 +22,8 @@ except ImportError as error:
 
 SECTION = "detector"
 """Of the file's runtime information, which holds the metadata."""
+PRECISION = "detector_precision"
+"""Of the same: what to compute in where the processor can, as OpenVINO names it; float32 in files without it."""
 OPTIONS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 """Without the second, OpenVINO may take half precision or bfloat16 for what is in float."""
 
@@ -39,9 +41,11 @@ class OpenVinoRuntime(HeadRuntime):
     def __init__(self, path: Path, device: str | torch.device, threads: int | None) -> None:
         if device != "auto" and resolve_device(device).type != "cpu":
             raise ConfigError(f"device: {path} runs on the CPU here; use --device cpu")
-        options = OPTIONS if threads is None else OPTIONS | {"INFERENCE_NUM_THREADS": str(threads)}
+        options = OPTIONS | ({} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)})
         try:
             model = core().read_model(path)
+            if PRECISION in model.rt_info:
+                options |= {"INFERENCE_PRECISION_HINT": model.rt_info[PRECISION].astype(str)}
             self.request = core().compile_model(model, "CPU", options).create_infer_request()
         except RuntimeError as error:
             raise WeightsError(

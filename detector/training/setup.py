@@ -1,12 +1,10 @@
 """What comes before the first epoch: data, model, optimiser, and the folder of the run."""
 
-import ctypes
 import dataclasses
 import json
 import math
 import os
 import shutil
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,6 +31,7 @@ from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
 from detector.models.pgi import Guided, guided
 from detector.runtimes.device import resolve_device
+from detector.runtimes.memory import keep_freed_memory
 from detector.structures import Categories
 from detector.training.batch_size import batch_that_fits
 from detector.training.checkpoint import EpochTally, TrainState, read_checkpoint, restore_checkpoint
@@ -208,14 +207,6 @@ def be_deterministic(settings: TrainLoopConfig) -> None:
     torch.backends.cudnn.benchmark = not settings.deterministic
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep what a step frees for the next step, which would else get it from the system, page by page."""
-    trim_threshold, mmap_threshold = -1, -3  # names of mallopt(3)
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(mmap_threshold, 32 * 2**20)  # the most it takes
 
 
 def automatic_batch(
