@@ -1,6 +1,7 @@
 """OpenVINO files (.xml with the .bin beside it), run by OpenVINO on the CPU."""
 
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -24,17 +25,23 @@ OPTIONS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 """Without the second, OpenVINO may take half precision or bfloat16 for what is in float."""
 
 
+@cache
+def core() -> openvino.Core:
+    """One for the process: each takes over the stack that the thread's signal handlers run on, and of several those that go
+    in another order than they came leave a stack that is gone; the next signal, such as a child's end, then is fatal."""
+    return openvino.Core()
+
+
 class OpenVinoRuntime(HeadRuntime):
     """A file that takes letterboxed pictures and ends at the head."""
 
     def __init__(self, path: Path, device: torch.device, threads: int | None) -> None:
         if device.type != "cpu":
             raise ConfigError(f"device: {path} runs on the CPU here; use --device cpu")
-        core = openvino.Core()
         options = OPTIONS if threads is None else OPTIONS | {"INFERENCE_NUM_THREADS": str(threads)}
         try:
-            model = core.read_model(path)
-            self.request = core.compile_model(model, "CPU", options).create_infer_request()
+            model = core().read_model(path)
+            self.request = core().compile_model(model, "CPU", options).create_infer_request()
         except RuntimeError as error:
             raise WeightsError(
                 f"{path}: OpenVINO can't read it ({' '.join(str(error).split())[:200]}); export it again, and keep the"
