@@ -475,21 +475,6 @@ def test_threads_are_those_that_were_asked_for(files: dict[str, Path]) -> None:
     torch.set_num_threads(before)
 
 
-def test_ctrl_c_comes_after_openvino_files_have_gone(files: dict[str, Path]) -> None:
-    """OpenVINO has signals handled on a stack of its own, which must not go with a file."""
-    script = (
-        "import os, signal, sys\n"
-        "from detector import Detector\n"
-        "signal.signal(signal.SIGINT, lambda *_: print('handled'))\n"
-        "one, two = Detector.load(sys.argv[1]), Detector.load(sys.argv[1])\n"
-        "del one\n"
-        "del two\n"
-        "os.kill(os.getpid(), signal.SIGINT)\n"
-    )
-    run = subprocess.run([sys.executable, "-c", script, files["openvino"]], capture_output=True, text=True)
-    assert (run.returncode, run.stdout) == (0, "handled\n")
-
-
 def test_an_exported_file_is_no_start_of_another(files: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"onnx\.onnx: an exported file only detects"):
         export(ExportConfig(weights=str(files["onnx"]), out=str(tmp_path / "a.onnx")))

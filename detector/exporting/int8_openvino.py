@@ -40,6 +40,7 @@ def quantized(network: openvino.Model, frames: Frames) -> openvino.Model:
         subset_size=len(frames),
         advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(ranking_subset_size=RANKED),
     )
+    core.cache_clear()  # NNCF has cores of its own, whose ends are in no order: see `core`; the next one sets that right
     error = 1 - agreement(core().compile_model(model, "CPU", OPTIONS), samples)[0]
     note(error, ", ".join(layers_in_float(model)))
     return model

@@ -1,7 +1,7 @@
 """OpenVINO files (.xml with the .bin beside it), run by OpenVINO on the CPU."""
 
-import functools
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -28,10 +28,10 @@ OPTIONS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 """Without the second, OpenVINO may take half precision or bfloat16 for what is in float."""
 
 
-@functools.cache
+@cache
 def core() -> openvino.Core:
-    """The only one, kept to the end: each has a stack for signals of its own, and when one goes after another that it was made
-    after, the process is left with the stack of the latter, which is no more; the next Ctrl-C then ends in a crash."""
+    """One for the process: each takes over the stack that the thread's signal handlers run on, and of several those that go
+    in another order than they came leave a stack that is gone; the next signal, such as a child's end, then is fatal."""
     return openvino.Core()
 
 
