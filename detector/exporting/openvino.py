@@ -16,7 +16,9 @@ except ImportError as error:
     raise ConfigError(f"--format openvino needs the package {error.name}: pip install 'detector[export]'") from error
 
 
-def write_openvino(path: Path, model: DetectionModel, info: WeightsInfo, precision: str | None, frames: Frames | None) -> None:
+def write_openvino(
+    path: Path, model: DetectionModel, info: WeightsInfo, precision: str | None, frames: Frames | None
+) -> None:
     """From one letterboxed picture (1, height, width, 3) uint8 RGB to the head's boxes and scores. Numbers of float16 and
     bfloat16 are stored in half precision, those of float16 computed with in float32; with frames to calibrate on, they are
     whole ones (int8)."""
