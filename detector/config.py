@@ -438,7 +438,7 @@ class ExportConfig:
             self.precision not in ("bfloat16", "int8") or self.data is not None,
             "data",
             self.data,
-            f"a data set, since {self.precision} is judged by its AP",
+            "a data set, to calibrate int8 on, or to judge bfloat16 by its AP",
         )
         for name in ("batched", "raw"):
             _require(not getattr(self, name) or self.format == "onnx", name, True, f"format onnx, not {self.format}")
