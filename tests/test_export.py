@@ -305,10 +305,17 @@ def test_a_spoiled_file_is_refused_and_not_left(
     assert out.read_text() == "an older export"
     assert list(tmp_path.iterdir()) == [out]
     assert ExportMismatchError.exit_code == 1
+
+
+def test_by_force_a_spoiled_file_is_left_with_its_figures(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, "a weight")
+    out = tmp_path / "file.onnx"
     comparison = export(ExportConfig(weights=str(weights), out=str(out), force=True))
     assert not comparison.passes()
     assert not json.loads((tmp_path / "file.onnx.json").read_text())["passes"]
-    assert Detector.load(out).categories.ids == CATEGORIES.ids
+    assert Detector.load(out).categories == CATEGORIES
 
 
 def test_shipped_weights_find_enough_in_the_shipped_pictures_to_tell_a_spoiled_nms(
