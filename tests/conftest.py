@@ -4,9 +4,34 @@ One thread: the tests' networks are too small to gain from more, and threads of 
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from jaxtyping import install_import_hook
+import jaxtyping
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-install_import_hook("detector", "shape_checker.check")
+jaxtyping.install_import_hook("detector", "shape_checker.check")
+
+
+@contextmanager
+def without_shape_checks() -> Iterator[None]:
+    """A tracer can't look into the values that the run-time checks of shapes ask for."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def no_shape_checks() -> Iterator[None]:
+    """For tests that trace."""
+    with without_shape_checks():
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_shape_checks_in_module() -> Iterator[None]:
+    """For modules whose fixtures trace."""
+    with without_shape_checks():
+        yield

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import jaxtyping
 import pytest
 from lively_model import calmed, lively_model
 from PIL import Image
@@ -44,12 +43,12 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "data", folder / "w.safetensors"
 
 
+@pytest.mark.usefixtures("no_shape_checks")
 def test_each_runtime_has_its_figures(
     drawn: tuple[Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    request: pytest.FixtureRequest,
 ) -> None:
     data, weights = drawn
     variants = (
@@ -57,8 +56,6 @@ def test_each_runtime_has_its_figures(
         Variant("impossible", {"format": "torchscript", "precision": "int8"}),
     )
     monkeypatch.setattr(module, "VARIANTS", variants)
-    jaxtyping.config.update("jaxtyping_disable", True)  # tracing does not get along with it
-    request.addfinalizer(lambda: jaxtyping.config.update("jaxtyping_disable", False))
     out = tmp_path / "out"
     arguments = [f"--weights={weights}", f"--data={data}", "--split=test", f"--out={out}", "--pictures=2", "--rounds=2"]
     assert main(["benchmark", *arguments, "--threads=1"]) == 0

@@ -3,10 +3,8 @@
 import math
 import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
-import jaxtyping
 import pytest
 import torch
 from lively_model import calmed, lively_model
@@ -165,14 +163,6 @@ def test_there_are_no_published_names(convert: object) -> None:
         with pytest.raises(WeightsError, match=re.escape(f"{name} has no published counterpart")) as error:
             convert(create_model("yolo11n-cross", 2).state_dict(), name)
         assert "\n" not in str(error.value)
-
-
-@pytest.fixture
-def no_shape_checks() -> Iterator[None]:
-    """A tracer can't look into the values that the run-time checks of shapes ask for."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def weights_of(model: DetectionModel, path: Path) -> Path:

@@ -6,13 +6,11 @@ import subprocess
 import sys
 import types
 import warnings
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import onnx
 import onnxruntime
@@ -60,12 +58,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_shape_checks() -> Iterator[None]:
-    """A tracer can't look into the values that the run-time checks of shapes ask for."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("no_shape_checks_in_module")
 
 
 @pytest.fixture(scope="module")

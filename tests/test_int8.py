@@ -5,10 +5,9 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import jaxtyping
 import numpy as np
 import onnx
 import pytest
@@ -39,12 +38,7 @@ SIDE = 64
 FORMATS = {"onnx": "whole.onnx", "openvino": "file.xml"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_shape_checks() -> Iterator[None]:
-    """A tracer can't look into the values that the run-time checks of shapes ask for."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("no_shape_checks_in_module")
 
 
 @pytest.fixture(scope="module")

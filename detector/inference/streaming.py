@@ -46,7 +46,7 @@ class _Shot(NamedTuple):
 
 def stream(
     detector: Detector | TiledDetector,
-    sources: Iterable[str | Source | Picture | bytes],
+    sources: Iterable[Source | Picture],
     left_out: LeftOut | None = None,
 ) -> Generator[Seen, None, None]:
     """Detect in the pictures of all sources, in order, while the next ones are read in a thread.
@@ -77,7 +77,7 @@ def _detect(detector: Detector | TiledDetector, shots: Sequence[_Shot]) -> Gener
         yield Seen(shot.source, shot.frame, shot.time, picture, found)
 
 
-def _shots(sources: Iterable[str | Source | Picture | bytes]) -> Iterator[_Shot]:
+def _shots(sources: Iterable[Source | Picture]) -> Iterator[_Shot]:
     """The pictures of all sources; one that can't be read (further) ends with its error."""
     for number, given in enumerate(sources):
         if isinstance(given, str | Path):
