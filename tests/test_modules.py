@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from narrow_yolov9 import with_statistics
 from torch import Tensor
 from torch.nn import functional as F
 
 from detector.models.catalog import MODELS, create_model
-from detector.nn.conv import Conv, fuse_conv_bn
+from detector.nn.conv import Conv, HalvedConv, fuse_conv_bn, pair_halves
 from detector.nn.spatial_attention import SpatialAttention
 from detector.nn.spff import SPFF
 from detector.structures import Predictions, RawPredictions
@@ -93,6 +94,22 @@ def test_fusing_keeps_the_outputs_and_the_original(act: bool) -> None:
     fused = fuse_conv_bn(block)
     assert torch.allclose(fused(x), block.eval()(x), atol=1e-5)
     assert all(torch.equal(block.state_dict()[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("name", ["yolo11n", "yolo11n-cross", "yolov9t"])
+def test_halves_computed_apart_are_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    model = with_statistics(create_model(name, 3)).double()
+    fused = fuse_conv_bn(model)
+    images = torch.rand(2, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        expected = fused(images)
+        pair_halves(fused)
+        got = fused(images)
+    assert not any(isinstance(module, HalvedConv) for module in fused.modules())
+    assert expected.scores.std() > 1e-6
+    assert (got.boxes - expected.boxes).abs().max() < 1e-9
+    assert (got.scores - expected.scores).abs().max() < 1e-12
 
 
 def test_outputs_have_the_shapes_that_the_contract_states() -> None:

@@ -14,6 +14,7 @@ from detector.exporting.calibration import Frames
 from detector.exporting.graph import HalfGraph, HeadGraph, LogitsGraph, example_images
 from detector.geometry.frame_size import STEP, FrameSize
 from detector.models.base import DetectionModel
+from detector.nn.conv import pair_halves
 from detector.weights.files import WeightsInfo
 
 try:
@@ -123,8 +124,10 @@ def network(
 ) -> ModelProto:
     """`graph` for `batch` inputs of `size`, but for the axes that stay open: height and width for any multiples of 32.
 
-    Names of nodes begin with their module in the model and a slash.
+    Names of nodes begin with their module in the model and a slash. `graph` is changed: its halves are computed apart, as
+    runtimes keep whole maps in the layout that their convolutions read, but cut maps only after reordering them.
     """
+    pair_halves(graph)
     shapes, example = None, example_images(size, batch)
     if open_axes:
         # as multiples, else torch can't tell that the maps to be concatenated have one size; 1 · 32 it would take for fixed

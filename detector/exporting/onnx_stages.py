@@ -158,8 +158,8 @@ def frames_stage(frame: FrameSize | None, batch: int | None = None) -> ModelProt
         frames_stage (uint8[{number}, {height}, {width}, 3] frames) => (float[{number}, 3, {height}, {width}] images)
         <float most = {{255.0}}> {{
             levels = Cast <to = {FLOAT}> (frames)  # at once: TensorRT can do nothing else with bytes
-            planes = Transpose <perm = [0, 3, 1, 2]> (levels)
-            images = Div (planes, most)
+            pixels = Div (levels, most)
+            images = Transpose <perm = [0, 3, 1, 2]> (pixels)
         }}""")
 
 

@@ -4,7 +4,7 @@ from copy import deepcopy
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -37,6 +37,32 @@ class Conv(nn.Module):
         return y
 
 
+class HalvedConv(Conv):
+    """A 1x1 Conv whose output comes as two halves of its channels."""
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "batch in_channels height width"]
+    ) -> tuple[Float[Tensor, "batch half height width"], Float[Tensor, "batch half height width"]]:
+        first, second = super().forward(x).chunk(2, dim=1)
+        return first, second
+
+
+class ConvPair(nn.Module):
+    """What a fused HalvedConv computes, each half by a convolution of its own."""
+
+    def __init__(self, whole: HalvedConv) -> None:
+        super().__init__()
+        self.first, self.second = (
+            nn.Sequential(_some_outputs(whole.conv, channels), whole.act)
+            for channels in torch.arange(whole.conv.out_channels).chunk(2)
+        )
+
+    def forward(
+        self, x: Float[Tensor, "batch in_channels height width"]
+    ) -> tuple[Float[Tensor, "batch half height width"], Float[Tensor, "batch half height width"]]:
+        return self.first(x), self.second(x)
+
+
 class RepConv(nn.Module):
     """A 3x3 and a 1x1 Conv in parallel, summed, then SiLU. For inference the two are one 3x3 convolution.
 
@@ -58,6 +84,15 @@ class RepConv(nn.Module):
 def depthwise(channels: int, kernel_size: int, act: bool = True) -> Conv:
     """A Conv that filters each channel on its own."""
     return Conv(channels, channels, kernel_size, groups=channels, act=act)
+
+
+@torch.no_grad()
+def _some_outputs(conv: nn.Conv2d, channels: Int64[Tensor, " some"]) -> nn.Conv2d:
+    """The 1x1 convolution that computes these of the output's channels."""
+    assert conv.bias is not None
+    part = nn.Conv2d(conv.in_channels, len(channels), 1)
+    part.weight, part.bias = nn.Parameter(conv.weight[channels]), nn.Parameter(conv.bias[channels])
+    return part
 
 
 @torch.no_grad()
@@ -94,3 +129,11 @@ def fuse_conv_bn(model: Module) -> Module:
         if isinstance(block, RepConv) and block.pointwise is not None:
             _merge_pointwise(block)
     return fused
+
+
+def pair_halves(model: nn.Module) -> None:
+    """Replace every HalvedConv of a fused model by a ConvPair: same outputs, and no map that is cut in two."""
+    for block in list(model.modules()):
+        for name, child in block.named_children():
+            if isinstance(child, HalvedConv):
+                setattr(block, name, ConvPair(child))

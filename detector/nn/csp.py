@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from detector.nn.conv import Conv
+from detector.nn.conv import Conv, HalvedConv
 
 
 class Bottleneck(nn.Module):
@@ -49,12 +49,12 @@ class C3K2(nn.Module):
     ) -> None:
         super().__init__()
         hidden = int(out_channels * expansion)
-        self.split = Conv(in_channels, 2 * hidden)
+        self.split = HalvedConv(in_channels, 2 * hidden)
         self.blocks = nn.ModuleList(C3K(hidden, hidden) if deep else Bottleneck(hidden, hidden) for _ in range(repeats))
         self.merge = Conv((2 + repeats) * hidden, out_channels)
 
     def forward(self, x: Float[Tensor, "batch in_channels h w"]) -> Float[Tensor, "batch out_channels h w"]:
-        parts = list(self.split(x).chunk(2, dim=1))
+        parts = list(self.split(x))
         for block in self.blocks:
             parts.append(block(parts[-1]))
         y: Tensor = self.merge(torch.cat(parts, dim=1))

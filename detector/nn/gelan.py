@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detector.nn.conv import Conv, RepConv
+from detector.nn.conv import Conv, HalvedConv, RepConv
 
 
 class RepBottleneck(nn.Module):
@@ -50,13 +50,13 @@ class ELAN(nn.Module):
         self, in_channels: int, out_channels: int, split: int, inner: int, first: nn.Module, second: nn.Module
     ) -> None:
         super().__init__()
-        self.split = Conv(in_channels, split)
+        self.split = HalvedConv(in_channels, split)
         self.first = first
         self.second = second
         self.merge = Conv(split + 2 * inner, out_channels)
 
     def forward(self, x: Float[Tensor, "batch in_channels h w"]) -> Float[Tensor, "batch out_channels h w"]:
-        a, b = self.split(x).chunk(2, dim=1)
+        a, b = self.split(x)
         first = self.first(b)
         y: Tensor = self.merge(torch.cat((a, b, first, self.second(first)), dim=1))
         return y

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from detector.nn.attention import attend, attention_weights, merge_heads, split_heads
-from detector.nn.conv import Conv, depthwise
+from detector.nn.conv import Conv, HalvedConv, depthwise
 
 
 def to_sequence(x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch pixels channels"]:
@@ -76,11 +76,11 @@ class C2PSA(nn.Module):
     def __init__(self, channels: int, repeats: int, expansion: float = 0.5) -> None:
         super().__init__()
         hidden = int(channels * expansion)
-        self.split = Conv(channels, 2 * hidden)
+        self.split = HalvedConv(channels, 2 * hidden)
         self.blocks = nn.Sequential(*(AttentionBlock(hidden) for _ in range(repeats)))
         self.merge = Conv(2 * hidden, channels)
 
     def forward(self, x: Float[Tensor, "batch channels h w"]) -> Float[Tensor, "batch channels h w"]:
-        around, through = self.split(x).chunk(2, dim=1)
+        around, through = self.split(x)
         y: Tensor = self.merge(torch.cat((around, self.blocks(through)), dim=1))
         return y
