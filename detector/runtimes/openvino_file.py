@@ -60,5 +60,7 @@ class OpenVinoRuntime(HeadRuntime):
         self.most = batch if isinstance(batch, int) else None
 
     def predict(self, frames: UInt8[Tensor, "batch 3 height width"]) -> Predictions:
-        outputs = self.request.infer({"frames": as_pixels_last(frames).numpy()}, share_inputs=True)
+        """On memory that the next call writes to."""
+        frame = as_pixels_last(frames).numpy()
+        outputs = self.request.infer({"frames": frame}, share_inputs=True, share_outputs=True)
         return Predictions(torch.from_numpy(outputs["boxes"]), torch.from_numpy(outputs["scores"]))

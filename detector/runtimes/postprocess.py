@@ -38,10 +38,9 @@ def select(
     """
     chosen = []
     for boxes, class_scores in zip(predictions.boxes, predictions.scores, strict=True):
-        scores, labels = class_scores.max(dim=1)
-        likely = (scores >= conf).nonzero(as_tuple=True)[0]
-        candidates = likely[_best(scores[likely], labels[likely], wanted)]
-        rest = Chosen(candidates, boxes[candidates], scores[candidates], labels[candidates])
+        scores = class_scores.amax(dim=1)
+        anchors, labels = _candidates(scores, class_scores, conf, wanted)
+        rest = Chosen(anchors, boxes[anchors], scores[anchors], labels)
         chosen.append(_without_overlap(rest, iou, max_detections))
     return chosen
 
@@ -58,25 +57,28 @@ def select_logits(
     raw, anchors = predictions
     for box_logits, class_logits in zip(raw.boxes, raw.scores, strict=True):
         scores = class_logits.amax(dim=0).sigmoid()
-        likely = (scores >= conf).nonzero(as_tuple=True)[0]
-        labels = class_logits[:, likely].argmax(dim=0)
-        best = _best(scores[likely], labels, wanted)
-        candidates = likely[best]
+        candidates, labels = _candidates(scores, class_logits.T, conf, wanted)
         its_anchors = Anchors(anchors.points[candidates], anchors.strides[candidates])
         boxes = decode_boxes(box_logits[None, :, candidates], its_anchors)[0]
-        rest = Chosen(candidates, boxes, scores[candidates], labels[best])
+        rest = Chosen(candidates, boxes, scores[candidates], labels)
         chosen.append(_without_overlap(rest, iou, max_detections))
     return chosen
 
 
-def _best(
-    scores: Float[Tensor, " n"], labels: Int64[Tensor, " n"], wanted: Int64[Tensor, " wanted"] | None
-) -> Int64[Tensor, " candidates"]:
-    """Those of a wanted label, best score first, at most `MOST_CANDIDATES`."""
-    order = scores.argsort(descending=True, stable=True)
+def _candidates(
+    scores: Float[Tensor, " anchors"],
+    of_classes: Float[Tensor, "anchors classes"],
+    conf: float,
+    wanted: Int64[Tensor, " wanted"] | None,
+) -> tuple[Int64[Tensor, " candidates"], Int64[Tensor, " candidates"]]:
+    """The anchors of at least `conf` whose best class is wanted, best first, at most `MOST_CANDIDATES`; and these classes."""
+    likely = (scores >= conf).nonzero(as_tuple=True)[0]
+    labels = of_classes[likely].argmax(dim=1)
+    order = scores[likely].argsort(descending=True, stable=True)
     if wanted is not None:
         order = order[torch.isin(labels[order], wanted)]
-    return order[:MOST_CANDIDATES]
+    order = order[:MOST_CANDIDATES]
+    return likely[order], labels[order]
 
 
 def _without_overlap(candidates: Chosen, iou: float, max_detections: int) -> Chosen:
