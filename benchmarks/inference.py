@@ -4,8 +4,9 @@
 yolo11n at 640 px, batch 1, on a CPU, the same weights on both sides, runtime by runtime: PyTorch, ONNX Runtime (a file that
 takes the picture, and one that takes letterboxed pictures) and OpenVINO (float32, and bfloat16 as OpenVINO itself chooses
 for other people's files where the processor has it). Each side of a pair runs in a process of its own
-that stays; they take turns, round by round, and wait while the other one works. The figure to quote is the ratio of the
-medians with its spread over the rounds.
+that stays; they take turns, round by round, and wait while the other one works. Then both start anew: a process keeps for its
+life what its start gave it (where its memory lies), which changes times by a tenth. The figure to quote is the ratio of the
+medians of a start, in the median over the starts, with the lowest and the highest.
 
 The peer is a black box behind a program outside this repository, which the environment variable PEER_INFER names;
 benchmarks/README.md says what that program reads and writes. Without it only the project is measured.
@@ -15,12 +16,11 @@ import argparse
 import json
 import os
 import shlex
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ def main() -> None:
         parser.add_argument(f"--peer-{option}", help=f"the peer's file for {runtime}")
     parser.add_argument("--data", help="folder of the weights' data set, for bfloat16, which is left out without it")
     parser.add_argument("--picture", help=f"picture to detect in, made {WIDTH}x{HEIGHT}; a shipped one if not given")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each side")
+    parser.add_argument("--starts", type=int, default=5, help="processes of each side, one after the other")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each process")
     parser.add_argument("--calls", type=int, default=10, help="pictures a turn")
     parser.add_argument("--threads", type=int, help="of both sides; each side's own choice if not given")
     parser.add_argument("--only", nargs="+", choices=list(EXPORTS), default=list(EXPORTS), help="runtimes to measure")
@@ -87,29 +88,31 @@ def main() -> None:
 
 def pair(runtime: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One runtime's figures of both sides, in turn."""
-    sides = {"project": Side(project_command(runtime, options, folder), options.threads, SPINNING | os.environ)}
+    commands = {"project": (project_command(runtime, options, folder), SPINNING | os.environ)}
     peer, peer_file = os.environ.get("PEER_INFER"), getattr(options, f"peer_{PEER_FILES[runtime.split(',')[0]]}")
     if peer is not None and peer_file is not None:
-        command = [*shlex.split(peer), peer_file, str(folder / "picture.npy")]
-        sides["peer"] = Side(command, options.threads, os.environ)
-    for _ in range(options.rounds):
+        commands["peer"] = ([*shlex.split(peer), peer_file, str(folder / "picture.npy")], dict(os.environ))
+    starts = []
+    for _ in range(options.starts):
+        sides = {name: Side(command, options.threads, variables) for name, (command, variables) in commands.items()}
+        for _ in range(options.rounds):
+            for side in sides.values():
+                side.turn(options.calls)
         for side in sides.values():
-            side.turn(options.calls)
-    figures: dict[str, Any] = {name: side.figures() for name, side in sides.items()}
+            side.end()
+        starts.append(sides)
+    figures: dict[str, Any] = {name: figures_of([sides[name] for sides in starts]) for name in commands}
     for name, found in figures.items():
         print(
             f"{runtime:<22} {name:<8} {found['ms']:6.1f} ms, p95 {found['p95_ms']:6.1f}, network {found['network_ms']:6.1f},"
             f" {found['boxes']} boxes, threads {found['threads']}",
             flush=True,
         )
-    if len(sides) == 2:
-        ratios = [own / other for own, other in zip(sides["project"].medians, sides["peer"].medians, strict=True)]
-        figures["ratio"] = figures["project"]["ms"] / figures["peer"]["ms"]
-        low, high = np.percentile(ratios, (10, 90))
-        print(f"{runtime:<22} project/peer {figures['ratio']:.2f} ({low:.2f}..{high:.2f})", flush=True)
-        figures["ratios"] = ratios
-    for side in sides.values():
-        side.end()
+    if len(commands) == 2:
+        ratios = [np.median(sides["project"].spent) / np.median(sides["peer"].spent) for sides in starts]
+        figures["ratio"] = float(np.median(ratios))
+        print(f"{runtime:<22} project/peer {figures['ratio']:.2f} ({min(ratios):.2f}..{max(ratios):.2f})", flush=True)
+        figures["ratios"] = [float(ratio) for ratio in ratios]
     return figures
 
 
@@ -129,9 +132,8 @@ class Side:
         self.start = self._read()
         self.spent: list[float] = []
         self.network: list[float] = []
-        self.medians: list[float] = []
         self.turn(5)
-        self.spent, self.network, self.medians = [], [], []  # that was to warm up
+        self.spent, self.network = [], []  # that was to warm up
 
     def turn(self, calls: int) -> None:
         assert self.process.stdin is not None
@@ -140,12 +142,6 @@ class Side:
         answer = self._read()
         self.spent += answer["ms"]
         self.network += answer.get("network_ms", [])
-        self.medians.append(statistics.median(answer["ms"]))
-
-    def figures(self) -> dict[str, Any]:
-        network = statistics.median(self.network) if self.network else float("nan")
-        middle, p95 = np.percentile(self.spent, (50, 95)).tolist()
-        return {"ms": middle, "p95_ms": p95, "network_ms": network, **self.start}
 
     def end(self) -> None:
         assert self.process.stdin is not None
@@ -159,6 +155,14 @@ class Side:
             sys.exit(f"error: ended without an answer: {shlex.join(self.process.args)}")  # type: ignore[arg-type]
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+
+def figures_of(starts: Sequence[Side]) -> dict[str, Any]:
+    """Of all processes of one side."""
+    spent, network = (np.concatenate([getattr(side, name) for side in starts]) for name in ("spent", "network"))
+    middle, p95 = np.percentile(spent, (50, 95)).tolist()
+    network_ms = float(np.median(network)) if len(network) else float("nan")
+    return {"ms": middle, "p95_ms": p95, "network_ms": network_ms, **starts[0].start}
 
 
 def project_command(runtime: str, options: argparse.Namespace, folder: Path) -> list[str]:
