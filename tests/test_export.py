@@ -74,22 +74,31 @@ def weights(model: DetectionModel, tmp_path_factory: pytest.TempPathFactory) -> 
     return path
 
 
-@pytest.fixture(scope="module")
-def files(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A file of each kind that can be made here."""
-    folder = tmp_path_factory.mktemp("files")
-    made = {}
-    for name, options in KINDS.items():
-        made[name] = folder / f"{name}{SUFFIXES[options['format']]}"
+class Files(dict[str, Path]):
+    """A file of each kind that can be made here; made when first asked for, as each takes seconds."""
+
+    def __init__(self, weights: Path, folder: Path) -> None:
+        self.weights = weights
+        self.folder = folder
+
+    def __missing__(self, kind: str) -> Path:
+        options = KINDS[kind]
+        path = self.folder / f"{kind}{SUFFIXES[options['format']]}"
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
-            comparison = export(ExportConfig(weights=str(weights), out=str(made[name]), **options))
+            comparison = export(ExportConfig(weights=str(self.weights), out=str(path), **options))
         assert comparison.passes()
         assert comparison.file_detections == comparison.model_detections > 20
-        report = json.loads((folder / f"{made[name].name}.json").read_text())
+        report = json.loads((self.folder / f"{path.name}.json").read_text())
         assert report["passes"]
         assert report["box_difference"] == comparison.box_difference <= 0.5
-    return made
+        self[kind] = path
+        return path
+
+
+@pytest.fixture(scope="module")
+def files(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return Files(weights, tmp_path_factory.mktemp("files"))
 
 
 def photographs() -> list[np.ndarray]:
@@ -109,9 +118,7 @@ def require_same(got: Detections, expected: Detections) -> None:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "published"])
-def test_every_file_finds_what_the_model_finds(
-    kind: str, files: dict[str, Path], weights: Path, tmp_path: Path
-) -> None:
+def test_every_file_finds_what_the_model_finds(kind: str, files: Files, weights: Path, tmp_path: Path) -> None:
     if kind == "published":
         export(
             ExportConfig(weights=str(weights), out=str(tmp_path / "state.pt"), format="published")
@@ -129,7 +136,7 @@ def test_every_file_finds_what_the_model_finds(
 
 
 @pytest.mark.parametrize("kind", ["batched", "dynamic", "raw-dynamic", "torchscript", "torch_export"])
-def test_files_that_take_batches_find_the_same_in_them(kind: str, files: dict[str, Path], weights: Path) -> None:
+def test_files_that_take_batches_find_the_same_in_them(kind: str, files: Files, weights: Path) -> None:
     file, model = Detector.load(files[kind], device="cpu"), Detector.load(weights, device="cpu")
     file.batch = 4
     pictures = photographs()
@@ -138,14 +145,14 @@ def test_files_that_take_batches_find_the_same_in_them(kind: str, files: dict[st
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "raw-dynamic", "torchscript", "torch_export"])
-def test_files_of_open_sizes_find_the_same_at_others(kind: str, files: dict[str, Path], weights: Path) -> None:
+def test_files_of_open_sizes_find_the_same_at_others(kind: str, files: Files, weights: Path) -> None:
     for size in [(64, 160), 192]:
         file, model = (Detector.load(path, image_size=size, device="cpu") for path in (files[kind], weights))
         require_same(file(photographs()[1]), model(photographs()[1]))
 
 
 @pytest.mark.parametrize("kind", ["onnx", "batched", "raw", "openvino"])
-def test_files_of_one_size_say_so(kind: str, files: dict[str, Path]) -> None:
+def test_files_of_one_size_say_so(kind: str, files: Files) -> None:
     with pytest.raises(ConfigError, match="leave image_size out"):
         Detector.load(files[kind], image_size=192, device="cpu")
 
@@ -156,12 +163,12 @@ def test_a_picture_file_of_a_rectangle(weights: Path, tmp_path: Path) -> None:
     assert Detector.load(path).image_size == (64, 160)
 
 
-def test_an_exported_file_has_no_inside_to_show(files: dict[str, Path]) -> None:
+def test_an_exported_file_has_no_inside_to_show(files: Files) -> None:
     with pytest.raises(ConfigError, match=r"give best\.safetensors"):
         attention_maps(Detector.load(files["onnx"]), photographs()[0])
 
 
-def test_evaluate_takes_exported_files(files: dict[str, Path], weights: Path, tmp_path: Path) -> None:
+def test_evaluate_takes_exported_files(files: Files, weights: Path, tmp_path: Path) -> None:
     data = make_data_set(tmp_path / "data", seed=3, train=3, val=6, test=3)
     images = CocoImages.load(find_split(data or tmp_path / "data", "val"))
     names = Categories(images.categories.ids, NAMES)
@@ -177,7 +184,7 @@ def test_evaluate_takes_exported_files(files: dict[str, Path], weights: Path, tm
 
 
 @pytest.mark.parametrize("picture", [path.name for path in shipped_pictures()])
-def test_the_python_example_finds_the_same(files: dict[str, Path], weights: Path, picture: str) -> None:
+def test_the_python_example_finds_the_same(files: Files, weights: Path, picture: str) -> None:
     path = next(path for path in shipped_pictures() if path.name == picture)
     command = [sys.executable, "-I", str(EXAMPLES / "detect.py"), str(files["onnx"]), str(path), "0.4"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
@@ -192,7 +199,7 @@ def test_the_python_example_finds_the_same(files: dict[str, Path], weights: Path
 @pytest.mark.skipif(
     shutil.which("node") is None or not (EXAMPLES / "node_modules").exists(), reason="needs node, and npm's packages"
 )
-def test_the_javascript_example_finds_the_same(files: dict[str, Path], weights: Path) -> None:
+def test_the_javascript_example_finds_the_same(files: Files, weights: Path) -> None:
     """In the pixels that its own JPEG decoder makes."""
     picture = shipped_pictures()[0]
     command = ["node", str(EXAMPLES / "detect.mjs"), str(files["onnx"]), str(picture)]
@@ -363,7 +370,7 @@ def test_options_that_do_not_go_together(options: dict[str, Any], expected: str)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "dynamic"])
-def test_a_damaged_file_is_told(kind: str, files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_damaged_file_is_told(kind: str, files: Files, tmp_path: Path) -> None:
     path = tmp_path / files[kind].name
     path.write_bytes(files[kind].read_bytes()[:1000])
     with pytest.raises(WeightsError, match=path.name):
@@ -384,7 +391,7 @@ def test_a_file_of_another_program_is_told(name: str, tmp_path: Path) -> None:
         Detector.load(path)
 
 
-def test_bfloat16_is_computed_in_where_the_processor_can(files: dict[str, Path], tmp_path: Path) -> None:
+def test_bfloat16_is_computed_in_where_the_processor_can(files: Files, tmp_path: Path) -> None:
     weights, path = tmp_path / "w.safetensors", tmp_path / "brief.xml"
     with pytest.raises(ConfigError, match=r"data: .* judge bfloat16"):
         ExportConfig(weights=str(weights), out=str(path), format="openvino", precision="bfloat16")
@@ -441,7 +448,7 @@ def test_half_precision_for_gpus_has_layers_of_it_and_boxes_in_float(model: Dete
     assert 0 < np.abs(scores - half_scores).max() < 0.05
 
 
-def test_torch_files_go_to_another_device_with_all_that_is_in_them(files: dict[str, Path]) -> None:
+def test_torch_files_go_to_another_device_with_all_that_is_in_them(files: Files) -> None:
     """Without a GPU: torch's meta device refuses tensors of the CPU as a GPU does; TorchScript files can't be loaded to it."""
     runtime, _ = load_exported(files["torch_export"], torch.device("meta"))
     boxes, scores = runtime.run(torch.zeros(2, 64, 96, 3, dtype=torch.uint8, device="meta"))
@@ -455,18 +462,19 @@ def test_torch_files_go_to_another_device_with_all_that_is_in_them(files: dict[s
 
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_files_for_the_cpu_take_it_where_there_is_a_card_too(
-    kind: str, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    kind: str, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    file = files[kind]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    detector = Detector.load(files[kind])
+    detector = Detector.load(file)
     assert detector.device.type == "cpu"
     assert len(detector(photographs()[0])) > 0
     with pytest.raises(ConfigError, match="--device cpu"):
-        Detector.load(files[kind], device="cuda")
+        Detector.load(file, device="cuda")
 
 
-def test_threads_are_those_that_were_asked_for(files: dict[str, Path]) -> None:
+def test_threads_are_those_that_were_asked_for(files: Files) -> None:
     session = Detector.load(files["onnx"], threads=1, device="cpu").runtime.session
     assert session.get_session_options().intra_op_num_threads == 1
     request = Detector.load(files["openvino"], threads=1, device="cpu").runtime.request
@@ -477,7 +485,7 @@ def test_threads_are_those_that_were_asked_for(files: dict[str, Path]) -> None:
     torch.set_num_threads(before)
 
 
-def test_an_exported_file_is_no_start_of_another(files: dict[str, Path], tmp_path: Path) -> None:
+def test_an_exported_file_is_no_start_of_another(files: Files, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"onnx\.onnx: an exported file only detects"):
         export(ExportConfig(weights=str(files["onnx"]), out=str(tmp_path / "a.onnx")))
 
