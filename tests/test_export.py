@@ -424,8 +424,7 @@ def test_tensorrt_is_named_where_it_is_missing(weights: Path, tmp_path: Path, mo
     monkeypatch.setitem(sys.modules, "tensorrt", types.ModuleType("tensorrt"))
     with pytest.raises(ConfigError, match="there is none here"):
         export(ExportConfig(weights=str(weights), out=str(tmp_path / "a.engine"), format="tensorrt"))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(ConfigError, match="0 CUDA cards"):
+    with pytest.raises(ConfigError, match="there is none here"):
         Detector.load(tmp_path / "b.engine")
     for name in ("detector.exporting.tensorrt", "detector.runtimes.tensorrt_file"):
         del sys.modules[name]
