@@ -22,7 +22,9 @@ class TensorRtRuntime(HeadRuntime):
 
     def __init__(self, path: Path, device: str | torch.device) -> None:
         if not torch.cuda.is_available():
-            raise ConfigError(f"{path}: an engine runs on the kind of NVIDIA GPU that it was built on; there is none here")
+            raise ConfigError(
+                f"{path}: an engine runs on the kind of NVIDIA GPU that it was built on; there is none here"
+            )
         self.device = resolve_device("cuda" if device == "auto" else device)
         if self.device.type != "cuda":
             raise ConfigError(f"device: {path} runs on an NVIDIA GPU; use --device cuda")
