@@ -103,9 +103,10 @@ def pair(runtime: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         starts.append(sides)
     figures: dict[str, Any] = {name: figures_of([sides[name] for sides in starts]) for name in commands}
     for name, found in figures.items():
+        network = "" if found["network_ms"] is None else f", network {found['network_ms']:6.1f}"
         print(
-            f"{runtime:<22} {name:<8} {found['ms']:6.1f} ms, p95 {found['p95_ms']:6.1f}, network {found['network_ms']:6.1f},"
-            f" {found['boxes']} boxes, threads {found['threads']}",
+            f"{runtime:<22} {name:<8} {found['ms']:6.1f} ms, p95 {found['p95_ms']:6.1f}{network}, {found['boxes']} boxes,"
+            f" threads {found['threads']}",
             flush=True,
         )
     if len(commands) == 2:
@@ -158,10 +159,11 @@ class Side:
 
 
 def figures_of(starts: Sequence[Side]) -> dict[str, Any]:
-    """Of all processes of one side."""
-    spent, network = (np.concatenate([getattr(side, name) for side in starts]) for name in ("spent", "network"))
-    middle, p95 = np.percentile(spent, (50, 95)).tolist()
-    network_ms = float(np.median(network)) if len(network) else float("nan")
+    """Of the processes of one side: medians in the median over the starts, p95 of all calls."""
+    middle = float(np.median([np.median(side.spent) for side in starts]))
+    p95 = float(np.percentile(np.concatenate([side.spent for side in starts]), 95))
+    alone = [np.median(side.network) for side in starts if side.network]
+    network_ms = float(np.median(alone)) if alone else None
     return {"ms": middle, "p95_ms": p95, "network_ms": network_ms, **starts[0].start}
 
 

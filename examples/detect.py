@@ -1,4 +1,4 @@
-"""python examples/detect.py FILE.onnx PICTURE [CONF]: what an exported file finds, with ONNX Runtime and nothing of ours."""
+"""python examples/detect.py FILE.onnx PICTURE [CONF]: what a file that takes pictures finds, with ONNX Runtime alone."""
 
 import json
 import sys

@@ -84,6 +84,35 @@ def test_each_runtime_has_its_figures(
     assert "left out: impossible" in printed
 
 
+@pytest.mark.usefixtures("no_shape_checks")
+def test_an_exported_file_is_measured_alone(drawn: tuple[Path, Path], tmp_path: Path) -> None:
+    data, weights = drawn
+    file = tmp_path / "file.torchscript"
+    assert main(["export", f"--weights={weights}", "--format=torchscript", f"--out={file}"]) == 0
+    out = tmp_path / "out"
+    arguments = [f"--weights={file}", f"--data={data}", "--split=test", f"--out={out}", "--pictures=1", "--rounds=1"]
+    assert main(["benchmark", *arguments]) == 0
+    report = json.loads((out / "benchmark.json").read_text())
+    (row,) = report["runtimes"]
+    assert (row["name"], row["bytes"]) == ("file.torchscript", file.stat().st_size)
+    assert row["ap"] > 0.05
+    assert report["left_out"] == {}
+
+
+def test_a_split_without_objects_is_refused(
+    drawn: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, weights = drawn
+    data = tmp_path / "data"
+    make_data_set(data, train=3, val=3, test=3)
+    file = data / "annotations/instances_test.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
+    arguments = [f"--weights={weights}", f"--data={data}", "--split=test", f"--out={tmp_path / 'out'}"]
+    assert main(["benchmark", *arguments]) == 2
+    assert f"{file}: names no object" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_that_can_t_be_used_end_it(drawn: tuple[Path, Path], tmp_path: Path) -> None:
     data, _ = drawn
     arguments = [f"--weights={tmp_path / 'none'}", f"--data={data}", f"--out={tmp_path / 'out'}"]

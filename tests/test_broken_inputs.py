@@ -12,8 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -326,43 +325,19 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
 }
 
 
-class Outcome(NamedTuple):
-    place: Path
-    done: "subprocess.CompletedProcess[str]"
-    before: dict[Path, bytes]
-    after: dict[Path, bytes]
-
-
 def files_in(folder: Path) -> dict[Path, bytes]:
     """Every folder (as b"") and file below `folder`."""
     return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
 
 
-@pytest.fixture(scope="module")
-def outcomes(
-    good: Good, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, "Future[Outcome]"]]:
-    """What became of each chosen case; they run side by side, most of their time goes into imports."""
-
-    def outcome(name: str) -> Outcome:
-        place = tmp_path_factory.getbasetemp() / "cases" / name
-        place.mkdir(parents=True)
-        arguments = CASES[name][0](place, good)
-        before = files_in(place)
-        return Outcome(place, run(arguments), before, files_in(place))
-
-    chosen = [item.callspec.id for item in request.session.items if getattr(item, "callspec", None)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {name: pool.submit(outcome, name) for name in CASES if name in chosen}
-
-
 @pytest.mark.parametrize("name", CASES)
-def test_broken_input(name: str, outcomes: dict[str, "Future[Outcome]"]) -> None:
-    place, done, before, after = outcomes[name].result()
-    line = the_line(done)
-    for fragment in CASES[name][1]:
-        assert fragment.format(place=place) in line
-    assert after == before  # nothing written, nothing lost
+def test_broken_input(name: str, good: Good, tmp_path: Path) -> None:
+    arguments, fragments = CASES[name][0](tmp_path, good), CASES[name][1]
+    before = files_in(tmp_path)
+    line = the_line(run(arguments))
+    for fragment in fragments:
+        assert fragment.format(place=tmp_path) in line
+    assert files_in(tmp_path) == before  # nothing written, nothing lost
 
 
 def test_unknown_command() -> None:

@@ -351,6 +351,10 @@ def test_what_counts_as_a_difference() -> None:
     assert not replace(passing, problems=("another default",)).passes()
     assert replace(passing, tolerance=None, ap=0.5, file_ap=0.491).passes()
     assert not replace(passing, tolerance=None, ap=0.5, file_ap=0.489).passes()
+    for ap, file_ap in ((0.01, 0.01), (0.0, 0.0), (None, None)):  # a dead file would do as well
+        blind = replace(passing, tolerance=None, ap=ap, file_ap=file_ap)
+        assert not blind.passes()
+        assert "give --data whose objects the model finds" in str(blind)
 
 
 @pytest.mark.parametrize(

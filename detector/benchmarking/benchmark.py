@@ -18,10 +18,11 @@ from detector.benchmarking.summary import Row, draw, print_rows
 from detector.config import SUFFIXES, BenchmarkConfig, ExportConfig, PathsConfig
 from detector.data.coco import CocoImages
 from detector.data.splits import split_paths
-from detector.errors import ConfigError, DetectorError
+from detector.errors import ConfigError, DataError, DetectorError
 from detector.exporting.export import export
 from detector.fileio import require_writable, write_json
-from detector.weights.files import load_weights
+from detector.runtimes.load import load_runtime
+from detector.weights.files import EXPORTED
 from detector.weights.shipped import find_weights
 
 PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "numpy", "opencv-python-headless")
@@ -53,13 +54,16 @@ JUDGED_BY_AP = ("bfloat16", "int8")
 
 
 def benchmark(config: BenchmarkConfig) -> list[Row]:
-    """Measure the weights in PyTorch and in every format; writes benchmark.json and benchmark.png into `config.out` and prints the
-    table and what was left out. Raises DetectorError kinds for what the user can mend."""
+    """Measure the weights in PyTorch and in every format, or an exported file alone; writes benchmark.json and benchmark.png into
+    `config.out` and prints the table and what was left out. Raises DetectorError kinds for what the user can mend."""
     out = Path(config.out)
     require_writable(out)
-    weights = find_weights(config.weights)
-    _, info = load_weights(weights)
+    exported = Path(config.weights).suffix in EXPORTED
+    weights = Path(config.weights) if exported else find_weights(config.weights)
+    _, info = load_runtime(weights, config.device, None)
     images = CocoImages.load(split_paths(config.data, PathsConfig(), config.split), info.categories)
+    if not any(len(images.boxes(index)) for index in range(len(images))):
+        raise DataError(f"{images.annotations_path}: names no object, so there is no AP; choose another --split")
     job = Job(
         str(weights),
         [str(images.path(index)) for index in range(min(config.pictures, len(images)))],
@@ -71,10 +75,11 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
         config.rounds,
         started=0.0,
     )
-    print(f"measuring PyTorch on {len(job.pictures)} pictures, {config.rounds} times", flush=True)
-    rows = [Row("PyTorch", weights.stat().st_size, in_its_own_process(job))]
+    name = weights.name if exported else "PyTorch"
+    print(f"measuring {name} on {len(job.pictures)} pictures, {config.rounds} times", flush=True)
+    rows = [Row(name, size_of(weights), in_its_own_process(job))]
     left_out = {}
-    for variant in VARIANTS:
+    for variant in () if exported else VARIANTS:
         print(f"exporting and measuring {variant.name}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -104,8 +109,12 @@ def measured(variant: Variant, config: BenchmarkConfig, job: Job, folder: Path) 
     options = {"weights": job.file, "out": str(file), "image_size": job.image_size, "data": data, **variant.options}
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         export(ExportConfig(**options))
-    size = sum(path.stat().st_size for path in (file, file.with_suffix(".bin")) if path.exists())
-    return Row(variant.name, size, in_its_own_process(replace(job, file=str(file))))
+    return Row(variant.name, size_of(file), in_its_own_process(replace(job, file=str(file))))
+
+
+def size_of(file: Path) -> int:
+    """Bytes, with those of the file of numbers beside OpenVINO's."""
+    return sum(path.stat().st_size for path in (file, file.with_suffix(".bin")) if path.exists())
 
 
 def in_its_own_process(job: Job) -> Figures:

@@ -60,15 +60,18 @@ class Comparison:
             return False
         # written so that NaN fails
         if self.tolerance is None:
-            assert self.ap is not None
-            assert self.file_ap is not None
-            return self.file_ap >= self.ap - MOST_AP_LOSS
+            return self.ap_tells and (self.file_ap or 0.0) >= (self.ap or 0.0) - MOST_AP_LOSS
         return (
             self.box_difference <= self.tolerance.box
             and self.score_difference <= self.tolerance.score
             and self.unmatched == 0
             and self.model_detections > 0
         )
+
+    @property
+    def ap_tells(self) -> bool:
+        """Whether a file that finds nothing would lose more than `MOST_AP_LOSS`."""
+        return (self.ap or 0.0) > MOST_AP_LOSS
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "passes": self.passes()}
@@ -79,6 +82,8 @@ class Comparison:
             f" the file {self.file_detections}"
         )
         rest = "" if self.ap is None else f"; AP {self.ap:.4f} and {self.file_ap:.4f}"
+        if self.tolerance is None and not self.ap_tells:
+            rest += "; too little to judge the file by: give --data whose objects the model finds"
         rest += "".join(f"; {problem}" for problem in self.problems)
         if self.tolerance is None:
             return f"{found}{rest} (a loss of {MOST_AP_LOSS} is allowed)"

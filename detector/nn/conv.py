@@ -4,7 +4,7 @@ from copy import deepcopy
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -40,6 +40,9 @@ class Conv(nn.Module):
 class HalvedConv(Conv):
     """A 1x1 Conv whose output comes as two halves of its channels."""
 
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels)
+
     def forward(  # type: ignore[override]
         self, x: Float[Tensor, "batch in_channels height width"]
     ) -> tuple[Float[Tensor, "batch half height width"], Float[Tensor, "batch half height width"]]:
@@ -52,10 +55,9 @@ class ConvPair(nn.Module):
 
     def __init__(self, whole: HalvedConv) -> None:
         super().__init__()
-        self.first, self.second = (
-            nn.Sequential(_some_outputs(whole.conv, channels), whole.act)
-            for channels in torch.arange(whole.conv.out_channels).chunk(2)
-        )
+        assert whole.conv.bias is not None
+        halves = zip(whole.conv.weight.chunk(2), whole.conv.bias.chunk(2), strict=True)
+        self.first, self.second = (nn.Sequential(_pointwise(weight, bias), whole.act) for weight, bias in halves)
 
     def forward(
         self, x: Float[Tensor, "batch in_channels height width"]
@@ -86,13 +88,12 @@ def depthwise(channels: int, kernel_size: int, act: bool = True) -> Conv:
     return Conv(channels, channels, kernel_size, groups=channels, act=act)
 
 
-@torch.no_grad()
-def _some_outputs(conv: nn.Conv2d, channels: Int64[Tensor, " some"]) -> nn.Conv2d:
-    """The 1x1 convolution that computes these of the output's channels."""
-    assert conv.bias is not None
-    part = nn.Conv2d(conv.in_channels, len(channels), 1)
-    part.weight, part.bias = nn.Parameter(conv.weight[channels]), nn.Parameter(conv.bias[channels])
-    return part
+def _pointwise(
+    weight: Float[Tensor, "out_channels in_channels 1 1"], bias: Float[Tensor, " out_channels"]
+) -> nn.Conv2d:
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1)
+    conv.weight, conv.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+    return conv
 
 
 @torch.no_grad()
