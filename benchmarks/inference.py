@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,6 @@ from detector.inference.detector import Detector
 WIDTH, HEIGHT, IMAGE_SIZE = 1280, 960, 640
 SNUG = {"PyTorch, 480x640": (480, 640)}
 """The frame that the picture fills, for peers that choose it by themselves."""
-SPINNING = {"GOMP_SPINCOUNT": "2000"}
-"""What detector.cli sets for the project."""
 EXPORTS = {
     "PyTorch": None,
     "PyTorch, 480x640": None,
@@ -88,13 +86,13 @@ def main() -> None:
 
 def pair(runtime: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One runtime's figures of both sides, in turn."""
-    commands = {"project": (project_command(runtime, options, folder), SPINNING | os.environ)}
+    commands = {"project": project_command(runtime, options, folder)}
     peer, peer_file = os.environ.get("PEER_INFER"), getattr(options, f"peer_{PEER_FILES[runtime.split(',')[0]]}")
     if peer is not None and peer_file is not None:
-        commands["peer"] = ([*shlex.split(peer), peer_file, str(folder / "picture.npy")], dict(os.environ))
+        commands["peer"] = [*shlex.split(peer), peer_file, str(folder / "picture.npy")]
     starts = []
     for _ in range(options.starts):
-        sides = {name: Side(command, options.threads, variables) for name, (command, variables) in commands.items()}
+        sides = {name: Side(command, options.threads) for name, command in commands.items()}
         for _ in range(options.rounds):
             for side in sides.values():
                 side.turn(options.calls)
@@ -120,11 +118,10 @@ def pair(runtime: str, options: argparse.Namespace, folder: Path) -> dict[str, A
 class Side:
     """A process that detects when it is told to, and what it took."""
 
-    def __init__(self, command: list[str], threads: int | None, environment: Mapping[str, str]) -> None:
-        environment = {**environment, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})}
+    def __init__(self, command: list[str], threads: int | None) -> None:
         self.process = subprocess.Popen(
             command,
-            env=environment,
+            env=os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
