@@ -22,7 +22,7 @@ from detector.errors import ConfigError, DataError, DetectorError
 from detector.exporting.export import export
 from detector.fileio import require_writable, write_json
 from detector.runtimes.load import load_runtime
-from detector.weights.files import EXPORTED
+from detector.weights.files import EXPORTED, load_weights
 from detector.weights.shipped import find_weights
 
 PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "numpy", "opencv-python-headless")
@@ -60,7 +60,7 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
     require_writable(out)
     exported = Path(config.weights).suffix in EXPORTED
     weights = Path(config.weights) if exported else find_weights(config.weights)
-    _, info = load_runtime(weights, config.device, None)
+    info = (load_runtime(weights, config.device, None) if exported else load_weights(weights))[1]
     images = CocoImages.load(split_paths(config.data, PathsConfig(), config.split), info.categories)
     if not any(len(images.boxes(index)) for index in range(len(images))):
         raise DataError(f"{images.annotations_path}: names no object, so there is no AP; choose another --split")
