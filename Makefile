@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/detector demo
 
-test: $(VENV)/installed examples/node_modules
+test: $(VENV)/installed examples/node_modules/.package-lock.json
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -20,9 +20,10 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
-# what examples/detect.mjs needs; its test is skipped where there is no npm
-examples/node_modules: examples/package.json
-	if command -v npm; then npm install --prefix examples --ignore-scripts --no-audit --no-fund --silent && touch $@; fi
+# What examples/detect.mjs needs; npm writes this file last. Without npm or its registry, the example's test is skipped.
+examples/node_modules/.package-lock.json: examples/package.json
+	npm install --prefix examples --ignore-scripts --no-audit --no-fund --no-update-notifier --silent \
+		--fetch-retries=0 --fetch-timeout=60000 || echo "npm install failed: the JavaScript example's test is skipped"
 
 clean:
 	rm -rf $(VENV) runs

@@ -197,7 +197,8 @@ def test_the_python_example_finds_the_same(files: Files, weights: Path, picture:
 
 
 @pytest.mark.skipif(
-    shutil.which("node") is None or not (EXAMPLES / "node_modules").exists(), reason="needs node, and npm's packages"
+    shutil.which("node") is None or not (EXAMPLES / "node_modules/.package-lock.json").exists(),
+    reason="needs node, and npm's packages",
 )
 def test_the_javascript_example_finds_the_same(files: Files, weights: Path) -> None:
     """In the pixels that its own JPEG decoder makes."""
