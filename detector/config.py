@@ -317,7 +317,7 @@ class EvaluateConfig:
     device: str = "auto"
     """cpu, cuda, cuda:1, …; auto takes CUDA where there is a card."""
     threads: int | None = None
-    """Threads of the network on a CPU; as many as its runtime likes if not given."""
+    """Threads of the network on a CPU, and of OpenCV; as many as each likes if not given."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
 
@@ -358,7 +358,7 @@ class InferConfig:
     device: str = "auto"
     """cpu, cuda, cuda:1, …; auto takes CUDA where there is a card."""
     threads: int | None = None
-    """Threads of the network on a CPU; as many as its runtime likes if not given."""
+    """Threads of the network on a CPU, and of OpenCV; as many as each likes if not given."""
     attention: bool = False
     """Also write a sheet a picture that shows where the attention layers look, and what each detection's class rests on."""
 
@@ -466,7 +466,7 @@ class BenchmarkConfig:
     device: str = "cpu"
     """cpu, cuda, cuda:1, …; auto takes CUDA where there is a card."""
     threads: int | None = None
-    """Threads of the network on a CPU; as many as each runtime likes if not given."""
+    """Threads of the network on a CPU, and of OpenCV; as many as each likes if not given."""
     pictures: int = 32
     """Pictures that are timed."""
     rounds: int = 3

@@ -1,4 +1,5 @@
 // node examples/detect.mjs FILE.onnx PICTURE.jpg: detections of an exported file, with onnxruntime-web and nothing of this project.
+// A line each: x1, y1, x2, y2 in pixels, score, label: a number, as onnxruntime-web can't read the class names in the file's metadata.
 import { readFileSync } from "node:fs";
 import jpeg from "jpeg-js";
 import * as ort from "onnxruntime-web";

@@ -372,7 +372,8 @@ def layout_error(root: Path, split: Any) -> str:
     text = str(caught.value)
     assert "\n" not in text
     assert text.startswith(str(root))
-    assert text.endswith(f"name the paths with --paths.{split}_json and --paths.{split}_images")
+    options = f"--paths.{split}_json and --paths.{split}_images (train and evaluate take them)"
+    assert text.endswith(f"name the paths with {options}")
     return text
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -485,9 +486,11 @@ def test_threads_are_those_that_were_asked_for(files: Files) -> None:
     request = Detector.load(files["openvino"], threads=1, device="cpu").runtime.request
     assert request.get_compiled_model().get_property("INFERENCE_NUM_THREADS") == 1
     before = torch.get_num_threads()
+    opencv_before = cv2.getNumThreads()
     Detector.load("yolo11n-bccd", threads=before + 1, device="cpu")
-    assert torch.get_num_threads() == before + 1
+    assert (torch.get_num_threads(), cv2.getNumThreads()) == (before + 1, before + 1)
     torch.set_num_threads(before)
+    cv2.setNumThreads(opencv_before)
 
 
 def test_an_exported_file_is_no_start_of_another(files: Files, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from detector.structures import Categories
 
 ROUNDING = 0.01  # px; annotation files are written with two decimals: a box this little outside is not worth a line
 DIFFERENCES_SHOWN = 5
-FOLDER_OPTIONS = "--paths.train_images, --paths.val_images or --paths.test_images"
+FOLDER_OPTIONS = "--paths.train_images, --paths.val_images or --paths.test_images (train and evaluate take them)"
 
 
 @dataclass(frozen=True, eq=False)

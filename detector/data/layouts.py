@@ -32,7 +32,7 @@ def find_split(root: Path, split: Split) -> SplitPaths:
 
     Raises DataError, one line with what was looked for and the remedy, if there is no such split or more than one.
     """
-    remedy = f"name the paths with --paths.{split}_json and --paths.{split}_images"
+    remedy = f"name the paths with --paths.{split}_json and --paths.{split}_images (train and evaluate take them)"
     if not root.is_dir():
         raise DataError(f"{root}: this data set folder does not exist; correct --data, or {remedy}")
     found = _annotation_files(root, split)

@@ -94,7 +94,7 @@ class Detector:
         """From a weights file, shipped weights by name, or a file that `export` wrote: .onnx, .xml, .torchscript, .pt2, .engine.
 
         `image_size` is that of the file if not given; `device` "auto": CUDA where there is a card and the file can use it;
-        `threads`: of the network on a CPU, as many as the runtime likes if None. Raises WeightsError for a file that can't be
+        `threads`: of the network on a CPU, and OpenCV's, each's choice if None. Raises WeightsError for a file that can't be
         used, ConfigError for a setting out of range.
         """
         runtime, info = load_runtime(path, device, threads)

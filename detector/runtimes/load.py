@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import torch
 
 from detector.errors import WeightsError
@@ -16,13 +17,14 @@ from detector.weights.files import EXPORTED, WeightsInfo, load_weights
 def load_runtime(path: str | Path, device: str | torch.device, threads: int | None) -> tuple[Runtime, WeightsInfo]:
     """A weights file (or shipped weights by name), or a file that tools/export.py wrote.
 
-    device: "auto" is CUDA where there is a card and the runtime can use it; threads: for the network on a CPU, None leaves that to
-    the runtime; PyTorch's are those of the whole process.
+    device: "auto" is CUDA where there is a card and the runtime can use it; threads: for the network on a CPU and for OpenCV, None
+    leaves that to each; PyTorch's and OpenCV's are those of the whole process.
     Raises WeightsError for a file that is missing, damaged or of another program, ConfigError where the runtime's package
     is not installed or `device` is not one of its.
     """
     if threads is not None:
         torch.set_num_threads(threads)
+        cv2.setNumThreads(threads)
     keep_freed_memory()
     file = Path(path)
     if file.suffix not in EXPORTED:
