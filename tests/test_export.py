@@ -1,11 +1,13 @@
 """Exported files say what the model says, in other runtimes, and a file that does not is not left."""
 
+import importlib
 import json
 import shutil
 import subprocess
 import sys
 import types
 import warnings
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ import onnx
 import onnxruntime
 import openvino
 import pytest
+import stand_in_tensorrt
 import torch
 from lively_model import calmed, lively_model
 from narrow_yolov9 import narrow_model
@@ -436,6 +439,57 @@ def test_tensorrt_is_named_where_it_is_missing(weights: Path, tmp_path: Path, mo
     for name in ("detector.exporting.tensorrt", "detector.runtimes.tensorrt_file"):
         del sys.modules[name]
     assert [path.name for path in tmp_path.iterdir()] == ["b.engine"]
+
+
+@pytest.fixture
+def tensorrt_stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The package's place taken by ONNX Runtime, the card's by the CPU."""
+    names = ("detector.exporting.tensorrt", "detector.runtimes.tensorrt_file")
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "tensorrt", stand_in_tensorrt)
+    exporting, runtime = map(importlib.import_module, names)
+    torch_with_card = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: True))
+    monkeypatch.setattr(exporting, "torch", torch_with_card)
+    monkeypatch.setattr(runtime, "card", lambda *_: torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: types.SimpleNamespace(cuda_stream=0))
+    yield
+    for name in names:
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("tensorrt_stand_in")
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_all_around_a_tensorrt_engine_works(tmp_path: Path, precision: str) -> None:
+    """With a stand-in for the package: what TensorRT itself does with the network this can't tell."""
+    path = tmp_path / "a.engine"
+    settings = ExportConfig(weights="yolo11n-bccd", out=str(path), format="tensorrt", precision=precision)
+    comparison = export(settings)
+    assert comparison.passes()
+    assert comparison.file_detections > 100
+    assert comparison.box_difference < (0.01 if precision == "float32" else 0.3)
+    eager, engine = Detector.load("yolo11n-bccd", device="cpu"), Detector.load(path)
+    assert engine.categories == eager.categories
+    assert [len(found) for found in engine(photographs())] == [len(found) for found in eager(photographs())]
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(WeightsError, match="no engine for this GPU"):
+        Detector.load(path)
+
+
+@pytest.mark.usefixtures("tensorrt_stand_in")
+def test_a_tensorrt_engine_of_another_network_is_refused(
+    weights: Path, model: DetectionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiled = deepcopy(model)
+    with torch.no_grad():
+        spoiled.head.box_branches[0][-1].bias[0] += 2
+    module = importlib.import_module("detector.exporting.tensorrt")
+    frames_network = module.frames_network
+    monkeypatch.setattr(module, "frames_network", lambda _, *rest: frames_network(spoiled, *rest))
+    with pytest.raises(ExportMismatchError, match="was not written"):
+        export(ExportConfig(weights=str(weights), out=str(tmp_path / "a.engine"), format="tensorrt"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_half_precision_for_gpus_has_layers_of_it_and_boxes_in_float(model: DetectionModel) -> None:

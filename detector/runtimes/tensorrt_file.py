@@ -17,17 +17,21 @@ except ImportError as error:
     raise ConfigError("TensorRT engines need the package tensorrt and an NVIDIA GPU: pip install tensorrt") from error
 
 
+def card(path: Path, device: str | torch.device) -> torch.device:
+    """The GPU to run the engine on. Raises ConfigError where there is none, or another device is named."""
+    if not torch.cuda.is_available():
+        raise ConfigError(f"{path}: an engine runs on the kind of NVIDIA GPU that it was built on; there is none here")
+    resolved = resolve_device("cuda" if device == "auto" else device)
+    if resolved.type != "cuda":
+        raise ConfigError(f"device: {path} runs on an NVIDIA GPU; use --device cuda")
+    return resolved
+
+
 class TensorRtRuntime(HeadRuntime):
     """An engine that takes letterboxed pictures and ends at the head; it runs on the kind of GPU that it was built on."""
 
     def __init__(self, path: Path, device: str | torch.device) -> None:
-        if not torch.cuda.is_available():
-            raise ConfigError(
-                f"{path}: an engine runs on the kind of NVIDIA GPU that it was built on; there is none here"
-            )
-        self.device = resolve_device("cuda" if device == "auto" else device)
-        if self.device.type != "cuda":
-            raise ConfigError(f"device: {path} runs on an NVIDIA GPU; use --device cuda")
+        self.device = card(path, device)
         content = path.read_bytes()
         length = int.from_bytes(content[:8], "little")
         self.metadata = content[8 : 8 + length].decode(errors="replace")
