@@ -441,7 +441,7 @@ def interrupted(arguments: list[str], metrics: Path) -> "subprocess.CompletedPro
 
 
 def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_resume(good: Good, tmp_path: Path) -> None:
-    out, epochs = tmp_path / "out", 40
+    out, epochs = tmp_path / "out", 12
     long = train(f"--train.epochs={epochs}", "--loader.workers=1")(tmp_path, good)
     line = the_line(interrupted(long, out / "metrics.jsonl"))
     assert line.endswith(f"continue with: tools/train.py --resume {out}")
