@@ -16,15 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torchvision.ops import box_iou
 
 from detector import Detector, TiledDetector
 from detector.config import PathsConfig
 from detector.data.coco import CocoImages
 from detector.data.splits import split_paths
+from detector.structures import Detections
 
 ALL = 100_000
+LIKELY = 0.25
 
 
 def main() -> int:
@@ -47,18 +51,22 @@ def main() -> int:
     ]
     tiled = TiledDetector(detector, options.tiles, options.overlap)
     figures: dict[str, Any] = {"mosaics": len(mosaics), "pictures_each": options.side**2}
-    start = time.monotonic()
-    figures["single"] = average_precision(detector, [single(images, i) for mosaic in mosaics for i in mosaic])
-    seconds = [time.monotonic() - start]
     sheets = [mosaic_of(images, mosaic, options.side) for mosaic in mosaics]
-    for name, looked in (("tiles", tiled), ("whole", detector)):
-        start = time.monotonic()
-        figures[name] = average_precision(looked, sheets)
-        seconds.append(time.monotonic() - start)
-    figures["tiles_of_single"] = figures["tiles"] / figures["single"]
     print(f"{len(mosaics)} mosaics of {options.side**2} pictures, {sheets[0][0].shape[1]}x{sheets[0][0].shape[0]} px")
-    for name, needed in zip(("single", "tiles", "whole"), seconds, strict=True):
-        print(f"AP {name:<7}{figures[name]:.3f}  ({needed:.0f} s)")
+    singles = [single(images, i) for mosaic in mosaics for i in mosaic]
+    for name, looked, pictures in (
+        ("single", detector, singles),
+        ("tiles", tiled, sheets),
+        ("whole", detector, sheets),
+    ):
+        start = time.monotonic()
+        found = [looked(picture) for picture, _, _ in pictures]
+        seconds = time.monotonic() - start
+        figures[name] = average_precision(found, pictures)
+        seen, again, stray = figures[f"{name}_boxes"] = boxes_an_object(found, pictures)
+        objects = f"{seen} objects found, {again} boxes more on these, {stray} on none"
+        print(f"AP {name:<7}{figures[name]:.3f}  ({seconds:.0f} s)  from {LIKELY}: {objects}")
+    figures["tiles_of_single"] = figures["tiles"] / figures["single"]
     print(f"tiles / single: {figures['tiles_of_single']:.3f}")
     if options.out:
         Path(options.out).write_text(json.dumps(figures, indent=1))
@@ -85,15 +93,29 @@ def mosaic_of(images: CocoImages, indices: range, side: int) -> Annotated:
     return np.concatenate(rows), boxes, np.concatenate([part[2] for part in parts])
 
 
-def average_precision(detector: Detector | TiledDetector, pictures: list[Annotated]) -> float:
+def boxes_an_object(found: list[Detections], pictures: list[Annotated]) -> tuple[int, int, int]:
+    """Of the boxes of a score from `LIKELY`, each on the object of its class that it overlaps most, by an IoU of 0.5 at least:
+    objects that have one, boxes beyond one of an object, boxes on none."""
+    seen = again = stray = 0
+    for detections, (_, boxes, labels) in zip(found, pictures, strict=True):
+        likely = detections.scores >= LIKELY
+        ious = box_iou(detections.boxes[likely], torch.from_numpy(boxes))
+        ious[detections.labels[likely][:, None] != torch.from_numpy(labels)] = 0
+        best, which = ious.max(dim=1) if len(boxes) else (torch.zeros(len(ious)), torch.zeros(len(ious)))
+        on_one = best >= 0.5
+        count = len(which[on_one].unique())
+        seen, again, stray = seen + count, again + int(on_one.sum()) - count, stray + int((~on_one).sum())
+    return seen, again, stray
+
+
+def average_precision(found: list[Detections], pictures: list[Annotated]) -> float:
     """COCO's AP, with as many detections a picture as there are."""
     entries, results = [], []
-    for number, (picture, boxes, labels) in enumerate(pictures, start=1):
-        found = detector(picture)
-        results += found.to_coco(number)
+    for number, (detections, (_, boxes, labels)) in enumerate(zip(found, pictures, strict=True), start=1):
+        results += detections.to_coco(number)
         for box, label in zip(boxes.tolist(), labels.tolist(), strict=True):
             size = [box[2] - box[0], box[3] - box[1]]
-            category = found.categories.ids[label]
+            category = detections.categories.ids[label]
             entries.append({"image_id": number, "category_id": category, "bbox": [*box[:2], *size], "iscrowd": 0})
             entries[-1] |= {"id": len(entries), "area": size[0] * size[1]}
     with contextlib.redirect_stdout(io.StringIO()):
@@ -102,7 +124,7 @@ def average_precision(detector: Detector | TiledDetector, pictures: list[Annotat
             "info": {},
             "images": [{"id": number} for number in range(1, len(pictures) + 1)],
             "annotations": entries,
-            "categories": [{"id": category_id} for category_id in found.categories.ids],
+            "categories": [{"id": category_id} for category_id in found[0].categories.ids],
         }
         truth.createIndex()
         scores = COCOeval(truth, truth.loadRes(results), "bbox")
