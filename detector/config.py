@@ -429,7 +429,8 @@ class ExportConfig:
         if self.image_size is not None:
             require_image_size("image_size", self.image_size)
         suffix = SUFFIXES.get(self.format)
-        _require(suffix in (None, Path(self.out).suffix), "out", self.out, f"a name that ends in {suffix}")
+        ending = f"a name that ends in {suffix}, as --format {self.format} has it"
+        _require(suffix in (None, Path(self.out).suffix), "out", self.out, ending)
         allowed = PRECISIONS[self.format]
         _require(
             self.precision in (None, *allowed), "precision", self.precision, f"{' or '.join(allowed)} for {self.format}"

@@ -76,7 +76,10 @@ def staged(path: Path) -> Iterator[Path]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder:
-            yield Path(folder)
+            try:
+                yield Path(folder)
+            except WriteError as error:  # names a file in the temporary folder
+                raise WriteError(str(error).replace(folder, str(path.parent))) from error
             for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
                 with file.open("rb+") as written:
                     os.fsync(written.fileno())

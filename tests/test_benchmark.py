@@ -120,6 +120,14 @@ def test_weights_that_can_t_be_used_end_it(drawn: tuple[Path, Path], tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+def test_the_size_is_that_of_the_files_that_belong_together(tmp_path: Path) -> None:
+    for name in ("a.xml", "a.onnx"):
+        (tmp_path / name).write_bytes(b"12")
+    (tmp_path / "a.bin").write_bytes(b"345")
+    assert module.size_of(tmp_path / "a.xml") == 5
+    assert module.size_of(tmp_path / "a.onnx") == 2
+
+
 @pytest.mark.parametrize("name", ["pictures", "rounds", "threads"])
 def test_numbers_below_one_are_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", "--weights=w", "--data=d", "--out=o", f"--{name}=0"]) == 2

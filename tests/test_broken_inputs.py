@@ -403,9 +403,10 @@ def test_training_without_space_says_so_and_leaves_no_half_file(good: Good, tmp_
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.yaml", "environment.json"}
 
 
-def test_export_without_space_leaves_nothing(good: Good, tmp_path: Path) -> None:
-    out = tmp_path / "model.torchscript"
-    export = ["export", "--weights", str(good.weights), "--format", "torchscript", "--out", str(out)]
+@pytest.mark.parametrize("format_", ["torchscript", "safetensors"])
+def test_export_without_space_leaves_nothing(good: Good, tmp_path: Path, format_: str) -> None:
+    out = tmp_path / f"model.{format_}"
+    export = ["export", "--weights", str(good.weights), "--format", format_, "--out", str(out)]
     line = the_line(run(export, largest_file=1_000_000))
     assert f"{out}: can't be written" in line
     assert not list(tmp_path.iterdir())

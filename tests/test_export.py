@@ -8,6 +8,7 @@ import sys
 import types
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from detector.data.coco import CocoImages
 from detector.data.layouts import find_split
 from detector.data.pictures import read_picture
 from detector.demo.scenes import make_data_set
-from detector.errors import ConfigError, ExportMismatchError, WeightsError
+from detector.errors import ConfigError, DataError, ExportMismatchError, WeightsError
 from detector.evaluation.evaluate import evaluate_model
 from detector.exporting import onnx_stages
 from detector.exporting.export import export, write
@@ -379,13 +380,90 @@ def test_options_that_do_not_go_together(options: dict[str, Any], expected: str)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "dynamic"])
-def test_a_damaged_file_is_told(kind: str, files: Files, tmp_path: Path) -> None:
+def test_a_damaged_file_is_told(
+    kind: str, files: Files, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / files[kind].name
     path.write_bytes(files[kind].read_bytes()[:1000])
-    with pytest.raises(WeightsError, match=path.name):
-        Detector.load(path)
+    capfd.readouterr()
+    caplog.clear()
+    for _ in ("cut", "junk"):
+        with pytest.raises(WeightsError, match=path.name):
+            Detector.load(path)
+        path.write_bytes(b"\x80hello\n" * 1000)
+    assert capfd.readouterr() == ("", "")
+    assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
     with pytest.raises(WeightsError, match="no such file"):
         Detector.load(tmp_path / f"none{path.suffix}")
+
+
+@pytest.mark.parametrize("kind", ["openvino", "torchscript", "batched"])
+def test_threads_may_share_a_detector(kind: str, files: Files) -> None:
+    detector, pictures = Detector.load(files[kind], device="cpu"), photographs()
+    alone = detector(pictures)
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(detector, pictures * 10))
+    for one, other in zip(alone * 10, together, strict=True):
+        assert torch.equal(one.boxes, other.boxes)
+        assert torch.equal(one.scores, other.scores)
+
+
+def test_no_more_pictures_at_a_time_than_the_file_takes(files: Files) -> None:
+    for kind, most in (("onnx", 1), ("raw", 1), ("openvino", 1), ("batched", None)):
+        detector = Detector.load(files[kind], device="cpu")
+        for wrong in (0, 4) if most else (0,):
+            with pytest.raises(ConfigError, match=f"batch: {wrong} pictures"):
+                detector.batch = wrong
+        detector.batch = most or 4
+        assert len(detector(photographs())) == len(photographs())
+
+
+def test_a_suffix_in_capitals_is_known(files: Files, tmp_path: Path) -> None:
+    path = Path(shutil.copy(files["batched"], tmp_path / "A.ONNX"))
+    assert len(Detector.load(path)(photographs()[0])) > 0
+
+
+def test_a_picture_that_cannot_be_written_to_is_taken_without_a_word(files: Files) -> None:
+    picture = photographs()[0]
+    picture.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(Detector.load(files["onnx"])(picture)) > 0
+
+
+def test_a_model_that_finds_nothing_is_told(tmp_path: Path) -> None:
+    model, info = load_weights("yolo11n-bccd")
+    with torch.no_grad():
+        for branch in model.head.class_branches:
+            branch[-1].bias -= 25
+    path = tmp_path / "silent.safetensors"
+    save_weights(path, model, info)
+    with pytest.raises(ExportMismatchError, match="nothing to judge the file by: train longer, or give --data"):
+        export(ExportConfig(weights=str(path), out=str(tmp_path / "a.torchscript"), format="torchscript"))
+
+
+def test_pictures_that_cannot_be_read_are_named_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    make_data_set(data, train=3, val=3, test=3)
+    categories = CocoImages.load(find_split(data, "val")).categories
+    path = tmp_path / "w.safetensors"
+    model = calmed(lively_model(len(categories)))
+    save_weights(path, model, WeightsInfo("yolo11n", categories, SIDE, {}, {}, "CC0"))
+    settings = ExportConfig(
+        weights=str(path), out=str(tmp_path / "a.torchscript"), format="torchscript", data=str(data)
+    )
+    first, *others = sorted((data / "val").glob("*.jpg"))
+    first.write_bytes(first.read_bytes()[:500])
+    assert export(settings).pictures == 2 + 3
+    captured = capsys.readouterr()
+    assert f"left out: {first}: this picture can't be read" in captured.err
+    assert "left out of the AP: 1 of 3 pictures" in captured.out
+    for other in others:
+        other.write_bytes(b"")
+    with pytest.raises(DataError, match="none of its 3 pictures can be read"):
+        export(settings)
 
 
 @pytest.mark.parametrize("name", ["x", "images", "frames", "picture"])

@@ -307,6 +307,15 @@ def test_what_is_no_picture_is_refused_in_one_line(detector: Detector, picture: 
     assert "\n" not in str(caught.value)
 
 
+def test_a_picture_with_too_many_pixels_is_refused_with_a_remedy(
+    detector: Detector, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    for picture in (files[0], files[0].read_bytes()):
+        with pytest.raises(DataError, match=r"more than 178 million pixels.*cut it into parts"):
+            detector(picture)
+
+
 def test_a_pil_image_whose_file_is_cut_off_is_refused(detector: Detector, files: list[Path], tmp_path: Path) -> None:
     """Pillow opens it without complaint and reads it only when its pixels are asked for."""
     cut = tmp_path / "cut.jpg"
@@ -376,6 +385,7 @@ def test_only_the_classes_asked_for(weights: Path, detector: Detector, files: li
         {"conf": 25.0},
         {"iou": -0.1},
         {"max_detections": 0},
+        {"threads": 0},
     ],
 )
 def test_impossible_settings_are_refused(weights: Path, setting: dict[str, Any]) -> None:

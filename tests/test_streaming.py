@@ -4,7 +4,9 @@ import csv
 import http.server
 import io
 import json
+import os
 import resource
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -392,6 +394,19 @@ def test_csv_and_json_say_the_same(weights: Path, folder: Path, tmp_path: Path) 
         assert row["category_name"] == entry["category_name"]
         assert row["frame"] == str(entry.get("frame", ""))
         assert float(row["score"]) == entry["score"]
+
+
+def test_names_that_are_no_text_are_written(weights: Path, folder: Path, tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/\xe4.jpg"
+    try:
+        shutil.copy(folder / "a.jpg", name)
+    except OSError:
+        pytest.skip("this file system takes text only")
+    assert run([os.fsdecode(name), "--save", "csv,json"], weights, tmp_path / "out") == 0
+    entries = json.loads((tmp_path / "out" / "detections.json").read_text())
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "detections.csv").read_text(encoding="utf-8"))))
+    assert {entry["file_name"] for entry in entries} == {os.fsdecode(name)}
+    assert {row["file_name"] for row in rows} == {f"{tmp_path}/\\udce4.jpg"}
 
 
 def test_crops_are_the_detections_pixels(weights: Path, detector: Detector, folder: Path, tmp_path: Path) -> None:

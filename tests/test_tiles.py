@@ -14,6 +14,7 @@ from lively_model import lively_model
 from PIL import Image
 
 from detector.cli import main
+from detector.errors import ConfigError
 from detector.inference.detector import Detector
 from detector.inference.tiles import TiledDetector, windows
 from detector.structures import Categories, Detections
@@ -179,3 +180,6 @@ def test_infer_and_evaluate_find_the_same_through_tiles(weights: Path, tmp_path:
 @pytest.mark.parametrize("wrong", [["--tiles", "8"], ["--tiles", "64", "--overlap", "0.95"]])
 def test_impossible_tiles_are_refused(weights: Path, tmp_path: Path, wrong: list[str]) -> None:
     assert main(["infer", "a.jpg", "--weights", str(weights), "--out", str(tmp_path), *wrong]) == 2
+    detector = Detector.load(weights, device="cpu")
+    with pytest.raises(ConfigError, match="at least 32 and an overlap from 0 to"):
+        TiledDetector(detector, *(float(value) if "." in value else int(value) for value in wrong[1::2]))

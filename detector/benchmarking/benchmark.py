@@ -10,6 +10,7 @@ import time
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from detector.errors import ConfigError, DataError, DetectorError
 from detector.exporting.export import export
 from detector.fileio import require_writable, write_json
 from detector.runtimes.load import load_runtime
-from detector.weights.files import EXPORTED, load_weights
+from detector.weights.files import is_exported, load_weights
 from detector.weights.shipped import find_weights
 
 PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "numpy", "opencv-python-headless")
@@ -58,15 +59,18 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
     `config.out` and prints the table and what was left out. Raises DetectorError kinds for what the user can mend."""
     out = Path(config.out)
     require_writable(out)
-    exported = Path(config.weights).suffix in EXPORTED
+    exported = is_exported(Path(config.weights))
     weights = Path(config.weights) if exported else find_weights(config.weights)
     info = (load_runtime(weights, config.device, None) if exported else load_weights(weights))[1]
     images = CocoImages.load(split_paths(config.data, PathsConfig(), config.split), info.categories)
     if not any(len(images.boxes(index)) for index in range(len(images))):
         raise DataError(f"{images.annotations_path}: names no object, so there is no AP; choose another --split")
+    timed = [str(images.path(i)) for i, _ in islice(images.readable(range(len(images))), config.pictures)]
+    if not timed:
+        raise DataError(f"{images.annotations_path}: none of its {len(images)} pictures can be read")
     job = Job(
         str(weights),
-        [str(images.path(index)) for index in range(min(config.pictures, len(images)))],
+        timed,
         config.data,
         config.split,
         config.image_size or info.image_size,
@@ -113,8 +117,9 @@ def measured(variant: Variant, config: BenchmarkConfig, job: Job, folder: Path) 
 
 
 def size_of(file: Path) -> int:
-    """Bytes, with those of the file of numbers beside OpenVINO's."""
-    return sum(path.stat().st_size for path in (file, file.with_suffix(".bin")) if path.exists())
+    """Bytes, of OpenVINO's with those of the file of numbers beside it."""
+    parts = [file, file.with_suffix(".bin")] if file.suffix.lower() == ".xml" else [file]
+    return sum(part.stat().st_size for part in parts)
 
 
 def in_its_own_process(job: Job) -> Figures:

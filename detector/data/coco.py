@@ -7,7 +7,8 @@ they are started.
 import ntpath
 import os
 import posixpath
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from detector.data.annotation_file import AnnotationFile
 from detector.data.layouts import SplitPaths
-from detector.data.pictures import read_picture
+from detector.data.pictures import UnreadablePictureError, read_picture
 from detector.data.sample import Sample
 from detector.errors import DataError
 from detector.structures import Categories
@@ -142,6 +143,14 @@ class CocoImages:
         """
         image = read_picture(self.path(index), self.size(index))
         return Sample(image, self.boxes(index), self.labels(index), self.crowd_boxes(index))
+
+    def readable(self, indices: Iterable[int]) -> Iterator[tuple[int, Sample]]:
+        """Those pictures, each with its index; one that can't be read is named on stderr and passed over."""
+        for index in indices:
+            try:
+                yield index, self.read(index)
+            except UnreadablePictureError as error:
+                print(f"left out: {error}", file=sys.stderr)
 
 
 def read_categories(annotations: Path) -> Categories:

@@ -17,6 +17,10 @@ from detector.errors import DataError
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 ORIENTATION_TAG = 0x0112
 LARGEST_16_BIT = 65535
+TOO_LARGE = (
+    "this picture has more than 178 million pixels, against which Pillow guards; cut it into parts, or set"
+    " PIL.Image.MAX_IMAGE_PIXELS in Python"
+)
 
 
 class UnreadablePictureError(DataError):
@@ -60,6 +64,8 @@ def picture_from_bytes(encoded: bytes) -> UInt8[np.ndarray, "height width 3"]:
     except UnidentifiedImageError as error:
         known = ", ".join(_known_formats())
         raise DataError(f"{len(encoded)} bytes are no picture of a known format ({known})") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{len(encoded)} bytes: {TOO_LARGE}") from error
     except Exception as error:  # as in `_decode`
         raise DataError(f"{len(encoded)} bytes can't be read as a picture: {' '.join(str(error).split())}") from error
 
@@ -160,5 +166,7 @@ def _reason(path: Path, error: Exception) -> str:
         if path.stat().st_size == 0:
             return "this picture is empty (0 bytes)"
         return f"this is not a picture of a known format ({', '.join(_known_formats())})"
+    if isinstance(error, Image.DecompressionBombError):
+        return TOO_LARGE
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return f"this picture can't be read: {' '.join(text.split()) or type(error).__name__}"

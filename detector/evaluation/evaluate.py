@@ -117,7 +117,7 @@ def score(shares: Sequence[Found], images: CocoImages, max_unreadable: float, re
     if len(unreadable) > max_unreadable * len(images):
         raise DataError(
             f"{len(unreadable)} of {len(images)} pictures of {images.annotations_path} can't be read, the first:"
-            f" {unreadable[0]}; mend or remove them, or allow more with --loader.max_unreadable"
+            f" {unreadable[0]}; mend or remove them, or allow more with --loader.max_unreadable (train and evaluate take it)"
         )
     metrics = coco_metrics(ground_truth(images.annotations_path), results, image_ids, reference)
     return Evaluation(metrics, results, tuple(image_ids), tuple(unreadable))

@@ -29,7 +29,7 @@ Frames = Sequence[UInt8[np.ndarray, "height width 3"]]
 def calibration_frames(data: str, size: FrameSize, judged: CocoImages) -> Frames:
     """Pictures of the training split, none of those that the file is judged on.
 
-    Raises DataError if there is no such split, or nothing is left of it.
+    Raises DataError if there is no such split, or nothing is left of it, or nothing can be read.
     """
     train = CocoImages.load(split_paths(data, PathsConfig(), "train"), judged.categories)
     taken = {judged.path(i).resolve() for i in range(len(judged))}
@@ -39,8 +39,11 @@ def calibration_frames(data: str, size: FrameSize, judged: CocoImages) -> Frames
             f"{train.annotations_path}: every picture is in {judged.annotations_path}, too; int8 needs others to calibrate on"
         )
     chosen = np.linspace(0, len(free) - 1, min(PICTURES, len(free))).round().astype(int)
-    pictures = (train.read(free[i]).image for i in chosen)
-    return [Letterbox(p.shape[1], p.shape[0], size.width, size.height).image(p) for p in pictures]
+    pictures = (sample.image for _, sample in train.readable(free[i] for i in chosen))
+    frames = [Letterbox(p.shape[1], p.shape[0], size.width, size.height).image(p) for p in pictures]
+    if not frames:
+        raise DataError(f"{train.annotations_path}: none of the {len(chosen)} pictures to calibrate on can be read")
+    return frames
 
 
 def disturbance(expected: Predictions, got: Predictions) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from detector.config import PRECISIONS, ExportConfig, LoaderConfig, PathsConfig
 from detector.data.coco import CocoImages
 from detector.data.pictures import read_picture
 from detector.data.splits import split_paths
-from detector.errors import ConfigError, ExportMismatchError
+from detector.errors import ConfigError, DataError, ExportMismatchError
 from detector.evaluation.evaluate import evaluate_model
 from detector.exporting.calibration import Frames, calibration_frames
 from detector.exporting.published import write_published
@@ -135,11 +136,13 @@ def compare_file(
     comparison = replace(compare(pairs, pictures, TOLERANCES[precision]), problems=tuple(problems))
     if images is None:
         return comparison
-    ap, file_ap = (
-        evaluate_model(detector, images, LoaderConfig(), reference=True).metrics["AP"]
+    scored, file_scored = (
+        evaluate_model(detector, images, LoaderConfig(max_unreadable=1), reference=True)
         for detector in both(info.image_size, *AP_SELECTION)
     )
-    return replace(comparison, ap=ap, file_ap=file_ap)
+    if scored.unreadable:
+        print(f"left out of the AP: {len(scored.unreadable)} of {len(images)} pictures, which can't be read")
+    return replace(comparison, ap=scored.metrics["AP"], file_ap=file_scored.metrics["AP"])
 
 
 def load_published(file: Path, info: WeightsInfo) -> EagerRuntime:
@@ -159,11 +162,16 @@ def telling_conf(detectors: Sequence[Detector], pictures: Sequence[UInt8[np.ndar
 
 
 def comparison_pictures(images: CocoImages | None) -> list[UInt8[np.ndarray, "_h _w 3"]]:
-    """The first pictures of the data set, or the shipped photographs; one of them grey, and two of extreme shapes."""
+    """The first pictures of the data set, or the shipped photographs; one of them grey, and two of extreme shapes.
+
+    Raises DataError if none of the data set can be read.
+    """
     if images is None:
         pictures = [read_picture(path) for path in shipped_pictures()]
     else:
-        pictures = [images.read(i).image for i in range(min(len(images), MOST_PICTURES))]
+        pictures = [sample.image for _, sample in islice(images.readable(range(len(images))), MOST_PICTURES)]
+        if not pictures:
+            raise DataError(f"{images.annotations_path}: none of its {len(images)} pictures can be read")
     first = pictures[0]
     grey = np.repeat(first.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
     return [*pictures, grey, np.ascontiguousarray(first[: max(len(first) // 20, 1)]), first[:1, :1].copy()]

@@ -84,6 +84,8 @@ class Comparison:
         rest = "" if self.ap is None else f"; AP {self.ap:.4f} and {self.file_ap:.4f}"
         if self.tolerance is None and not self.ap_tells:
             rest += "; too little to judge the file by: give --data whose objects the model finds"
+        if self.tolerance is not None and self.model_detections == 0:
+            rest += "; nothing to judge the file by: train longer, or give --data whose objects the model finds"
         rest += "".join(f"; {problem}" for problem in self.problems)
         if self.tolerance is None:
             return f"{found}{rest} (a loss of {MOST_AP_LOSS} is allowed)"

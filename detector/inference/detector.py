@@ -75,7 +75,7 @@ class Detector:
         self.conf = conf
         self.iou = iou
         self.max_detections = max_detections
-        self.batch = min(1 if self.device.type == "cpu" else self.BATCH, network.most or self.BATCH)
+        self.batch = 1 if self.device.type == "cpu" else min(self.BATCH, network.most or self.BATCH)
         self.wanted = None if classes is None else _labels_of(classes, categories)
 
     @classmethod
@@ -112,6 +112,19 @@ class Detector:
             max_detections=max_detections,
             classes=classes,
         )
+
+    @property
+    def batch(self) -> int:
+        """Pictures that the network sees at a time. Setting raises ConfigError for more than an exported file takes."""
+        return self._batch
+
+    @batch.setter
+    def batch(self, pictures: int) -> None:
+        most = self.runtime.most
+        if pictures < 1 or (most is not None and pictures > most):
+            limit = "" if most is None else f" to {most}, as many as the exported file takes"
+            raise ConfigError(f"batch: {pictures} pictures at a time are not possible; expected 1{limit or ' or more'}")
+        self._batch = pictures
 
     @property
     def model(self) -> DetectionModel:
@@ -168,7 +181,8 @@ class Detector:
 
 
 def as_frame(pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[Tensor, "3 height width"]:
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    writeable = pixels if pixels.flags.writeable else pixels.copy()  # torch warns of an array that can't be written to
+    return torch.from_numpy(writeable).permute(2, 0, 1)
 
 
 def stacked(frames: Sequence[UInt8[Tensor, "3 height width"]]) -> UInt8[Tensor, "batch 3 height width"]:

@@ -77,7 +77,8 @@ def csv_writer(path: Path) -> Iterator[Write]:
 @contextmanager
 def _text_file(path: Path) -> Iterator[TextIO]:
     with atomic_path(path) as temporary:
-        file = temporary.open("w", encoding="utf-8", newline="")
+        # names of files may be no text: what is none becomes \udc80 and the like, as in JSON
+        file = temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="")
         try:
             yield file
         finally:

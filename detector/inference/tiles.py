@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from detector.errors import ConfigError
 from detector.geometry.boxes import box_area, intersection_area
 from detector.inference.detector import Detector, Picture, as_array
 from detector.structures import Detections
@@ -76,6 +77,11 @@ class TiledDetector:
     """Pictures at a time: the windows of one are batches already."""
 
     def __init__(self, detector: Detector, side: int, overlap: float = 0.2) -> None:
+        """Raises ConfigError for a side below 32 or an overlap that is not from 0 to 0.9."""
+        if not (side >= 32 and 0 <= overlap <= 0.9):
+            raise ConfigError(
+                f"side {side}, overlap {overlap}: expected a side of at least 32 and an overlap from 0 to 0.9"
+            )
         self.detector = detector
         self.side = side
         self.overlap = overlap

@@ -6,12 +6,12 @@ from pathlib import Path
 import cv2
 import torch
 
-from detector.errors import WeightsError
+from detector.errors import ConfigError, WeightsError
 from detector.runtimes.base import Runtime
 from detector.runtimes.device import resolve_device
 from detector.runtimes.eager import EagerRuntime
 from detector.runtimes.memory import keep_freed_memory
-from detector.weights.files import EXPORTED, WeightsInfo, load_weights
+from detector.weights.files import WeightsInfo, is_exported, load_weights
 
 
 def load_runtime(path: str | Path, device: str | torch.device, threads: int | None) -> tuple[Runtime, WeightsInfo]:
@@ -20,14 +20,16 @@ def load_runtime(path: str | Path, device: str | torch.device, threads: int | No
     device: "auto" is CUDA where there is a card and the runtime can use it; threads: for the network on a CPU and for OpenCV, None
     leaves that to each; PyTorch's and OpenCV's are those of the whole process.
     Raises WeightsError for a file that is missing, damaged or of another program, ConfigError where the runtime's package
-    is not installed or `device` is not one of its.
+    is not installed or `device` is not one of its, or `threads` is below 1.
     """
     if threads is not None:
+        if threads < 1:
+            raise ConfigError(f"threads: {threads} is not possible; expected at least 1")
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
     keep_freed_memory()
     file = Path(path)
-    if file.suffix not in EXPORTED:
+    if not is_exported(file):
         model, info = load_weights(path)
         return EagerRuntime(model, resolve_device(device)), info
     if not file.is_file():
@@ -43,21 +45,22 @@ def load_runtime(path: str | Path, device: str | torch.device, threads: int | No
 
 def _load_exported(file: Path, device: str | torch.device, threads: int | None) -> tuple[Runtime, dict[str, str] | str]:
     """The runtime and the metadata. A format's packages are imported only where a file is of that format."""
-    if file.suffix == ".onnx":
+    suffix = file.suffix.lower()
+    if suffix == ".onnx":
         from detector.runtimes.onnx_file import load_onnx
 
         return load_onnx(file, device, threads)
-    if file.suffix == ".xml":
+    if suffix == ".xml":
         from detector.runtimes.openvino_file import OpenVinoRuntime
 
         runtime = OpenVinoRuntime(file, device, threads)
         return runtime, runtime.metadata
-    if file.suffix == ".engine":
+    if suffix == ".engine":
         from detector.runtimes.tensorrt_file import TensorRtRuntime
 
         engine = TensorRtRuntime(file, device)
         return engine, engine.metadata
     from detector.runtimes.torch_files import load_exported, load_torchscript
 
-    load = load_torchscript if file.suffix == ".torchscript" else load_exported
+    load = load_torchscript if suffix == ".torchscript" else load_exported
     return load(file, resolve_device(device))

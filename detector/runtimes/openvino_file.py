@@ -3,13 +3,14 @@
 import sys
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from detector.errors import ConfigError, WeightsError
-from detector.runtimes.base import HeadRuntime, as_pixels_last, fixed_frame
+from detector.runtimes.base import Boxes, HeadRuntime, Selection, as_pixels_last, fixed_frame
 from detector.runtimes.device import resolve_device
 from detector.structures import Predictions
 
@@ -42,6 +43,9 @@ class OpenVinoRuntime(HeadRuntime):
         if device != "auto" and resolve_device(device).type != "cpu":
             raise ConfigError(f"device: {path} runs on the CPU here; use --device cpu")
         options = OPTIONS | ({} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)})
+        with path.open("rb") as file:
+            if not file.read(100).lstrip().startswith(b"<"):  # OpenVINO would try all other formats, and write of each
+                raise WeightsError(f"{path}: this is no OpenVINO file, or a damaged one; export it again")
         try:
             model = core().read_model(path)
             if PRECISION in model.rt_info:
@@ -58,6 +62,12 @@ class OpenVinoRuntime(HeadRuntime):
         batch, *sides, _ = [side.get_length() if side.is_static else "open" for side in model.input(0).partial_shape]
         self.frame = fixed_frame(sides)
         self.most = batch if isinstance(batch, int) else None
+        self.lock = Lock()
+
+    def detect(self, frames: UInt8[Tensor, "batch 3 height width"], selection: Selection) -> list[Boxes]:
+        """One thread at a time: the predictions lie in the request's memory."""
+        with self.lock:
+            return super().detect(frames, selection)
 
     def predict(self, frames: UInt8[Tensor, "batch 3 height width"]) -> Predictions:
         """On memory that the next call writes to."""

@@ -1,6 +1,7 @@
 """TensorRT engines (.engine): the metadata's length, 8 bytes little-endian, the metadata, then the engine."""
 
 from pathlib import Path
+from threading import Lock
 
 import torch
 from jaxtyping import UInt8
@@ -45,10 +46,13 @@ class TensorRtRuntime(HeadRuntime):
         batch, *sides, _ = [side if side > 0 else "open" for side in self.engine.get_tensor_shape("frames")]
         self.frame = fixed_frame(sides)
         self.most = batch if isinstance(batch, int) else None
+        self.lock = Lock()
 
     def predict(self, frames: UInt8[Tensor, "batch 3 height width"]) -> Predictions:
-        found = self.enqueue(as_pixels_last(frames.to(self.device)))
-        return Predictions(found.boxes.cpu(), found.scores.cpu())
+        """One thread at a time: the context holds the addresses."""
+        with self.lock:
+            found = self.enqueue(as_pixels_last(frames.to(self.device)))
+            return Predictions(found.boxes.cpu(), found.scores.cpu())
 
     def enqueue(self, pixels: UInt8[Tensor, "batch height width 3"]) -> Predictions:
         """Begins on the current stream; what it gives is on the GPU, ready when the stream is."""

@@ -1,5 +1,6 @@
 """Files of PyTorch's own compilers: TorchScript (.torchscript) and torch.export (.pt2)."""
 
+import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch.export.passes import move_to_device_pass
 from detector.errors import WeightsError
 from detector.runtimes.base import HeadRuntime, as_pixels_last
 from detector.structures import Predictions
+
+logging.getLogger("torch.export").setLevel(logging.ERROR)  # of a damaged file it logs a traceback before it raises
 
 METADATA = "detector.json"
 """The extra file inside that holds the metadata."""

@@ -32,6 +32,10 @@ METADATA_TYPES: dict[str, type] = {
 """The keys of the header beside `format` and `image_size`, each a string of JSON for a value of this type."""
 
 
+def is_exported(path: Path) -> bool:
+    return path.suffix.lower() in EXPORTED
+
+
 @dataclass(frozen=True)
 class WeightsInfo:
     """What goes with the tensors. `image_size` is the side of the square network input in training,
@@ -119,7 +123,7 @@ def load_weights(path: str | Path) -> tuple[DetectionModel, WeightsInfo]:
     Raises WeightsError naming the file and what is wrong with it.
     """
     path = find_weights(path)
-    if path.suffix in EXPORTED:
+    if is_exported(path):
         raise WeightsError(
             f"{path}: an exported file only detects; give best.safetensors, the weights it was made from"
         )
@@ -130,7 +134,8 @@ def load_weights(path: str | Path) -> tuple[DetectionModel, WeightsInfo]:
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path}: not a safetensors file ({error}); give best.safetensors of a run;"
-            " tools/import_weights.py converts a published checkpoint"
+            " tools/import_weights.py converts a published checkpoint; names of exported files end in"
+            f" {', '.join(EXPORTED)}"
         ) from error
     try:
         info = WeightsInfo.from_metadata(metadata)
