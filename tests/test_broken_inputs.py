@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
-from command_line import REPOSITORY, start
+from command_line import REPOSITORY, run, start
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -66,19 +65,6 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Good:
     info = WeightsInfo("yolo11n", Categories((1, 2), ("circle", "square")), 32, {}, {}, "CC0-1.0")
     save_weights(root / "weights.safetensors", create_model("yolo11n", 2), info)
     return Good(root / "data", root / "weights.safetensors")
-
-
-def run(arguments: list[str], largest_file: int | None = None) -> "subprocess.CompletedProcess[str]":
-    """The command `arguments[0]` in a process of its own; files beyond `largest_file` bytes fail as on a full disk."""
-    limit = None
-    if largest_file is not None:
-        size = largest_file
-        limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # noqa: E731
-    command = [sys.executable, f"tools/{arguments[0]}.py", *arguments[1:]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120, preexec_fn=limit
-    )
 
 
 def the_line(done: "subprocess.CompletedProcess[str]") -> str:
