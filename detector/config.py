@@ -9,6 +9,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from detector.errors import ConfigError
 
+SMALLEST_TILE = 32
+"""Side of a window in pixels."""
+MOST_OVERLAP = 0.9
+"""Of neighbouring windows, in sides of one."""
+
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
@@ -45,6 +50,11 @@ def require_image_size(name: str, size: int | tuple[int, int]) -> None:
     sides = (size,) * 2 if isinstance(size, int) else size
     possible = len(sides) == 2 and all(isinstance(side, int) and side >= 32 and side % 32 == 0 for side in sides)
     _require(possible, name, size, "a positive multiple of 32, or [height, width] of two such")
+
+
+def require_threads(threads: int | None) -> None:
+    """Raise ConfigError for what is no number of threads; None leaves it to the runtime."""
+    _require(threads is None or threads >= 1, "threads", threads, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -477,9 +487,10 @@ class BenchmarkConfig:
         _require_types("", self)
         if self.image_size is not None:
             require_image_size("image_size", self.image_size)
-        for name in ("pictures", "rounds", "threads"):
+        for name in ("pictures", "rounds"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, name, value, "at least 1")
+            _require(value >= 1, name, value, "at least 1")
+        require_threads(self.threads)
 
 
 @dataclass(frozen=True)
@@ -502,12 +513,12 @@ class ImportConfig:
 def _require_prediction_settings(config: EvaluateConfig | InferConfig) -> None:
     if config.image_size is not None:
         require_image_size("image_size", config.image_size)
-    _require(config.tiles is None or config.tiles >= 32, "tiles", config.tiles, "at least 32")
-    _require(0 <= config.overlap <= 0.9, "overlap", config.overlap, "a number from 0 to 0.9")
+    _require(config.tiles is None or config.tiles >= SMALLEST_TILE, "tiles", config.tiles, f"at least {SMALLEST_TILE}")
+    _require(0 <= config.overlap <= MOST_OVERLAP, "overlap", config.overlap, f"a number from 0 to {MOST_OVERLAP}")
     for name, low, high in (("conf", 0, 1), ("iou", 0, 1), ("max_detections", 1, math.inf)):
         value = getattr(config, name)
         _require(low <= value <= high, name, value, "a number from 0 to 1" if high == 1 else "at least 1")
-    _require(config.threads is None or config.threads >= 1, "threads", config.threads, "at least 1")
+    require_threads(config.threads)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from detector.config import MOST_OVERLAP, SMALLEST_TILE
 from detector.errors import ConfigError
 from detector.geometry.boxes import box_area, intersection_area
 from detector.inference.detector import Detector, Picture, as_array
@@ -77,10 +78,11 @@ class TiledDetector:
     """Pictures at a time: the windows of one are batches already."""
 
     def __init__(self, detector: Detector, side: int, overlap: float = 0.2) -> None:
-        """Raises ConfigError for a side below 32 or an overlap that is not from 0 to 0.9."""
-        if not (side >= 32 and 0 <= overlap <= 0.9):
+        """Raises ConfigError for a side below `SMALLEST_TILE` or an overlap that is not from 0 to `MOST_OVERLAP`."""
+        if not (side >= SMALLEST_TILE and 0 <= overlap <= MOST_OVERLAP):
             raise ConfigError(
-                f"side {side}, overlap {overlap}: expected a side of at least 32 and an overlap from 0 to 0.9"
+                f"side {side}, overlap {overlap}: expected a side of at least {SMALLEST_TILE} and an overlap from 0 to"
+                f" {MOST_OVERLAP}"
             )
         self.detector = detector
         self.side = side

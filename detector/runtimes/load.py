@@ -6,7 +6,8 @@ from pathlib import Path
 import cv2
 import torch
 
-from detector.errors import ConfigError, WeightsError
+from detector.config import require_threads
+from detector.errors import WeightsError
 from detector.runtimes.base import Runtime
 from detector.runtimes.device import resolve_device
 from detector.runtimes.eager import EagerRuntime
@@ -22,9 +23,8 @@ def load_runtime(path: str | Path, device: str | torch.device, threads: int | No
     Raises WeightsError for a file that is missing, damaged or of another program, ConfigError where the runtime's package
     is not installed or `device` is not one of its, or `threads` is below 1.
     """
+    require_threads(threads)
     if threads is not None:
-        if threads < 1:
-            raise ConfigError(f"threads: {threads} is not possible; expected at least 1")
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
     keep_freed_memory()
