@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""How broad attention is, on what it falls, whether a mirrored picture mirrors it; and where class activation lies.
+"""How broad attention is, on what it falls, whether a mirrored image mirrors it; and where class activation lies.
 
-Means over the first pictures of a folder, by name, a column for each head. Rows, the attention of one query, count where the
-query's cell lies in the picture; correlations run over the cells in the picture. A cell is one of a detection if its
-centre lies in the box, or the box's centre in it. Class activation is that of the best detections of each picture: by LayerCAM,
+Means over the first images of a folder, by name, a column for each head. Rows, the attention of one query, count where the
+query's cell lies in the image; correlations run over the cells in the image. A cell is one of a detection if its
+center lies in the box, or the box's center in it. Class activation is that of the best detections of each image: by LayerCAM,
 as the program shows it, by Grad-CAM, and the same heat on every cell that has any bearing on the class of the detection.
 """
 
@@ -17,36 +17,36 @@ import numpy as np
 import torch
 
 from detector import Detector
-from detector.data.pictures import read_picture
-from detector.inference.attention_maps import AttentionLayer, AttentionMaps, attention_maps
-from detector.inference.attention_sheet import MOST_SHOWN
-from detector.inference.detector import as_frame
+from detector.images.read import read_image
+from detector.inference.attention.maps import AttentionLayer, AttentionMaps, attention_maps
+from detector.inference.attention.plot import MAX_SHOWN
+from detector.inference.detector import to_tensor
 from detector.inference.sources import find_sources
 from detector.models.base import scale_pixels
-from detector.runtimes.postprocess import select_logits
+from detector.models.postprocess import select_logits
 from detector.structures import Detections
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, help="weights file, or the name of shipped weights")
-    parser.add_argument("--pictures", required=True, help="folder of pictures")
-    parser.add_argument("--most", type=int, default=30, help="pictures")
+    parser.add_argument("--images", required=True, help="folder of images")
+    parser.add_argument("--most", type=int, default=30, help="images")
     options = parser.parse_args()
     detector = Detector.load(options.weights, device="cpu")
     attention, activation, strides = defaultdict(list), defaultdict(list), Counter()
-    files = [source.name for source in find_sources([options.pictures])][: options.most]
+    files = [source.name for source in find_sources([options.images])][: options.most]
     for file in files:
-        picture = read_picture(Path(file))
-        maps, other = attention_maps(detector, picture), attention_maps(detector, picture[:, ::-1].copy())
+        image = read_image(Path(file))
+        maps, other = attention_maps(detector, image), attention_maps(detector, image[:, ::-1].copy())
         of_layers = [attention_figures(*pair, maps.detections) for pair in zip(maps.layers, other.layers, strict=True)]
         for name in of_layers[0]:
             attention[name].append(np.concatenate([figures[name] for figures in of_layers]))
-        for name, *figures in activation_rows(detector, picture, maps):
+        for name, *figures in activation_rows(detector, image, maps):
             activation[name].append(figures)
-        strides.update(maps.letterbox.frame_height // len(each) for each in maps.activations[:MOST_SHOWN])
+        strides.update(maps.letterbox.input_height // len(each) for each in maps.activations[:MAX_SHOWN])
     heads = [f"{n}.{head}" for n, layer in enumerate(maps.layers, 1) for head in range(1, len(layer.weights) + 1)]
-    title = f"{len(files)} pictures, {detector.image_size} px; layer.head"
+    title = f"{len(files)} images, {detector.image_size} px; layer.head"
     print(f"{title:<50}" + "".join(f"{head:>7}" for head in heads))
     for name, values in attention.items():
         print(f"{name:<50}" + "".join(f"{value:>7.2f}" for value in np.nanmean(values, axis=0)))
@@ -58,30 +58,30 @@ def main() -> None:
 
 
 def attention_figures(layer: AttentionLayer, mirrored: AttentionLayer, found: Detections) -> dict[str, np.ndarray]:
-    """A figure for each head, by name; not a number for cells of a kind that the picture has none of."""
-    inside, received = layer.in_picture(), layer.received()
+    """A figure for each head, by name; not a number for cells of a kind that the image has none of."""
+    inside, received = layer.in_image(), layer.received()
     kept, other = received[:, inside], mirrored.received()
     of_found = inside & cells_of(found, layer)
-    rows = layer.weights[:, layer.queries_in_picture().flatten()]
+    rows = layer.weights[:, layer.queries_in_image().flatten()]
     entropies = -(rows * np.log(rows.clip(1e-30))).sum(axis=2) / np.log(inside.size)
     like_mean = correlation(rows[:, :, inside.flatten()], kept[:, None])
     return {
         "entropy of a row, of that of even attention": entropies.mean(axis=1),
         "even shares a cell: of detections": mean_over(received, of_found),
-        "even shares a cell: rest of the picture": mean_over(received, inside & ~of_found),
+        "even shares a cell: rest of the image": mean_over(received, inside & ~of_found),
         "even shares a cell: padding": mean_over(received, ~inside),
         "correlation of a row with the mean of all": like_mean.mean(axis=1),
-        "correlation with a mirrored picture: mirrored map": correlation(kept, other[:, :, ::-1][:, inside]),
-        "correlation with a mirrored picture: map as it is": correlation(kept, other[:, inside]),
+        "correlation with a mirrored image: mirrored map": correlation(kept, other[:, :, ::-1][:, inside]),
+        "correlation with a mirrored image: map as it is": correlation(kept, other[:, inside]),
     }
 
 
 def cells_of(found: Detections, layer: AttentionLayer) -> np.ndarray:
     """Bool (rows, columns): the cells looked at that belong to a detection."""
     cells, letterbox = np.zeros((layer.rows, layer.columns), dtype=bool), layer.letterbox
-    per_pixel = torch.tensor([layer.columns / letterbox.frame_width, layer.rows / letterbox.frame_height] * 2)
-    for left, top, right, bottom in (letterbox.to_frame(found.boxes) * per_pixel).tolist():
-        cells[round(top) : round(bottom), round(left) : round(right)] = True  # cells with their centres in the box
+    per_pixel = torch.tensor([layer.columns / letterbox.input_width, layer.rows / letterbox.input_height] * 2)
+    for left, top, right, bottom in (letterbox.to_input(found.boxes) * per_pixel).tolist():
+        cells[round(top) : round(bottom), round(left) : round(right)] = True  # cells with their centers in the box
         cells[int((top + bottom) / 2), int((left + right) / 2)] = True
     return cells
 
@@ -96,16 +96,16 @@ def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (a * b).sum(axis=-1) / np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
 
 
-def activation_rows(detector: Detector, picture: np.ndarray, maps: AttentionMaps) -> Iterator[tuple[str, float, float]]:
+def activation_rows(detector: Detector, image: np.ndarray, maps: AttentionMaps) -> Iterator[tuple[str, float, float]]:
     """For each of the best detections and kind of heat: the share of it in the box, and whether the hottest pixel is there."""
-    images = scale_pixels(as_frame(maps.letterbox.image(picture))[None])
+    images = scale_pixels(to_tensor(maps.letterbox.image(image))[None])
     with torch.no_grad():
         predictions = detector.model.logits(images)
         levels = [level.requires_grad_() for level in detector.model.levels(images)]
     (chosen,) = select_logits(predictions, detector.conf, detector.iou, detector.max_detections, None)
     logits, boxes = detector.model.head(levels).scores[0], maps.detections.boxes.round().int().tolist()
     found = zip(chosen.anchors, maps.detections.labels, boxes, maps.activations, strict=True)
-    for anchor, label, (left, top, right, bottom), cam in islice(found, MOST_SHOWN):
+    for anchor, label, (left, top, right, bottom), cam in islice(found, MAX_SHOWN):
         level = next(each for each in levels if each.shape[2:] == cam.shape)
         (gradient,) = torch.autograd.grad(logits[label, anchor], level, retain_graph=True)
         grad_cam = (level * gradient.mean(dim=(2, 3), keepdim=True)).sum(dim=1)[0].clamp_min(0).detach().numpy()

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Augmented training pictures a second: read, mosaic, mirror, colours, collate; no network.
+"""Augmented training images/s: read, mosaic, fliplr, colors, collate; no network.
 
-The default augmentation with mosaic in every picture, batches as training takes them, without workers (one core) and
-with one and two; without the picture cache, in the first pass over an empty one (cold), and once it is full (warm). Rounds
+The default augmentation with mosaic in every image, batches as training takes them, without workers (one core) and
+with one and two; without the image cache, in the first pass over an empty one (cold), and once it is full (warm). Rounds
 go through all of these in turn. Workers are started before the clock is. Wall-clock figures want a machine that does
-nothing else; the CPU time a picture, of all processes together, bears with company (hyper-threads still slow it down).
+nothing else; the CPU time an image, of all processes together, bears with company (hyper-threads still slow it down).
 
 --peer FILE compares with figures that were published with the task (`data_pipeline.images_per_s` in FILE, for "0 workers"
 and "2 workers"): measured on a machine of the same kind, but not in the same run, so the ratio is only about right.
@@ -26,15 +26,15 @@ import cv2
 import torch
 from torch.utils.data import Sampler
 
-from detector.config import AugmentConfig, LoaderConfig, PathsConfig, TrainLoopConfig
-from detector.data.coco import CocoImages
-from detector.data.loader import TrainingPictures, training_loader
+from detector.config import AugmentConfig, PathsConfig, TrainLoopConfig
+from detector.data.coco import CocoDataset
+from detector.data.layouts import split_paths
+from detector.data.loader import TrainDataset, train_loader
 from detector.data.sampler import EpochSampler, SampleKey
-from detector.data.splits import split_paths
 
 WORKERS = (0, 1, 2)
 EPOCHS = {"off": 2, "cold": 1, "warm": 4}
-"""Passes over the data set that are timed as one."""
+"""Passes over the dataset that are timed as one."""
 
 
 class Epochs(Sampler[list[SampleKey]]):
@@ -52,18 +52,18 @@ class Epochs(Sampler[list[SampleKey]]):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder of a data set that tools/train.py --data would take")
+    parser.add_argument("--data", required=True, help="folder of a dataset that tools/train.py --data would take")
     parser.add_argument("--image-size", type=int, default=640, help="pixels")
-    parser.add_argument("--batch", type=int, default=16, help="pictures a batch")
+    parser.add_argument("--batch", type=int, default=16, help="images a batch")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each kind")
     parser.add_argument("--peer", type=Path, help="JSON file with a peer's figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 
-    images = CocoImages.load(split_paths(options.data, PathsConfig(), "train"))
+    images = CocoDataset.load(split_paths(options.data, PathsConfig(), "train"))
     peer = json.loads(options.peer.read_text())["data_pipeline"]["images_per_s"] if options.peer else {}
-    print(f"{len(images)} pictures, {options.image_size} px, batch {options.batch}, {options.rounds} rounds")
+    print(f"{len(images)} images, {options.image_size} px, batch {options.batch}, {options.rounds} rounds")
     rates: dict[tuple[int, str], list[float]] = defaultdict(list)
     costs: dict[tuple[int, str], list[float]] = defaultdict(list)
     for _ in range(options.rounds):
@@ -73,7 +73,7 @@ def main() -> None:
                     rates[workers, cache].append(rate)
                     costs[workers, cache].append(cost)
 
-    print(f"{'workers':>7} {'cache':>5} {'pictures/s':>10} {'spread':>15} {'CPU ms each':>11} {'to the peer':>11}")
+    print(f"{'workers':>7} {'cache':>5} {'images/s':>10} {'spread':>15} {'CPU ms each':>11} {'to the peer':>11}")
     for (workers, cache), values in rates.items():
         middle = statistics.median(values)
         cost = statistics.median(costs[workers, cache])
@@ -84,13 +84,13 @@ def main() -> None:
 
 
 def measure(
-    images: CocoImages, workers: int, caches: tuple[str, ...], side: int, batch: int
+    images: CocoDataset, workers: int, caches: tuple[str, ...], side: int, batch: int
 ) -> Iterator[tuple[str, float, float]]:
-    """For each state of one cache its name, pictures/s, and CPU milliseconds a picture."""
+    """For each state of one cache its name, images/s, and CPU milliseconds an image."""
     cache_gb = 0.0 if caches == ("off",) else TrainLoopConfig.cache_gb
-    pictures = TrainingPictures(images, side, AugmentConfig(), 0, cache_gb=cache_gb)
+    images = TrainDataset(images, side, AugmentConfig(), 0, cache_gb=cache_gb)
     epochs = Epochs(EpochSampler(len(images), batch, seed=0))
-    loader = training_loader(pictures, epochs, LoaderConfig(workers=workers), pin_memory=False)
+    loader = train_loader(images, epochs, workers, pin_memory=False)
     for _ in loader:  # no epochs yet: starts the workers
         pass
     for cache in caches:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Inference on one CUDA card in half precision: latency and pictures a second of the network, with its decoding, before NMS.
+"""Inference on one CUDA card in half precision: latency and images/s of the network, with its decoding, before NMS.
 
 yolo11n and yolo11x, batch 1 and 64, 640 px: PyTorch as it is, as a CUDA graph, compiled (reduce-overhead, which makes CUDA
 graphs too), and TensorRT where it is installed. Frames lie on the card as uint8, as `Detector` brings them there. Each
@@ -23,12 +23,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from train_gpu import PUBLISHED_PEAKS, Figures, in_its_own_process
 
 from detector.errors import DetectorError
-from detector.exporting.graph import FramesGraph
-from detector.fileio import write_json
-from detector.geometry.frame_size import FrameSize
+from detector.formats.graphs import Uint8Graph
+from detector.images.input_size import InputSize
 from detector.inference.detector import resolve_device
 from detector.models.catalog import create_model
 from detector.structures import Categories
+from detector.utils.fileio import write_json
 from detector.weights.files import WeightsInfo
 
 CLASSES = 80
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="runs/infer_gpu.json", help="file for all figures")
     parser.add_argument("--models", nargs="+", default=["yolo11n", "yolo11x"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 64], help="pictures at a time")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 64], help="images at a time")
     parser.add_argument("--image-size", type=int, default=640, help="side of the network input in pixels")
     parser.add_argument("--device", default="cuda", help="cpu only shows that this program works")
     parser.add_argument("--seconds", type=float, default=4, help="length of a measurement")
@@ -76,15 +76,15 @@ def main() -> None:
 def measure(
     kind: str, name: str, batch: int, image_size: int, device_name: str, seconds: float, peak: float | None
 ) -> Iterator[Figures]:
-    """Operations, then what building took, then latency and pictures a second."""
+    """Operations, then what building took, then latency and images/s."""
     device = resolve_device(device_name)
-    size = FrameSize(image_size, image_size)
+    size = InputSize(image_size, image_size)
     torch.manual_seed(0)
     model = create_model(name, CLASSES).eval()
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, *size))
-    tflops_a_picture = counter.get_total_flops() / 1e12
-    yield {"gflops_a_picture": 1e3 * tflops_a_picture}
+    tflops_per_image = counter.get_total_flops() / 1e12
+    yield {"gflops_a_image": 1e3 * tflops_per_image}
     frames = torch.randint(256, (batch, *size, 3), dtype=torch.uint8, device=device)
     started = time.monotonic()
     run = tensorrt_network(model, name, frames) if kind == "TensorRT" else torch_network(model, kind, frames)
@@ -108,8 +108,8 @@ def measure(
         run(frames)
     wait(device)
     rate = calls * batch / (time.monotonic() - began)
-    yield {"pictures_per_second": rate, "tflops": rate * tflops_a_picture}
-    yield {"share_of_published_peak": rate * tflops_a_picture / peak if peak else None}
+    yield {"images_per_second": rate, "tflops": rate * tflops_per_image}
+    yield {"share_of_published_peak": rate * tflops_per_image / peak if peak else None}
     if device.type == "cuda":
         yield {"peak_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}
 
@@ -117,7 +117,7 @@ def measure(
 def torch_network(model: Any, kind: str, frames: Tensor) -> Network:
     """Fused, channels last, in half precision where the device is a card."""
     device = frames.device
-    graph = FramesGraph(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    graph = Uint8Graph(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(frames: Tensor) -> object:
         with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
@@ -142,9 +142,9 @@ def torch_network(model: Any, kind: str, frames: Tensor) -> Network:
 
 
 def tensorrt_network(model: Any, name: str, frames: Tensor) -> Network:
-    """The engine that tools/export.py writes, for as many pictures as `frames`. Raises ConfigError without the package."""
-    from detector.exporting.tensorrt import write_engine
-    from detector.runtimes.tensorrt_file import TensorRtRuntime
+    """The engine that tools/export.py writes, for as many images as `frames`. Raises ConfigError without the package."""
+    from detector.formats.tensorrt.export import write_engine
+    from detector.formats.tensorrt.runtime import TensorRtRuntime
 
     batch, height, width, _ = frames.shape
     categories = Categories(tuple(range(CLASSES)), tuple(f"class{label}" for label in range(CLASSES)))

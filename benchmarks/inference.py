@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Detection in one picture, this project's and a peer's in turn: milliseconds from the decoded picture to its detections.
+"""Detection in one image, this project's and a peer's in turn: milliseconds from the decoded image to its detections.
 
 yolo11n at 640 px, batch 1, on a CPU, the same weights on both sides, runtime by runtime: PyTorch, ONNX Runtime (a file that
-takes the picture, and one that takes letterboxed pictures) and OpenVINO (float32, and bfloat16 as OpenVINO itself chooses
+takes the image, and one that takes letterboxed images) and OpenVINO (float32, and bfloat16 as OpenVINO itself chooses
 for other people's files where the processor has it). Each side of a pair runs in a process of its own
 that stays; they take turns, round by round, and wait while the other one works. Then both start anew: a process keeps for its
 life what its start gave it (where its memory lies), which changes times by a tenth. The figure to quote is the ratio of the
@@ -27,19 +27,19 @@ from typing import Any
 import cv2
 import numpy as np
 
-from detector.data.pictures import read_picture
 from detector.errors import DetectorError
-from detector.exporting.verify import shipped_pictures
-from detector.fileio import write_json
+from detector.exporting.verify import shipped_photos
+from detector.images.read import read_image
 from detector.inference.detector import Detector
+from detector.utils.fileio import write_json
 
 WIDTH, HEIGHT, IMAGE_SIZE = 1280, 960, 640
 SNUG = {"PyTorch, 480x640": (480, 640)}
-"""The frame that the picture fills, for peers that choose it by themselves."""
+"""The frame that the image fills, for peers that choose it by themselves."""
 EXPORTS = {
     "PyTorch": None,
     "PyTorch, 480x640": None,
-    "ONNX Runtime, picture": (".onnx", []),
+    "ONNX Runtime, image": (".onnx", []),
     "ONNX Runtime, batched": (".onnx", ["--batched"]),
     "OpenVINO": (".xml", ["--format", "openvino"]),
     "OpenVINO, bfloat16": (".xml", ["--format", "openvino", "--precision", "bfloat16"]),
@@ -52,15 +52,15 @@ def main() -> None:
     parser.add_argument("--weights", help="weights file; those of tools/import_weights.py for the peer's own")
     for runtime, option in PEER_FILES.items():
         parser.add_argument(f"--peer-{option}", help=f"the peer's file for {runtime}")
-    parser.add_argument("--data", help="folder of the weights' data set, for bfloat16, which is left out without it")
-    parser.add_argument("--picture", help=f"picture to detect in, made {WIDTH}x{HEIGHT}; a shipped one if not given")
+    parser.add_argument("--data", help="folder of the weights' dataset, for bfloat16, which is left out without it")
+    parser.add_argument("--image", help=f"image to detect in, made {WIDTH}x{HEIGHT}; a shipped one if not given")
     parser.add_argument("--starts", type=int, default=5, help="processes of each side, one after the other")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each process")
-    parser.add_argument("--calls", type=int, default=10, help="pictures a turn")
+    parser.add_argument("--calls", type=int, default=10, help="images a turn")
     parser.add_argument("--threads", type=int, help="of both sides; each side's own choice if not given")
     parser.add_argument("--only", nargs="+", choices=list(EXPORTS), default=list(EXPORTS), help="runtimes to measure")
     parser.add_argument("--out", help="file for all figures")
-    parser.add_argument("--serve", nargs=3, metavar=("FILE", "PICTURE", "SIZE"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=3, metavar=("FILE", "IMAGE", "SIZE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve is not None:
         serve(*options.serve, options.threads)
@@ -69,8 +69,8 @@ def main() -> None:
         parser.error("--weights is missing")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        picture = read_picture(Path(options.picture or shipped_pictures()[0]))
-        np.save(folder / "picture.npy", cv2.resize(picture, (WIDTH, HEIGHT)))
+        image = read_image(Path(options.image or shipped_photos()[0]))
+        np.save(folder / "image.npy", cv2.resize(image, (WIDTH, HEIGHT)))
         chosen = [runtime for runtime in options.only if options.data or "bfloat16" not in runtime]
         report = {runtime: pair(runtime, options, folder) for runtime in chosen}
     if options.out:
@@ -89,7 +89,7 @@ def pair(runtime: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     commands = {"project": project_command(runtime, options, folder)}
     peer, peer_file = os.environ.get("PEER_INFER"), getattr(options, f"peer_{PEER_FILES[runtime.split(',')[0]]}")
     if peer is not None and peer_file is not None:
-        commands["peer"] = [*shlex.split(peer), peer_file, str(folder / "picture.npy")]
+        commands["peer"] = [*shlex.split(peer), peer_file, str(folder / "image.npy")]
     starts = []
     for _ in range(options.starts):
         sides = {name: Side(command, options.threads) for name, command in commands.items()}
@@ -175,18 +175,18 @@ def project_command(runtime: str, options: argparse.Namespace, folder: Path) -> 
         subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     threads = [] if options.threads is None else ["--threads", str(options.threads)]
     image_size = json.dumps(SNUG.get(runtime, IMAGE_SIZE))
-    return [sys.executable, __file__, "--serve", file, str(folder / "picture.npy"), image_size, *threads]
+    return [sys.executable, __file__, "--serve", file, str(folder / "image.npy"), image_size, *threads]
 
 
-def serve(file: str, picture_file: str, image_size: str, threads: int | None) -> None:
+def serve(file: str, image_file: str, image_size: str, threads: int | None) -> None:
     """The project's side: what benchmarks/README.md asks of a peer's."""
     import torch
 
     size = json.loads(image_size)
     size = size if isinstance(size, int) else tuple(size)
     detector = Detector.load(file, image_size=size, device="cpu", threads=threads)
-    picture = np.load(picture_file)
-    print(json.dumps({"boxes": len(detector(picture)), "threads": torch.get_num_threads()}), flush=True)
+    image = np.load(image_file)
+    print(json.dumps({"boxes": len(detector(image)), "threads": torch.get_num_threads()}), flush=True)
     inside = detector.runtime.detect
     network: list[float] = []
 
@@ -202,7 +202,7 @@ def serve(file: str, picture_file: str, image_size: str, threads: int | None) ->
         spent = []
         for _ in range(int(line)):
             started = time.perf_counter()
-            detector(picture)
+            detector(image)
             spent.append((time.perf_counter() - started) * 1e3)
         print(json.dumps({"ms": spent, "network_ms": network}), flush=True)
 

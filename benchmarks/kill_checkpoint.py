@@ -19,11 +19,11 @@ import torch
 
 from detector.config import TrainLoopConfig
 from detector.errors import DetectorError
-from detector.fileio import UNFINISHED, remove_unfinished
 from detector.models.catalog import create_model
 from detector.training.checkpoint import TrainState, read_checkpoint, restore_checkpoint, save_checkpoint
 from detector.training.ema import ModelEma
 from detector.training.optim import build_optimizer
+from detector.utils.fileio import UNFINISHED, remove_unfinished
 
 
 def main() -> int:
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def training_state() -> TrainState:
-    """As of a run that has taken a step, so that the optimiser holds what it does then."""
+    """As of a run that has taken a step, so that the optimizer holds what it does then."""
     settings = TrainLoopConfig()
     model = create_model("yolo11n", 5)
     optimizer = build_optimizer(model, settings)

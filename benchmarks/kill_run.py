@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Training that is killed over and over ends with the same bits as training that is not.
 
-A small run on drawn pictures, workers and all, through the command line, first undisturbed. Then `--rounds` times the
+A small run on drawn images, workers and all, through the command line, first undisturbed. Then `--rounds` times the
 same run, killed with SIGKILL at random moments and resumed until it is done. Compared are the SHA-256 of
 best.safetensors and last.safetensors and the rows of metrics.jsonl (but for the times). Exit code 1 on a difference.
 """
@@ -37,8 +37,8 @@ def main() -> int:
         data, out = Path(folder) / "data", Path(folder) / "run"
         make_data_set(data, seed=1, train=16, val=4, test=3)
         arguments = [
-            *(f"--data={data}", f"--out={out}", "--train.epochs=3", "--train.image_size=64", "--train.batch_size=4"),
-            *("--train.nominal_batch_size=4", "--train.checkpoint_minutes=0", "--loader.workers=2"),
+            *(f"--data={data}", f"--out={out}", "--epochs=3", "--image_size=64", "--batch_size=4"),
+            *("--train.nominal_batch_size=4", "--train.checkpoint_minutes=0", "--workers=2"),
         ]
         train(arguments).wait()
         expected = outcome(out)
@@ -99,7 +99,7 @@ def place(out: Path) -> str:
         return "the start"
     content = read_checkpoint(out / "last.pt", torch.device("cpu"))
     writing = " (writing)" if list(out.glob(".unfinished.*")) else ""
-    return f"epoch {content['epoch']} batch {content['tally']['batches']}{writing}"
+    return f"epoch {content['epoch']} batch {content['stats']['batches']}{writing}"
 
 
 def outcome(out: Path) -> tuple[dict[str, str], list[dict[str, Any]]]:

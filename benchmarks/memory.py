@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Resident memory of a training run, the process and its workers, after few epochs and after many: it must not grow.
 
-The run is a small one on drawn pictures through the command line. Whenever an epoch's line is in metrics.jsonl, the
+The run is a small one on drawn images through the command line. Whenever an epoch's line is in metrics.jsonl, the
 proportional set size (Pss: what processes share counts once) of the process and all below it is read from /proc.
 Exit code 1 if the mean over the last epochs is more than 5 % above that after the first ones.
 """
@@ -24,17 +24,17 @@ LIMIT = 1.05
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--pictures", type=int, default=24)
+    parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder) / "data", Path(folder) / "run"
-        make_data_set(data, seed=1, train=options.pictures, val=options.pictures // 3, test=3)
+        make_data_set(data, seed=1, train=options.images, val=options.images // 3, test=3)
         process = subprocess.Popen(
             [
                 *(sys.executable, "tools/train.py", f"--data={data}", f"--out={out}", "--train.patience=0"),
-                *(f"--train.epochs={options.epochs}", "--train.image_size=64", "--train.batch_size=4"),
-                *("--train.nominal_batch_size=4", f"--loader.workers={options.workers}", "--augment.closing_epochs=0"),
+                *(f"--epochs={options.epochs}", "--image_size=64", "--batch_size=4"),
+                *("--train.nominal_batch_size=4", f"--workers={options.workers}", "--augment.weak_aug_epochs=0"),
             ],
             cwd=REPOSITORY,
             stdout=subprocess.DEVNULL,

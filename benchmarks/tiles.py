@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""AP on a mosaic of pictures: through tiles, whole, and of the single pictures that it is made of.
+"""AP on a mosaic of images: through tiles, whole, and of the single images that it is made of.
 
-The mosaic lies beside its annotations in a temporary folder, its pictures edge to edge, none scaled. The single pictures
+The mosaic lies beside its annotations in a temporary folder, its images edge to edge, none scaled. The single images
 are what tiles can at best come near to: tiles have to find each object once though seams cut it. COCO's figures count
-100 detections a class and picture, too few for a mosaic, so here all of them count, in all three the same.
+100 detections a class and image, too few for a mosaic, so here all of them count, in all three the same.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from torchvision.ops import box_iou
 
 from detector import Detector, TiledDetector
 from detector.config import PathsConfig
-from detector.data.coco import CocoImages
-from detector.data.splits import split_paths
+from detector.data.coco import CocoDataset
+from detector.data.layouts import split_paths
 from detector.structures import Detections
 
 ALL = 100_000
@@ -33,11 +33,11 @@ LIKELY = 0.25
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="data set in the COCO layout")
+    parser.add_argument("--data", required=True, help="dataset in the COCO layout")
     parser.add_argument("--split", default="test")
     parser.add_argument("--weights", default="yolo11n-bccd")
     parser.add_argument("--image-size", type=int, default=320, help="side of the network input in pixels")
-    parser.add_argument("--side", type=int, default=6, help="pictures in a row and in a column")
+    parser.add_argument("--side", type=int, default=6, help="images in a row and in a column")
     parser.add_argument("--tiles", type=int, default=640, help="side of a window in pixels")
     parser.add_argument("--overlap", type=float, default=0.2)
     parser.add_argument("--out", help="file for the figures, JSON")
@@ -45,25 +45,25 @@ def main() -> int:
     detector = Detector.load(
         options.weights, image_size=options.image_size, conf=0.001, max_detections=ALL, device="cpu"
     )
-    images = CocoImages.load(split_paths(options.data, PathsConfig(), options.split), detector.categories)
+    images = CocoDataset.load(split_paths(options.data, PathsConfig(), options.split), detector.categories)
     mosaics = [
         range(start, start + options.side**2) for start in range(0, len(images) - options.side**2 + 1, options.side**2)
     ]
     tiled = TiledDetector(detector, options.tiles, options.overlap)
-    figures: dict[str, Any] = {"mosaics": len(mosaics), "pictures_each": options.side**2}
-    sheets = [mosaic_of(images, mosaic, options.side) for mosaic in mosaics]
-    print(f"{len(mosaics)} mosaics of {options.side**2} pictures, {sheets[0][0].shape[1]}x{sheets[0][0].shape[0]} px")
+    figures: dict[str, Any] = {"mosaics": len(mosaics), "images_each": options.side**2}
+    plots = [mosaic_of(images, mosaic, options.side) for mosaic in mosaics]
+    print(f"{len(mosaics)} mosaics of {options.side**2} images, {plots[0][0].shape[1]}x{plots[0][0].shape[0]} px")
     singles = [single(images, i) for mosaic in mosaics for i in mosaic]
-    for name, looked, pictures in (
+    for name, looked, images in (
         ("single", detector, singles),
-        ("tiles", tiled, sheets),
-        ("whole", detector, sheets),
+        ("tiles", tiled, plots),
+        ("whole", detector, plots),
     ):
         start = time.monotonic()
-        found = [looked(picture) for picture, _, _ in pictures]
+        found = [looked(image) for image, _, _ in images]
         seconds = time.monotonic() - start
-        figures[name] = average_precision(found, pictures)
-        seen, again, stray = figures[f"{name}_boxes"] = boxes_an_object(found, pictures)
+        figures[name] = average_precision(found, images)
+        seen, again, stray = figures[f"{name}_boxes"] = boxes_an_object(found, images)
         objects = f"{seen} objects found, {again} boxes more on these, {stray} on none"
         print(f"AP {name:<7}{figures[name]:.3f}  ({seconds:.0f} s)  from {LIKELY}: {objects}")
     figures["tiles_of_single"] = figures["tiles"] / figures["single"]
@@ -74,15 +74,15 @@ def main() -> int:
 
 
 Annotated = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""A picture, its objects' boxes (xyxy pixels) and labels."""
+"""An image, its objects' boxes (xyxy pixels) and labels."""
 
 
-def single(images: CocoImages, index: int) -> Annotated:
+def single(images: CocoDataset, index: int) -> Annotated:
     return images.read(index).image, images.boxes(index), images.labels(index)
 
 
-def mosaic_of(images: CocoImages, indices: range, side: int) -> Annotated:
-    """Pictures of one size row by row, and their objects."""
+def mosaic_of(images: CocoDataset, indices: range, side: int) -> Annotated:
+    """Images of one size row by row, and their objects."""
     parts = [single(images, index) for index in indices]
     height, width = parts[0][0].shape[:2]
     rows = [np.concatenate([part[0] for part in parts[row * side : (row + 1) * side]], axis=1) for row in range(side)]
@@ -93,11 +93,11 @@ def mosaic_of(images: CocoImages, indices: range, side: int) -> Annotated:
     return np.concatenate(rows), boxes, np.concatenate([part[2] for part in parts])
 
 
-def boxes_an_object(found: list[Detections], pictures: list[Annotated]) -> tuple[int, int, int]:
+def boxes_an_object(found: list[Detections], images: list[Annotated]) -> tuple[int, int, int]:
     """Of the boxes of a score from `LIKELY`, each on the object of its class that it overlaps most, by an IoU of 0.5 at least:
     objects that have one, boxes beyond one of an object, boxes on none."""
     seen = again = stray = 0
-    for detections, (_, boxes, labels) in zip(found, pictures, strict=True):
+    for detections, (_, boxes, labels) in zip(found, images, strict=True):
         likely = detections.scores >= LIKELY
         ious = box_iou(detections.boxes[likely], torch.from_numpy(boxes))
         ious[detections.labels[likely][:, None] != torch.from_numpy(labels)] = 0
@@ -108,10 +108,10 @@ def boxes_an_object(found: list[Detections], pictures: list[Annotated]) -> tuple
     return seen, again, stray
 
 
-def average_precision(found: list[Detections], pictures: list[Annotated]) -> float:
-    """COCO's AP, with as many detections a picture as there are."""
+def average_precision(found: list[Detections], images: list[Annotated]) -> float:
+    """COCO's AP, with as many detections per image as there are."""
     entries, results = [], []
-    for number, (detections, (_, boxes, labels)) in enumerate(zip(found, pictures, strict=True), start=1):
+    for number, (detections, (_, boxes, labels)) in enumerate(zip(found, images, strict=True), start=1):
         results += detections.to_coco(number)
         for box, label in zip(boxes.tolist(), labels.tolist(), strict=True):
             size = [box[2] - box[0], box[3] - box[1]]
@@ -122,7 +122,7 @@ def average_precision(found: list[Detections], pictures: list[Annotated]) -> flo
         truth = COCO()
         truth.dataset = {
             "info": {},
-            "images": [{"id": number} for number in range(1, len(pictures) + 1)],
+            "images": [{"id": number} for number in range(1, len(images) + 1)],
             "annotations": entries,
             "categories": [{"id": category_id} for category_id in found[0].categories.ids],
         }

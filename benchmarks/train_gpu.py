@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Training throughput on one CUDA card: pictures a second with the data pipeline, and from a batch that lies on the card.
+"""Training throughput on one CUDA card: images/s with the data pipeline, and from a batch that lies on the card.
 
 Each model is measured as it is and with --train.compile true, in bf16, each in a process of its own with a budget in
 seconds: what is too slow is cut off and named, and the rest is kept. The share of a peak counts 3 times the operations
-of the forward pass (once forward, twice backward). The pictures are read again and again, so most of them come from
+of the forward pass (once forward, twice backward). The images are read again and again, so most of them come from
 the system's cache of files, not from the disk.
 
 So far this has run on a CPU only, in a tiny form (benchmarks/README.md): it has NOT run on CUDA yet.
@@ -29,22 +29,22 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from detector.cli import COMMANDS, parse
-from detector.data.loader import training_loader
+from detector.data.loader import train_loader
 from detector.data.sampler import SampleKey
 from detector.data.workers import batches_of
 from detector.demo.scenes import make_data_set
 from detector.errors import DetectorError
-from detector.fileio import write_json
-from detector.geometry.frame_size import FrameSize
+from detector.images.input_size import InputSize
 from detector.inference.detector import resolve_device
 from detector.structures import Batch
 from detector.training.checkpoint import TrainState
 from detector.training.setup import Run, set_up
 from detector.training.step import take_step
+from detector.utils.fileio import write_json
 
-# TFLOP/s of dense bf16 by the maker's data sheets; the first name that the device's name contains counts
+# TFLOP/s of dense bf16 by the maker's data plots; the first name that the device's name contains counts
 PUBLISHED_PEAKS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "L4": 121}
-DRAWN_PICTURES = 192
+DRAWN_IMAGES = 192
 WARM_UP_STEPS = 5
 Figures = dict[str, Any]
 Work = Callable[..., Iterator[Figures]]
@@ -52,12 +52,12 @@ Work = Callable[..., Iterator[Figures]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of a data set that tools/train.py --data would take; drawn if not given")
+    parser.add_argument("--data", help="folder of a dataset that tools/train.py --data would take; drawn if not given")
     parser.add_argument("--out", default="runs/train_gpu.json", help="file for all figures")
     parser.add_argument("--models", nargs="+", default=["yolo11n", "yolo11m"])
     parser.add_argument("--image-size", type=int, default=640, help="side of the network input in pixels")
-    parser.add_argument("--batch", type=int, default=128, help="pictures a step")
-    parser.add_argument("--workers", type=int, default=-1, help="as --loader.workers")
+    parser.add_argument("--batch", type=int, default=128, help="images a step")
+    parser.add_argument("--workers", type=int, default=-1, help="as --workers")
     parser.add_argument("--device", default="cuda", help="cpu only shows that this program works")
     parser.add_argument("--seconds", type=float, default=12, help="length of a measurement")
     parser.add_argument("--budget", type=float, default=100, help="seconds after which a section is cut off")
@@ -70,7 +70,7 @@ def main() -> None:
         folder = Path(folder_name)
         data = options.data or str(folder / "drawn")
         if options.data is None:
-            make_data_set(Path(data), train=DRAWN_PICTURES, val=3, test=3)
+            make_data_set(Path(data), train=DRAWN_IMAGES, val=3, test=3)
         work: dict[str, tuple[Any, ...]] = {"matmul": (matmul_peak, device)}
         for model in options.models:
             for suffix, compiled in (("", []), (", compiled", ["--train.compile", "true"])):
@@ -151,52 +151,52 @@ def matmul_peak(device: torch.device) -> Iterator[Figures]:
         yield {"tflops": 2 * side**3 * rounds / (time.monotonic() - started) / 1e12, "side": side, "dtype": str(dtype)}
 
 
-def endless_keys(pictures: int, batch_size: int) -> Iterator[list[SampleKey]]:
-    """Full batches of all pictures in turn, with mosaic, epoch after epoch without a pause between them."""
-    keys = (SampleKey(epoch, picture, False) for epoch in count() for picture in range(pictures))
+def endless_keys(images: int, batch_size: int) -> Iterator[list[SampleKey]]:
+    """Full batches of all images in turn, with mosaic, epoch after epoch without a pause between them."""
+    keys = (SampleKey(epoch, image, False) for epoch in count() for image in range(images))
     while True:
         yield list(islice(keys, batch_size))
 
 
 def training(arguments: list[str], seconds: float, peaks: dict[str, float | None]) -> Iterator[Figures]:
-    """One model: operations, then the pictures a second from a batch on the card, then with the data pipeline."""
+    """One model: operations, then the images/s from a batch on the card, then with the data pipeline."""
     run, state = set_up(parse("train", COMMANDS["train"], arguments))
-    size = FrameSize.of(run.config.train.image_size)
+    size = InputSize.of(run.config.image_size)
     run.network.eval()
     with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         run.network(torch.zeros(1, 3, *size, device=run.device))
-    tflops_a_picture = 3 * counter.get_total_flops() / 1e12
-    yield {"forward_gflops_a_picture": counter.get_total_flops() / 1e9}
+    tflops_per_image = 3 * counter.get_total_flops() / 1e12
+    yield {"forward_gflops_a_image": counter.get_total_flops() / 1e9}
 
     run.network.train()
-    keys = endless_keys(len(run.train_images), run.config.train.batch_size)
-    loader = training_loader(run.loader.dataset, keys, run.config.loader, run.loader.pin_memory)
+    keys = endless_keys(len(run.train_images), run.config.batch_size)
+    loader = train_loader(run.loader.dataset, keys, run.config.loader, run.loader.pin_memory)
     batches = batches_of(loader)
     waiting = loader.num_workers * (loader.prefetch_factor or 0)  # batches ready before anything is measured
     fixed = next(batches).to(run.device)
     for kind, warm_up, source in (("from_card", WARM_UP_STEPS, repeat(fixed)), ("with_data", waiting, batches)):
         started = time.monotonic()
-        pictures_per_second(run, state, islice(source, warm_up), float("inf"))
+        images_per_second(run, state, islice(source, warm_up), float("inf"))
         yield {f"{kind}_warm_up_seconds": time.monotonic() - started}
-        rate = pictures_per_second(run, state, source, seconds)
-        yield {f"{kind}_pictures_per_second": rate, f"{kind}_tflops": rate * tflops_a_picture}
+        rate = images_per_second(run, state, source, seconds)
+        yield {f"{kind}_images_per_second": rate, f"{kind}_tflops": rate * tflops_per_image}
         for name, peak in peaks.items():
-            yield {f"{kind}_share_of_{name}_peak": rate * tflops_a_picture / peak if peak else None}
+            yield {f"{kind}_share_of_{name}_peak": rate * tflops_per_image / peak if peak else None}
         if run.device.type == "cuda":
             yield {"peak_memory_gib": torch.cuda.max_memory_allocated(run.device) / 2**30}
 
 
-def pictures_per_second(run: Run, state: TrainState, batches: Iterable[Batch], seconds: float) -> float:
+def images_per_second(run: Run, state: TrainState, batches: Iterable[Batch], seconds: float) -> float:
     """Train on `batches` for so many seconds, or until there are no more."""
-    started, pictures = time.monotonic(), 0
+    started, images = time.monotonic(), 0
     for batch in batches:
         take_step(run, state, [batch])
-        pictures += len(batch.images)
+        images += len(batch.images)
         if time.monotonic() - started > seconds:
             break
     if run.device.type == "cuda":
         torch.cuda.synchronize(run.device)
-    return pictures / (time.monotonic() - started)
+    return images / (time.monotonic() - started)
 
 
 if __name__ == "__main__":

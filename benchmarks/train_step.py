@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Whole training on a CPU, this project's and a peer's in turn: pictures a second over full epochs, and their ratio.
+"""Whole training on a CPU, this project's and a peer's in turn: images/s over full epochs, and their ratio.
 
 Both train yolo11n from scratch on the same photographs, epoch after epoch with data, validation and checkpoint. An
 epoch lasts from the moment its predecessor's line of figures is on disk (metrics.jsonl here, results.csv there) until
@@ -27,24 +27,24 @@ import yaml
 
 from detector.cli import COMMANDS, parse
 from detector.config import PathsConfig
-from detector.data.coco import CocoImages
-from detector.data.splits import split_paths
+from detector.data.coco import CocoDataset
+from detector.data.layouts import split_paths
 from detector.data.workers import batches_of
 from detector.errors import DetectorError
-from detector.geometry.frame_size import FrameSize
+from detector.images.input_size import InputSize
 from detector.models.base import scale_pixels
 from detector.training.loss import detection_loss
 from detector.training.setup import set_up
 
 IMAGE_SIZE, BATCH, WORKERS = 320, 16, 2
 PEER_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
-PARTS = ("data", "forward", "loss", "backward", "optimiser", "EMA")
+PARTS = ("data", "forward", "loss", "backward", "optimizer", "EMA")
 LOOK_EVERY = 0.05  # seconds between two looks at a file of figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder of a data set that tools/train.py --data would take")
+    parser.add_argument("--data", required=True, help="folder of a dataset that tools/train.py --data would take")
     parser.add_argument("--epochs", type=int, default=3, help="epochs of a training, the first one not measured")
     parser.add_argument("--rounds", type=int, default=2, help="trainings of each, in turn")
     parser.add_argument("--compile", action="store_true", help="give the project --train.compile true")
@@ -55,34 +55,34 @@ def main() -> None:
     peer = os.environ.get("PEER_YOLO")
     splits = {}
     for name in ("train", "val"):
-        splits[name] = CocoImages.load(split_paths(options.data, PathsConfig(), name))
-    pictures = len(splits["train"])
-    print(f"{pictures} + {len(splits['val'])} pictures, yolo11n, {IMAGE_SIZE} px, batch {BATCH}, {WORKERS} workers")
+        splits[name] = CocoDataset.load(split_paths(options.data, PathsConfig(), name))
+    images = len(splits["train"])
+    print(f"{images} + {len(splits['val'])} images, yolo11n, {IMAGE_SIZE} px, batch {BATCH}, {WORKERS} workers")
     if peer is None:
         print("PEER_YOLO is not set: the project alone is measured")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if peer is not None:
             prepare_peer(peer, splits, folder)
-        print(f"{'round':>5} {'project':>9} {'peer':>9} {'ratio':>7}   (pictures/s of whole epochs)", flush=True)
+        print(f"{'round':>5} {'project':>9} {'peer':>9} {'ratio':>7}   (images/s of whole epochs)", flush=True)
         ratios = []
         for number in range(1, options.rounds + 1):
             out = folder / f"own{number}"
             command = [sys.executable, "-m", "detector.cli", "train", *project_arguments(options, out)]
-            own = pictures / epoch_seconds(command, out / "metrics.jsonl", 0, options.epochs)
+            own = images / epoch_seconds(command, out / "metrics.jsonl", 0, options.epochs)
             if peer is None:
                 print(f"{number:>5} {own:>9.2f} {'–':>9} {'–':>7}", flush=True)
                 continue
             out = folder / f"peer{number}"
             command = peer_command(peer, folder / "data.yaml", out, options.epochs)
-            theirs = pictures / epoch_seconds(command, out / "results.csv", 1, options.epochs, PEER_ENVIRONMENT)
+            theirs = images / epoch_seconds(command, out / "results.csv", 1, options.epochs, PEER_ENVIRONMENT)
             ratios.append(own / theirs)
             print(f"{number:>5} {own:>9.2f} {theirs:>9.2f} {ratios[-1]:>7.2f}", flush=True)
         if ratios:
             print(f"project : peer = {statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})")
         spent = seconds_by_part(project_arguments(options, folder / "parts"))
     total = sum(spent.values())
-    print(f"the project's training part, one epoch: {total:.2f} s, {pictures / total:.2f} pictures/s, of which")
+    print(f"the project's training part, one epoch: {total:.2f} s, {images / total:.2f} images/s, of which")
     print("  " + ", ".join(f"{part} {100 * seconds / total:.1f} %" for part, seconds in spent.items()))
 
 
@@ -96,15 +96,15 @@ def project_arguments(options: argparse.Namespace, out: Path) -> list[str]:
         "train.image_size": IMAGE_SIZE,
         "train.batch_size": BATCH,
         "train.device": "cpu",
-        "augment.closing_epochs": 0,
+        "augment.weak_aug_epochs": 0,
         "loader.workers": WORKERS,
     }
     arguments = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
     return [*arguments, "--train.compile", "true"] if options.compile else arguments
 
 
-def prepare_peer(peer: str, splits: dict[str, CocoImages], folder: Path) -> None:
-    """The same pictures in the label format that the peer documents, and its settings, both in `folder`."""
+def prepare_peer(peer: str, splits: dict[str, CocoDataset], folder: Path) -> None:
+    """The same images in the label format that the peer documents, and its settings, both in `folder`."""
     PEER_ENVIRONMENT.update(YOLO_CONFIG_DIR=str(folder), YOLO_OFFLINE="true")
     subprocess.run(
         [peer, "settings", "sync=False"],
@@ -117,8 +117,8 @@ def prepare_peer(peer: str, splits: dict[str, CocoImages], folder: Path) -> None
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True)
         for index in range(len(images)):
-            picture = images.path(index).absolute()
-            (folder / "images" / split / f"{index}{picture.suffix}").symlink_to(picture)
+            image = images.path(index).absolute()
+            (folder / "images" / split / f"{index}{image.suffix}").symlink_to(image)
             width, height = images.size(index)
             boxes = images.boxes(index) / (width, height, width, height)
             lines = [
@@ -189,7 +189,7 @@ def seconds_by_part(arguments: Sequence[str]) -> dict[str, float]:
             raw = state.model(scale_pixels(batch.images).contiguous(memory_format=torch.channels_last))
             marks.append(time.perf_counter())
             total = detection_loss(
-                raw, run.anchors(FrameSize(*batch.images.shape[2:])), batch, run.config.loss
+                raw, run.anchors(InputSize(*batch.images.shape[2:])), batch, run.config.loss
             ).total() * len(batch.images)
             marks.append(time.perf_counter())
             total.backward()

@@ -43,7 +43,7 @@ def main() -> int:
         process = subprocess.Popen(
             [
                 *(sys.executable, "tools/infer.py", str(video), "--weights", options.weights, "--out", str(out)),
-                *("--image_size", str(options.image_size), "--conf", "0.1", "--save", "pictures,json,csv"),
+                *("--image_size", str(options.image_size), "--conf", "0.1", "--save", "images,json,csv"),
                 *("--device", "cpu"),
             ],
             cwd=REPOSITORY,
@@ -76,17 +76,17 @@ def main() -> int:
 
 
 def draw_video(path: Path, frames: int, rate: int) -> None:
-    """Discs that move on straight lines and bounce, the size and colours of stained cells."""
+    """Discs that move on straight lines and bounce, the size and colors of stained cells."""
     random = np.random.default_rng(0)
     count = 8
     places, steps = random.uniform(0, 1, (count, 2)) * (WIDTH, HEIGHT), random.uniform(-3, 3, (count, 2))
     with video_writer(path) as write:
         for number in range(frames):
-            picture = np.full((HEIGHT, WIDTH, 3), (225, 215, 205), np.uint8)
+            image = np.full((HEIGHT, WIDTH, 3), (225, 215, 205), np.uint8)
             for index, (x, y) in enumerate(places + steps * number):
                 x, y = (abs((value + side) % (2 * side) - side) for value, side in ((x, WIDTH), (y, HEIGHT)))
-                cv2.circle(picture, (int(x), int(y)), 26, (190, 130 - 10 * index, 140), -1, cv2.LINE_AA)
-            write(picture, number / rate)
+                cv2.circle(image, (int(x), int(y)), 26, (190, 130 - 10 * index, 140), -1, cv2.LINE_AA)
+            write(image, number / rate)
 
 
 def count_frames(path: Path) -> int:

@@ -6,12 +6,14 @@ import re
 import shlex
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+import docstring_parser
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
@@ -26,6 +28,7 @@ from detector.config import (
     TrainConfig,
 )
 from detector.errors import ConfigError, DetectorError
+from detector.utils.memory import tune_malloc
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -40,14 +43,14 @@ def train(config: TrainConfig) -> int:
 
 
 def report_after(folder: str) -> None:
-    """Draw the report of a run that has ended well; whatever goes wrong is told, but the weights are safe."""
+    """Draw the report of a run that has ended well; an error is printed but is no failed training."""
     try:
         report(ReportConfig(run=folder))
     except (Exception, KeyboardInterrupt) as error:
         reason = " ".join(f"{type(error).__name__} {error}".split()) if not isinstance(error, DetectorError) else error
-        again = f"tools/report.py {shlex.quote(folder)}"
+        again = f"detector report {shlex.quote(folder)}"
         print(
-            f"training is done and its weights are written, only the report is not ({reason}); draw it with: {again}",
+            f"the training is done and its weights are written, but the report failed ({reason}); draw it with: {again}",
             file=sys.stderr,
         )
 
@@ -56,7 +59,7 @@ def report(config: ReportConfig) -> int:
     from detector.reporting.report import report
 
     path = report(Path(config.run), config.data, config.device)
-    print(f"written: {path}, and its pictures in {path.parent / 'report'}")
+    print(f"written: {path}, with its images in {path.parent / 'report'}")
     return 0
 
 
@@ -88,7 +91,7 @@ def benchmark(config: BenchmarkConfig) -> int:
 
 
 def import_weights(config: ImportConfig) -> int:
-    from detector.importing.import_weights import import_weights
+    from detector.weights.published.convert import import_weights
 
     import_weights(config)
     return 0
@@ -102,43 +105,37 @@ def demo(config: DemoConfig) -> int:
 
 
 class Command(NamedTuple):
-    """A command: the type of its configuration, and what it does."""
+    """A command.
+
+    config: the type of its configuration, whose first docstring line is the command's help; run: what it does;
+    positionals: fields given by position; flags: boolean fields that need no "true" after them; computes: whether it runs
+    networks.
+    """
 
     config: type
     run: Callable[[Any], int]
+    positionals: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    computes: bool = True
 
 
 COMMANDS = {
     "train": Command(TrainConfig, train),
     "evaluate": Command(EvaluateConfig, evaluate),
-    "infer": Command(InferConfig, infer),
-    "export": Command(ExportConfig, export),
+    "infer": Command(InferConfig, infer, positionals=("sources",), flags=("attention",)),
+    "export": Command(ExportConfig, export, flags=("batched", "raw", "dynamic", "force")),
     "benchmark": Command(BenchmarkConfig, benchmark),
-    "import_weights": Command(ImportConfig, import_weights),
-    "report": Command(ReportConfig, report),
+    "import_weights": Command(ImportConfig, import_weights, positionals=("checkpoint", "out"), computes=False),
+    "report": Command(ReportConfig, report, positionals=("run",)),
     "demo": Command(DemoConfig, demo),
 }
 
 
-FLAGS = {
-    ExportConfig: {
-        "batched": "An ONNX file that takes any number of letterboxed pictures rather than one picture of any size.",
-        "raw": "An ONNX file that begins with the network's input and ends at its head: no letterbox, no NMS.",
-        "dynamic": "Leave height and width of a batched or raw ONNX file open (multiples of 32), of a raw one its batch, too.",
-        "force": "Leave the file even if the comparison fails.",
-    },
-    InferConfig: {
-        "attention": "Also write a sheet a picture: where the attention looks, what each class rests on.",
-    },
-}
-"""Options that need no "true" after them."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; what the user can mend is one line on stderr, exit code 2."""
+    """Run a command; what the user can fix is one line on stderr, exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # read when torch is imported: threads that wait spin so often, then sleep; OpenMP's default spins for seconds on cores
-    # that others need (loader workers, other programs), no spinning at all costs a quarter (docs/measurements.md)
+    # that others need (loader workers, other programs), no spinning at all costs a quarter (benchmarks/RESULTS.md)
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
@@ -148,7 +145,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if arguments[0] not in COMMANDS:
             raise ConfigError(f"there is no command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}")
         command = COMMANDS[arguments[0]]
-        return command.run(parse(arguments[0], command, arguments[1:]))
+        config = parse(arguments[0], command, arguments[1:])
+        if command.computes:
+            tune_malloc()
+        return command.run(config)
     except DetectorError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
@@ -165,23 +165,24 @@ def usage() -> str:
 
 
 def parse(name: str, command: Command, arguments: Sequence[str]) -> Any:
-    """The configuration that files and arguments make up. Raises ConfigError naming the key and the remedy."""
+    """The configuration from files and arguments. Raises ConfigError that names the key and the remedy."""
     for path in config_files(arguments):
         check_file(name, command, path)
     parser = build_parser(name, command)
+    require_known(parser, (argument.split("=")[0] for argument in arguments if argument.startswith("--")))
     try:
         parsed = parser.parse_args(list(arguments))
         if name == "train" and parsed["resume"] is not None:
             for option in ("--out", "--weights"):
                 if any(argument.split("=")[0] == option for argument in arguments):
                     raise ConfigError(
-                        f"--resume: leave {option} out; a run goes on in its own folder, from its checkpoint"
+                        f"--resume: leave {option} out; a run continues in its own folder, from its checkpoint"
                     )
             path = resumed_file(parsed["resume"])
             check_file(name, command, path)
             parsed = parser.parse_args(["--config", path, *arguments])  # training refuses what differs from the run
     except ArgumentError as error:
-        raise ConfigError(explain(parser, error)) from error
+        raise ConfigError(explain(command, error)) from error
     return instantiate(parser, command, parsed)
 
 
@@ -199,22 +200,20 @@ def instantiate(parser: ArgumentParser, command: Command, parsed: Namespace) -> 
 def build_parser(name: str, command: Command) -> ArgumentParser:
     parser = ArgumentParser(prog=f"detector {name}", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below; later ones win.")
-    skip = set()
-    for flag, help_text in FLAGS.get(command.config, {}).items():
-        parser.add_argument(f"--{flag}", action="store_true", help=help_text)
-        skip.add(flag)
-    if command.config is InferConfig:
-        parser.add_argument("sources", nargs="+", type=str, help="Pictures, videos, folders, globs, camera:0, URLs.")
-        skip.add("sources")
-    if command.config is ReportConfig:
-        parser.add_argument("run", type=str, help="Folder of the run.")
-        skip.add("run")
-    if command.config is ImportConfig:
-        parser.add_argument("checkpoint", type=str, help="Published checkpoint: of torch.save, or safetensors.")
-        parser.add_argument("out", type=str, help="Weights file to write.")
-        skip |= {"checkpoint", "out"}
-    parser.add_class_arguments(command.config, as_group=False, skip=skip)
+    helps, hints = field_docs(command.config), get_type_hints(command.config)
+    for flag in command.flags:
+        parser.add_argument(f"--{flag}", action="store_true", help=helps[flag])
+    for positional in command.positionals:
+        nargs = "+" if get_origin(hints[positional]) is list else None
+        parser.add_argument(positional, type=str, help=helps[positional], nargs=nargs)
+    parser.add_class_arguments(command.config, as_group=False, skip={*command.flags, *command.positionals})
     return parser
+
+
+def field_docs(config: type) -> dict[str, str]:
+    """The docstrings of a configuration's fields, inherited ones too."""
+    parsed = [docstring_parser.parse_from_object(each) for each in reversed(config.__mro__) if is_dataclass(each)]
+    return {parameter.arg_name: parameter.description or "" for doc in parsed for parameter in doc.params}
 
 
 def config_files(arguments: Sequence[str]) -> list[str]:
@@ -233,82 +232,96 @@ def check_file(name: str, command: Command, path: str) -> None:
         raise ConfigError(f"--config: {path} can't be read ({error.strerror}); choose another file") from error
     except yaml.MarkedYAMLError as error:
         where = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}: this is not YAML: {error.problem}{where}; mend it there") from error
+        raise ConfigError(f"{path}: this is not YAML: {error.problem}{where}; fix the file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: this is not YAML but something else; write it as text, UTF-8") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: this holds no options; write lines such as 'out: runs/mine'")
     parser = build_parser(name, command)
     required = [f for f in fields(command.config) if f.default is MISSING and f.default_factory is MISSING]
-    parser.set_defaults(
-        {f.name: ["?"] if f.name == "sources" else "?" for f in required}
-    )  # the command line may have them
+    # the command line may have them
+    parser.set_defaults({f.name: ["?"] if f.name == "sources" else "?" for f in required})
     try:
+        require_known(parser, keys_of(content))
         instantiate(parser, command, parser.parse_path(path, defaults=True))
     except ArgumentError as error:
-        raise ConfigError(f"{path}: {explain(parser, error)}") from error
+        raise ConfigError(f"{path}: {explain(command, error)}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-TYPES = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "a text",
-    "list": "a list",
-    "tuple": "a pair of them in brackets",
-}
+def keys_of(content: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """The keys of a configuration file by dotted name; sections themselves are not among them."""
+    for key, value in content.items():
+        if isinstance(value, dict) and f"{prefix}{key}" in SECTIONS:
+            yield from keys_of(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
-def explain(parser: ArgumentParser, error: ArgumentError) -> str:
+SECTIONS = {each.name for each in fields(TrainConfig) if is_dataclass(each.default_factory)}
+
+
+def require_known(parser: ArgumentParser, names: Iterable[str]) -> None:
+    """Raise ConfigError for the first option that the parser does not have, with the nearest one that it has."""
+    known = [option.removeprefix("--") for action in parser._actions for option in action.option_strings]
+    known += [action.dest for action in parser._actions]
+    for name in (each.removeprefix("--") for each in names):
+        if name not in known and name not in SECTIONS and name.removesuffix("+") not in known:
+            same_end = [each for each in known if each.split(".")[-1] == name.split(".")[-1]]
+            near = same_end or difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "; --help lists all options"
+            raise ConfigError(f"there is no option {name}{hint}")
+
+
+def explain(command: Command, error: ArgumentError) -> str:
     """One line for the parser's message: the key, what is wrong and what to do."""
     message = " ".join(str(error).split())
-    if unknown := unknown_key(message):
-        known = [name for name in vars(parser.get_defaults().as_flat()) if name != "config"]
-        near = difflib.get_close_matches(unknown, known, n=1) or [
-            name for name in known if name.split(".")[-1] == unknown.split(".")[-1]
-        ]
-        hint = f"; did you mean {near[0]}?" if near else "; --help lists all options"
-        return f"there is no option {unknown}{hint}"
     if missing := re.search(r"arguments are required: (.+)|Key \"?(\w+)\"? is required", message):
-        in_place = {action.dest for action in parser._actions if not action.option_strings}
-        names = [n if n in in_place else f"--{n}" for n in (missing[1] or missing[2]).split(", ")]
-        return f"missing: {', '.join(names)}; give a value for each, --help says which"
+        names = (missing[1] or missing[2]).split(", ")
+        options = [name if name in command.positionals else f"--{name}" for name in names]
+        return f"missing: {', '.join(options)}; give a value for each, --help says which"
     if no_value := re.search(r"argument (--[\w.]+): expected", message):
         return f"{no_value[1]}: there is no value after it; give one"
     if stray := re.search(r"unrecognized arguments: (.+)", message):
         return f"{stray[1]!r} belongs to no option; --help lists the options"
-    wrong = re.search(r'"([\w.]+)": (Expected .+?) ?Got value: (.*)', message) or re.search(
-        r'"([\w.]+)": Does not validate .+ Errors: - (Expected .+) Given value type: .+ Given value: (.*)', message
-    )
-    if wrong:
-        return f"{wrong[1]}: {wrong[3]!r} is not possible; expected {described(wrong[2])}"
+    if wrong := re.search(r'"([\w.]+)": .*(?:Got|Given) value: (.*)', message):
+        return f"{wrong[1]}: invalid value {wrong[2]!r}: expected {expected_type(command.config, wrong[1])}"
     return message.replace("Parser key ", "")
 
 
-def unknown_key(message: str) -> str:
-    """The key that the parser's message calls unknown; empty if it speaks of something else."""
-    in_group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
-    if in_group:
-        return f"{in_group[1]}.{in_group[2]}"
-    if "required" in message:
-        return ""
-    alone = re.search(
-        r"[Uu]nrecognized arguments: --([\w.]+)|[Oo]ption '([\w.]+)' is not accepted"
-        r"|does not accept option '([\w.]+)'|Key '([\w.]+)'",
-        message,
-    )
-    return next(group for group in alone.groups() if group) if alone else ""
+TYPES = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    list: "a list",
+    dict: "a mapping",
+}
 
 
-def described(expected: str) -> str:
-    """What the parser expects, such as "Expected a <class 'int'>", in words."""
-    if choices := re.search(r"Literal\[(.+?)\]", expected):
-        return f"one of {choices[1].replace(chr(39), '')}"
-    names = [name for name in re.findall(r"<class '(\w+)'>|a (tuple) with", expected) if name[0] != "NoneType"]
-    kinds = dict.fromkeys(TYPES.get(name or other, "keys with values") for name, other in names)
-    return " or ".join(kinds) if kinds else expected.removeprefix("Expected ").strip(" .")
+def expected_type(config: Any, name: str) -> str:
+    """In words, what the field of this dotted name takes."""
+    hint = config
+    for part in name.split("."):
+        hint = get_type_hints(hint).get(part, str) if is_dataclass(hint) else str
+    return " or ".join(dict.fromkeys(described(hint)))
+
+
+def described(hint: Any) -> Iterator[str]:
+    """The alternatives of a type, in words."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        for choice in get_args(hint):
+            yield from described(choice)
+    elif origin is Literal:
+        yield f"one of {', '.join(map(str, get_args(hint)))}"
+    elif origin is tuple:
+        yield "a pair in brackets"
+    elif is_dataclass(hint):
+        yield "keys with values"
+    elif hint is not type(None):
+        yield TYPES.get(origin or hint, str(hint))
 
 
 def resumed_file(folder: str) -> str:

@@ -12,7 +12,7 @@ class ConfigError(DetectorError):
 
 
 class DataError(DetectorError):
-    """A data set, annotation file or picture that can't be used as it is."""
+    """A dataset, annotation file or image that can't be used as it is."""
 
 
 class WeightsError(DetectorError):

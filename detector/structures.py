@@ -1,8 +1,8 @@
 """The values that travel between the stations. Shape, dtype, unit and coordinate frame of each are stated here, once.
 
 Boxes are float32 xyxy in pixels, x to the right, y down, (0, 0) the outer corner of the top left pixel.
-Two frames exist: the *original picture* and the *network input* (after `geometry.letterbox` or augmentation).
-Labels are contiguous, 0..C-1; `Categories` alone knows the data set's own category ids.
+Two frames exist: the *original image* and the *network input* (after `geometry.letterbox` or augmentation).
+Labels are contiguous, 0..C-1; `Categories` alone knows the dataset's own category ids.
 """
 
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ class Categories:
 
 @dataclass(frozen=True)
 class Targets:
-    """What one picture holds, in the network-input frame.
+    """What one image holds, in the network-input frame.
 
     boxes: (objects, 4) float32 xyxy pixels; labels: (objects,) int64 in 0..C-1;
     crowd_boxes: (crowds, 4) float32 xyxy pixels, `iscrowd` regions: neither objects nor background.
@@ -52,17 +52,17 @@ class Targets:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures in the network-input frame with their targets.
+    """Images in the network-input frame with their targets.
 
-    images: (batch, 3, height, width) uint8 RGB, 0..255; targets: one `Targets` a picture;
-    unreadable: one line for each picture that was left out because it could not be read;
-    pictures: the indices, in their split, of all the pictures that `images` are made of, mosaics of four.
+    images: (batch, 3, height, width) uint8 RGB, 0..255; targets: one `Targets` per image;
+    unreadable: one line for each image that was left out because it could not be read;
+    image_indices: the indices, in their split, of all the images that `images` are made of, mosaics of four.
     """
 
     images: UInt8[Tensor, "batch 3 height width"]
     targets: tuple[Targets, ...]
     unreadable: tuple[str, ...] = ()
-    pictures: tuple[int, ...] = ()
+    image_indices: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> "Batch":
         targets = tuple(target.to(device) for target in self.targets)
@@ -83,7 +83,7 @@ class RawPredictions(NamedTuple):
     scores: Float[Tensor, "batch classes anchors"]
 
 
-class GuidedPredictions(NamedTuple):
+class AuxiliaryPredictions(NamedTuple):
     """What a model and the auxiliary branch that guides it in training return, for the same anchors."""
 
     main: RawPredictions
@@ -102,9 +102,9 @@ class Predictions(NamedTuple):
 
 @dataclass(frozen=True)
 class Detections:
-    """The objects found in one picture, in the frame of the original picture, best score first.
+    """The objects found in one image, in the frame of the original image, best score first.
 
-    boxes: (n, 4) float32 xyxy pixels, inside the picture; scores: (n,) float32 in 0..1; labels: (n,) int64 in 0..C-1.
+    boxes: (n, 4) float32 xyxy pixels, inside the image; scores: (n,) float32 in 0..1; labels: (n,) int64 in 0..C-1.
     """
 
     boxes: Float[Tensor, "n 4"]
@@ -121,7 +121,7 @@ class Detections:
         return [self.categories.names[label] for label in self.labels.tolist()]
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """Entries of the COCO results format: `bbox` is x, y, width, height in pixels, `category_id` the data set's own."""
+        """Entries of the COCO results format: `bbox` is x, y, width, height in pixels, `category_id` the dataset's own."""
         boxes = self.boxes.clone()
         boxes[:, 2:] -= boxes[:, :2]
         return [

@@ -1,10 +1,10 @@
-"""Reads through a picture cache, in a process of its own too: imports little, since spawned processes import it anew."""
+"""Reads through an image cache, in a process of its own too: imports little, since spawned processes import it anew."""
 
 from pathlib import Path
 
 import numpy as np
 
-from detector.data.cache import PictureCache
+from detector.data.cache import ImageCache
 
 SHAPE = (40, 30, 3)
 
@@ -13,8 +13,8 @@ def content(number: int) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, SHAPE, dtype=np.uint8)
 
 
-def read(cache: PictureCache, index: int, path: Path, decoded: list[int] | None = None) -> np.ndarray:
-    """The picture of a file that holds a number; `decoded` gets the index where it was not in memory."""
+def read(cache: ImageCache, index: int, path: Path, decoded: list[int] | None = None) -> np.ndarray:
+    """The image of a file that holds a number; `decoded` gets the index where it was not in memory."""
 
     def decode() -> np.ndarray:
         if decoded is not None:
@@ -24,7 +24,7 @@ def read(cache: PictureCache, index: int, path: Path, decoded: list[int] | None 
     return cache.read(index, path, b"", decode)
 
 
-def read_all(cache: PictureCache, paths: list[Path], seed: int) -> None:
+def read_all(cache: ImageCache, paths: list[Path], seed: int) -> None:
     """Files that hold their own index; what is wrong becomes the process's exit code."""
     for _ in range(3):
         for i in np.random.default_rng(seed).permutation(len(paths)).tolist():

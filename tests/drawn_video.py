@@ -16,9 +16,9 @@ def draw_video(path: Path, frames: int, size: tuple[int, int] = (96, 64)) -> Pat
     random = np.random.default_rng(0)
     with video_writer(path) as write:
         for number in range(frames):
-            picture = random.integers(0, 255, (height, width, 3), dtype=np.uint8)
-            picture[:, : width // 2] = 4 * number
-            write(picture, number / RATE)
+            image = random.integers(0, 255, (height, width, 3), dtype=np.uint8)
+            image[:, : width // 2] = 4 * number
+            write(image, number / RATE)
     return path
 
 

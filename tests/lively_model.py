@@ -1,17 +1,17 @@
-"""A network with random weights that yet finds many boxes of all classes, different ones in every picture."""
+"""A network with random weights that yet finds many boxes of all classes, different ones in every image."""
 
 import torch
 from torch import nn
 
-from detector.data.pictures import read_picture
-from detector.exporting.verify import shipped_pictures
+from detector.exporting.verify import shipped_photos
+from detector.images.read import read_image
 from detector.models.base import DetectionModel, scale_pixels
 from detector.models.catalog import create_model
 from detector.nn.cross_scale import CrossScaleAttention
 
 
 def lively_model(num_classes: int, name: str = "yolo11n") -> DetectionModel:
-    """The model in evaluation mode, always the same one: strong last layers, and batch statistics of noise pictures."""
+    """The model in evaluation mode, always the same one: strong last layers, and batch statistics of noise images."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     model = create_model(name, num_classes)
@@ -32,9 +32,9 @@ def lively_model(num_classes: int, name: str = "yolo11n") -> DetectionModel:
 
 def calmed(model: DetectionModel) -> DetectionModel:
     """A lively model with logits of the size that training gives: its own would magnify float32's rounding."""
-    picture = torch.from_numpy(read_picture(shipped_pictures()[0]))
+    image = torch.from_numpy(read_image(shipped_photos()[0]))
     with torch.no_grad():
-        levels = model.levels(scale_pixels(picture.permute(2, 0, 1))[None])
+        levels = model.levels(scale_pixels(image.permute(2, 0, 1))[None])
         for box, classes, level in zip(model.head.box_branches, model.head.class_branches, levels, strict=True):
             box[-1].weight /= box(level).std()
             classes[-1].weight /= classes(level).std()

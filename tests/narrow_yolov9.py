@@ -21,7 +21,7 @@ def narrow_scale(letter: str) -> Scale:
 
 
 def narrow_model(letter: str, num_classes: int) -> YOLOv9:
-    """In training mode, with batch statistics of noise pictures."""
+    """In training mode, with batch statistics of noise images."""
     torch.manual_seed(0)
     model = (YOLOv9E if letter == "e" else YOLOv9)(narrow_scale(letter), num_classes)
     return with_statistics(model)

@@ -29,10 +29,10 @@ def main(out: Path, steps: int, arguments: list[str]) -> None:
         while len(losses) < steps:
             run.sampler.epoch = state.epoch
             for batch in run.loader:
-                before = state.tally.losses.clone()
+                before = state.stats.losses.clone()
                 set_learning_rate(run, state)
                 take_step(run, state, [batch])
-                losses.append((state.tally.losses - before).tolist())
+                losses.append((state.stats.losses - before).tolist())
             state.epoch += 1
         models = (state.model, state.auxiliary, state.ema.model)
         tensors = [tensor.numpy().tobytes() for model in models for tensor in model.state_dict().values()]

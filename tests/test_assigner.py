@@ -6,10 +6,10 @@ import sys
 import pytest
 import torch
 
-from detector.geometry.boxes import make_anchors
+from detector.boxes import make_anchors
 from detector.nn.head import decode
 from detector.structures import Predictions, RawPredictions, Targets
-from detector.training.assigner import PAIRS, Assignment, assign, pad_targets
+from detector.training.assigner import MAX_PAIRS, Assignment, assign, pad_targets
 
 SIDE = 96
 ANCHORS = make_anchors([(12, 12), (6, 6), (3, 3)], (8, 16, 32), like=torch.zeros(1))
@@ -19,7 +19,7 @@ CHUNKS = {"one object": 1, "seven objects": 7 * COUNT, "all": 2000 * COUNT}
 
 
 def scene(counts: list[int], generator: torch.Generator, step: int = 1) -> list[Targets]:
-    """Pictures of that many objects; a `step` above 1 puts their corners on a grid, so that many are equal."""
+    """Images of that many objects; a `step` above 1 puts their corners on a grid, so that many are equal."""
     targets = []
     for count in counts:
         corner = torch.rand(count, 2, generator=generator) * 0.8 * SIDE
@@ -48,12 +48,12 @@ def test_chunks_change_nothing(chunk: str, counts: list[int], step: int, spread:
     generator = torch.Generator().manual_seed(len(counts) + step)
     targets = pad_targets(scene(counts, generator, step))
     predictions = predictions_of(len(counts), generator, spread)
-    whole = assign(predictions, ANCHORS, targets, pairs=sum(counts) * COUNT + 1)
-    assert same(assign(predictions, ANCHORS, targets, pairs=CHUNKS[chunk]), whole)
+    whole = assign(predictions, ANCHORS, targets, max_pairs=sum(counts) * COUNT + 1)
+    assert same(assign(predictions, ANCHORS, targets, max_pairs=CHUNKS[chunk]), whole)
     assert bool(whole.foreground.any()) == (sum(counts) > 0)
 
 
-@pytest.mark.parametrize("pairs", [1, PAIRS])
+@pytest.mark.parametrize("pairs", [1, MAX_PAIRS])
 def test_of_equal_objects_the_first_owns_what_all_claim(pairs: int) -> None:
     box = torch.tensor([[20.0, 20.0, 76.0, 76.0]])
     generator = torch.Generator().manual_seed(0)
@@ -71,7 +71,7 @@ def test_of_equal_objects_the_first_owns_what_all_claim(pairs: int) -> None:
     assert same(found[0], found[1])
 
 
-@pytest.mark.parametrize("pairs", [1, PAIRS])
+@pytest.mark.parametrize("pairs", [1, MAX_PAIRS])
 def test_a_contested_anchor_goes_to_the_closest_object_around_it_even_one_that_does_not_claim_it(pairs: int) -> None:
     """Object 2 has ten better anchors than the contested one, yet fits it best of the three."""
     anchor = int(((ANCHORS.points - torch.tensor([44.0, 44.0])).abs().sum(1) < 1).nonzero()[0, 0])
@@ -101,7 +101,7 @@ def test_a_contested_anchor_goes_to_the_closest_object_around_it_even_one_that_d
 
 CROWDED = """
 import resource, torch
-from detector.geometry.boxes import make_anchors
+from detector.boxes import make_anchors
 from detector.structures import Predictions, Targets
 from detector.training.assigner import assign, pad_targets
 
@@ -113,13 +113,13 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 assign(near, anchors, pad_targets([Targets(target.boxes[:1], target.labels[:1], target.crowd_boxes)]))
 before = peak()
-assign(near, anchors, pad_targets([target]), pairs=2**17)
+assign(near, anchors, pad_targets([target]), max_pairs=2**17)
 print(peak() - before)
 """
 
 
-def test_a_crowded_picture_stays_within_the_bound() -> None:
-    """300 objects of a quarter of the picture: 2.5 million pairs."""
+def test_a_crowded_image_stays_within_the_bound() -> None:
+    """300 objects of a quarter of the image: 2.5 million pairs."""
     pytest.importorskip("resource")
     done = subprocess.run([sys.executable, "-c", CROWDED], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 40

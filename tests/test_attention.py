@@ -74,7 +74,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def torch_arguments(mask: Tensor | None, case: Case, keys: int) -> dict[str, Tensor | None]:
-    """The mask as MultiheadAttention takes it: True closes, one matrix a head and picture, or one row of keys a picture."""
+    """The mask as MultiheadAttention takes it: True closes, one matrix a head and image, or one row of keys an image."""
     if case.kind == "padding":
         return {"key_padding_mask": ~mask[:, 0, 0]}
     if mask is not None and mask.dtype == torch.bool:

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detector.cli import main
-from detector.data.pictures import read_picture
 from detector.demo.scenes import make_data_set
-from detector.geometry.letterbox import Letterbox
-from detector.inference import attention_maps
-from detector.inference.attention_maps import AttentionLayer, AttentionMaps, attention_layers
-from detector.inference.attention_sheet import (
+from detector.images.letterbox import Letterbox
+from detector.images.read import read_image
+from detector.inference.attention import maps as attention_maps
+from detector.inference.attention.maps import AttentionLayer, AttentionMaps, attention_layers
+from detector.inference.attention.plot import (
     SIDE,
     attention_panels,
-    attention_sheet,
     choose_shown,
     found_panel,
     overlay,
+    plot_attention,
 )
 from detector.inference.detector import Detector
 from detector.models.base import DetectionModel, scale_pixels
@@ -34,11 +34,11 @@ from detector.nn.spatial_attention import SpatialAttention
 from detector.structures import Categories, Detections
 from detector.weights.files import WeightsInfo, save_weights
 
-COLOURS = Categories((1, 2), ("red", "green"))
+COLORS = Categories((1, 2), ("red", "green"))
 
 
 class Plain(DetectionModel):
-    """Finds red and green cells of 8 px; a box reaches 16 px from the cell's centre. No attention."""
+    """Finds red and green cells of 8 px; a box reaches 16 px from the cell's center. No attention."""
 
     def __init__(self, num_classes: int = 2) -> None:
         super().__init__()
@@ -76,12 +76,12 @@ class Planted(Plain):
 
 @pytest.fixture(scope="module")
 def planted() -> Detector:
-    return Detector(Planted(), COLOURS, 128, device="cpu")
+    return Detector(Planted(), COLORS, 128, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def lively() -> Detector:
-    return Detector(lively_model(2), COLOURS, (96, 160), device="cpu")
+    return Detector(lively_model(2), COLORS, (96, 160), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +94,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def red_and_green() -> np.ndarray:
     """256 x 128 px, half of which become 128 x 64 in the frame, 32 below its top: red in cell (1, 3), green in (2, 0)."""
-    picture = np.zeros((128, 256, 3), np.uint8)
-    picture[:64, 192:, 0] = 255
-    picture[64:, :64, 1] = 255
-    return picture
+    image = np.zeros((128, 256, 3), np.uint8)
+    image[:64, 192:, 0] = 255
+    image[64:, :64, 1] = 255
+    return image
 
 
 # Attention weights
@@ -106,7 +106,7 @@ def red_and_green() -> np.ndarray:
 @pytest.mark.parametrize(("name", "heads", "layers"), [("yolo11n", 2, 1), ("yolo11l", 4, 2)])
 def test_rows_of_every_layer_and_head_sum_to_one(name: str, heads: int, layers: int, scene: Path) -> None:
     torch.manual_seed(0)
-    maps = attention_maps(Detector(create_model(name, 2), COLOURS, (64, 160), device="cpu"), scene)
+    maps = attention_maps(Detector(create_model(name, 2), COLORS, (64, 160), device="cpu"), scene)
     assert len(maps.layers) == layers
     for layer in maps.layers:
         assert (layer.rows, layer.columns) == (2, 5)
@@ -136,22 +136,22 @@ def test_green_looks_at_red_and_head_two_at_nothing_special(planted: Detector) -
     np.testing.assert_allclose(layer.seen_from(128, 32), 1, atol=1e-5)  # from black
 
 
-def test_received_is_the_mean_over_the_cells_of_the_picture_alone(planted: Detector) -> None:
+def test_received_is_the_mean_over_the_cells_of_the_image_alone(planted: Detector) -> None:
     (layer,) = attention_maps(planted, red_and_green()).layers
-    assert layer.in_picture().tolist() == [[False] * 4, [True] * 4, [True] * 4, [False] * 4]
+    assert layer.in_image().tolist() == [[False] * 4, [True] * 4, [True] * 4, [False] * 4]
     expected = np.full((4, 4), 7 / 8)  # green's one of eight queries goes all to red, seven are even
     expected[1, 3] = (7 + 16) / 8
     np.testing.assert_allclose(layer.received()[0], expected, atol=1e-4)
     np.testing.assert_allclose(layer.received().mean(axis=(1, 2)), 1, atol=1e-5)
 
 
-def test_cells_and_points_are_in_the_frame_of_the_original_picture(planted: Detector) -> None:
+def test_cells_and_points_are_in_the_frame_of_the_original_image(planted: Detector) -> None:
     (layer,) = attention_maps(planted, red_and_green()).layers
     assert [layer.cell(*point) for point in ((0, 0), (63.9, 63.9), (64, 64), (255.9, 127.9), (256, 128))] == [
         (1, 0), (1, 0), (2, 1), (2, 3), (3, 3),
     ]  # fmt: skip
     assert layer.cell_box(1, 3).tolist() == [[192, 0, 256, 64]]
-    assert layer.cell_box(0, 0).tolist() == [[0, 0, 64, 0]]  # padding has no place in the picture
+    assert layer.cell_box(0, 0).tolist() == [[0, 0, 64, 0]]  # padding has no place in the image
 
 
 def test_cross_scale_attention_has_a_grid_that_looks_and_one_that_is_looked_at(scene: Path) -> None:
@@ -161,7 +161,7 @@ def test_cross_scale_attention_has_a_grid_that_looks_and_one_that_is_looked_at(s
         if isinstance(module, CrossScaleAttention):
             nn.init.zeros_(module.query.conv.weight)
             nn.init.zeros_(module.key.conv.weight)
-    maps = attention_maps(Detector(model, COLOURS, (96, 160), device="cpu"), scene)
+    maps = attention_maps(Detector(model, COLORS, (96, 160), device="cpu"), scene)
     grids = [(layer.query_rows, layer.query_columns, layer.rows, layer.columns) for layer in maps.layers]
     assert grids == [(3, 5, 3, 5), (6, 10, 8, 8), (12, 20, 8, 8)]
     for layer in maps.layers[1:]:
@@ -174,19 +174,19 @@ def test_cross_scale_attention_has_a_grid_that_looks_and_one_that_is_looked_at(s
         assert layer.received().shape == (len(layer.weights), 8, 8)
 
 
-def hot_spot(picture: np.ndarray) -> tuple[float, float]:
-    """Mean x and y of the pixels of an overlay that have colour."""
-    rows, columns = np.nonzero(np.ptp(picture.astype(int), axis=2) > 100)
+def hot_spot(image: np.ndarray) -> tuple[float, float]:
+    """Mean x and y of the pixels of an overlay that have color."""
+    rows, columns = np.nonzero(np.ptp(image.astype(int), axis=2) > 100)
     return float(columns.mean()), float(rows.mean())
 
 
-def test_the_hot_spot_moves_with_a_mirrored_picture(planted: Detector) -> None:
-    picture = red_and_green()
+def test_the_hot_spot_moves_with_a_mirrored_image(planted: Detector) -> None:
+    image = red_and_green()
     spots = []
-    for each, x in ((picture, 32), (picture[:, ::-1].copy(), 224)):
+    for each, x in ((image, 32), (image[:, ::-1].copy(), 224)):
         maps = attention_maps(planted, each)
         heat = maps.letterbox.map_to_original(maps.layers[0].seen_from(x, 96)[0])
-        assert heat.shape == picture.shape[:2]
+        assert heat.shape == image.shape[:2]
         spots.append(hot_spot(overlay(each, heat, 1.0, float(heat.max()))))
     (x, y), (mirrored_x, mirrored_y) = spots
     assert 192 < x < 256
@@ -206,7 +206,7 @@ def test_a_map_comes_to_the_originals_pixels(width: int, height: int) -> None:
     assert heat.shape == (height, width)
     pixels = torch.arange(width, dtype=torch.float32)[:, None] + 0.5
     inside = x_of_cells[0, letterbox.cells_inside(4, 5)[1]]
-    expected = letterbox.to_frame(pixels.expand(-1, 4))[:, 0].clamp(*inside[[0, -1]].tolist()).numpy()
+    expected = letterbox.to_input(pixels.expand(-1, 4))[:, 0].clamp(*inside[[0, -1]].tolist()).numpy()
     np.testing.assert_allclose(heat, np.tile(expected, (height, 1)), atol=0.75)  # up to 3/4 px of the resizes
 
 
@@ -214,13 +214,13 @@ def test_a_map_comes_to_the_originals_pixels(width: int, height: int) -> None:
     ("width", "height", "rows", "columns"),
     [
         (320, 160, slice(1, 3), slice(0, 5)),  # whole cells of padding
-        (320, 240, slice(0, 4), slice(0, 5)),  # 4 px of padding: the cells on the border have their centres inside
-        (64, 64, slice(0, 4), slice(0, 5)),  # centres on the border, left and right alike
+        (320, 240, slice(0, 4), slice(0, 5)),  # 4 px of padding: the cells on the border have their centers inside
+        (64, 64, slice(0, 4), slice(0, 5)),  # centers on the border, left and right alike
         (96, 400, slice(0, 4), slice(2, 3)),
-        (1000, 37, slice(2, 3), slice(0, 5)),  # 6 px between two centres
+        (1000, 37, slice(2, 3), slice(0, 5)),  # 6 px between two centers
     ],
 )
-def test_heat_on_the_padding_never_comes_into_the_picture(width: int, height: int, rows: slice, columns: slice) -> None:
+def test_heat_on_the_padding_never_comes_into_the_image(width: int, height: int, rows: slice, columns: slice) -> None:
     letterbox = Letterbox(width, height, 160, 128)
     assert letterbox.cells_inside(4, 5) == (rows, columns)
     clean = np.random.default_rng(0).random((4, 5), np.float32)
@@ -229,27 +229,27 @@ def test_heat_on_the_padding_never_comes_into_the_picture(width: int, height: in
     np.testing.assert_array_equal(letterbox.map_to_original(planted), letterbox.map_to_original(clean))
 
 
-def test_a_panel_states_and_shows_the_cells_of_the_picture_alone() -> None:
-    picture = red_and_green()
+def test_a_panel_states_and_shows_the_cells_of_the_image_alone() -> None:
+    image = red_and_green()
     layer = AttentionLayer("attention", 4, 4, 4, 4, np.zeros((1, 16, 16), np.float32), Letterbox(256, 128, 128, 128))
     clean, planted = np.ones((2, 1, 4, 4), np.float32)
     clean[0, 1, 2] = planted[0, 1, 2] = 5
     planted[0, 0] = planted[0, 3] = 40
-    for before, after in zip(*(attention_panels("", layer, each, picture) for each in (clean, planted)), strict=True):
+    for before, after in zip(*(attention_panels("", layer, each, image) for each in (clean, planted)), strict=True):
         assert before.scale.startswith("most: 5.0 even shares; ")
         assert after.scale.startswith("most: 5.0 even shares; ")
-        assert hot_spot(before.picture)[1] < 64
-        np.testing.assert_array_equal(before.picture, after.picture)
+        assert hot_spot(before.image)[1] < 64
+        np.testing.assert_array_equal(before.image, after.image)
 
 
 # Class activation
 
 
 def two_reds() -> np.ndarray:
-    picture = np.zeros((128, 128, 3), np.uint8)
-    picture[24:32, 24:32, 0] = 255
-    picture[96:104, 80:88, 0] = 250
-    return picture
+    image = np.zeros((128, 128, 3), np.uint8)
+    image[24:32, 24:32, 0] = 255
+    image[96:104, 80:88, 0] = 250
+    return image
 
 
 def test_class_activation_is_in_the_box_of_its_detection_not_on_its_twin(planted: Detector) -> None:
@@ -305,40 +305,40 @@ def test_detections_are_the_ordinary_ones_and_no_hook_stays(lively: Detector, sc
 
 
 def test_settings_of_the_detector_hold(scene: Path) -> None:
-    detector = Detector(lively_model(2), COLOURS, 96, conf=0.5, max_detections=4, classes=["green"], device="cpu")
+    detector = Detector(lively_model(2), COLORS, 96, conf=0.5, max_detections=4, classes=["green"], device="cpu")
     maps = attention_maps(detector, scene)
     assert same(maps.detections, detector(scene))
     assert 0 < len(maps.activations) <= 4
 
 
 def test_a_model_without_attention_has_class_activation_all_the_same() -> None:
-    maps = attention_maps(Detector(Plain(), COLOURS, 128, device="cpu"), two_reds())
+    maps = attention_maps(Detector(Plain(), COLORS, 128, device="cpu"), two_reds())
     assert maps.layers == ()
     assert len(maps.activations) == 2
 
 
-# The sheet
+# The plot
 
 
 def test_the_best_of_each_class_is_shown_first() -> None:
     labels = torch.tensor([1, 1, 1, 0, 1, 0])
-    found = Detections(torch.zeros(6, 4), torch.linspace(0.9, 0.4, 6), labels, COLOURS)
+    found = Detections(torch.zeros(6, 4), torch.linspace(0.9, 0.4, 6), labels, COLORS)
     assert choose_shown(found, 4) == [0, 3, 1, 5]
     assert choose_shown(found, 9) == [0, 3, 1, 5, 2, 4]
 
 
 def test_the_sheet_says_so_when_detections_are_left_out() -> None:
-    found = Detections(torch.zeros(6, 4), torch.linspace(0.9, 0.4, 6), torch.zeros(6, dtype=torch.long), COLOURS)
-    picture = np.zeros((20, 30, 3), np.uint8)
-    assert found_panel(picture, 1.0, found, [0, 1]).scale == "2 of 6 detections shown"
-    assert found_panel(picture, 1.0, found, range(6)).scale == ""
+    found = Detections(torch.zeros(6, 4), torch.linspace(0.9, 0.4, 6), torch.zeros(6, dtype=torch.long), COLORS)
+    image = np.zeros((20, 30, 3), np.uint8)
+    assert found_panel(image, 1.0, found, [0, 1]).scale == "2 of 6 detections shown"
+    assert found_panel(image, 1.0, found, range(6)).scale == ""
 
 
-def test_the_overlay_is_grey_where_there_is_no_heat() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+def test_the_overlay_is_gray_where_there_is_no_heat() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
     heat = np.ones((30, 40), np.float32)
     heat[10:20, 10:20] = 3
-    drawn = overlay(picture, heat, 1.0, 3.0)
+    drawn = overlay(image, heat, 1.0, 3.0)
     cold = heat == 1
     assert (np.ptp(drawn[cold].astype(int), axis=1) == 0).all()
     assert drawn[~cold].mean() > 1.5 * drawn[cold].mean()
@@ -347,12 +347,12 @@ def test_the_overlay_is_grey_where_there_is_no_heat() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (400, 3), (90, 160)])
 def test_a_sheet_has_a_row_a_layer_and_a_row_a_detection(lively: Detector, shape: tuple[int, int]) -> None:
-    picture = np.full((*shape, 3), 120, np.uint8)
-    cv2.circle(picture, (80, 40), 30, (200, 30, 30), -1)
-    maps = attention_maps(lively, picture)
+    image = np.full((*shape, 3), 120, np.uint8)
+    cv2.circle(image, (80, 40), 30, (200, 30, 30), -1)
+    maps = attention_maps(lively, image)
     none = AttentionMaps(maps.letterbox, detections_of(maps.detections, 0), maps.layers, ())
     two = AttentionMaps(maps.letterbox, detections_of(maps.detections, 2), maps.layers, maps.activations[:2])
-    heights = [attention_sheet(picture, each).shape[0] for each in (none, two)]
+    heights = [plot_attention(image, each).shape[0] for each in (none, two)]
     row = max(round(shape[0] * SIDE / max(shape)), 1)
     assert heights[1] - heights[0] >= len(two.detections) * row
     assert len(two.detections) > 0
@@ -377,10 +377,10 @@ def run(weights: Path, source: Path, out: Path, *options: str) -> int:
 
 def test_the_option_adds_a_sheet_and_changes_nothing_else(scene: Path, tmp_path: Path) -> None:
     weights = tmp_path / "w.safetensors"
-    save_weights(weights, lively_model(2), WeightsInfo("yolo11n", COLOURS, 96, {}, {}, "CC0-1.0"))
-    for name in ("cell.jpg", "cell_attention.jpg", "cell.png"):  # the second's name is that of the first's sheet
+    save_weights(weights, lively_model(2), WeightsInfo("yolo11n", COLORS, 96, {}, {}, "CC0-1.0"))
+    for name in ("cell.jpg", "cell_attention.jpg", "cell.png"):  # the second's name is that of the first's plot
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
-        cv2.imwrite(str(tmp_path / "in" / name), read_picture(scene)[..., ::-1])
+        cv2.imwrite(str(tmp_path / "in" / name), read_image(scene)[..., ::-1])
     few = ("--max_detections", "5")
     assert run(weights, tmp_path / "in", tmp_path / "without", *few) == 0
     assert run(weights, tmp_path / "in", tmp_path / "with", *few, "--attention") == 0
@@ -391,7 +391,7 @@ def test_the_option_adds_a_sheet_and_changes_nothing_else(scene: Path, tmp_path:
         "cell_attention_.jpg", "cell_attention_attention.jpg", "cell_attention.png",
     }  # fmt: skip
     assert {name: written[name] for name in ordinary} == ordinary
-    height, width = read_picture(tmp_path / "with" / "cell_attention_.jpg").shape[:2]
+    height, width = read_image(tmp_path / "with" / "cell_attention_.jpg").shape[:2]
     assert width >= 5 * 200  # detection, mean, two heads, class activation
     assert height >= 3 * 200
 
@@ -400,15 +400,15 @@ def test_a_model_without_attention_gets_sheets_of_class_activation_and_one_line_
     plain_in_the_catalog: str, scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = tmp_path / "plain.safetensors"
-    save_weights(weights, Plain(), WeightsInfo(plain_in_the_catalog, COLOURS, 96, {}, {}, "CC0-1.0"))
+    save_weights(weights, Plain(), WeightsInfo(plain_in_the_catalog, COLORS, 96, {}, {}, "CC0-1.0"))
     assert run(weights, scene, tmp_path / "out", "--attention", "--max_detections", "2") == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert "plain.safetensors" in line
     assert "no attention" in line
     found = json.loads((tmp_path / "out" / "detections.json").read_text())
-    sheet = read_picture(tmp_path / "out" / f"{scene.stem}_attention.jpg")
+    plot = read_image(tmp_path / "out" / f"{scene.stem}_attention.jpg")
     assert len(found) == 2
-    assert sheet.shape[0] >= (1 + len(found)) * 200
+    assert plot.shape[0] >= (1 + len(found)) * 200
 
 
 def test_an_exported_file_is_refused_in_one_line(

@@ -7,21 +7,21 @@ import cv2
 import numpy as np
 import pytest
 
-from detector.config import AugmentConfig, TrainConfig, TrainLoopConfig
-from detector.data.augment import TO_YIQ, Pipeline, colour_matrix, mirror_and_recolour
+from detector.config import AugmentConfig, TrainConfig
+from detector.data.augment import TO_YIQ, Pipeline, color_matrix, flip_and_adjust_colors
 from detector.data.mosaic import Placement, compose, mix_up, place_mosaic, place_single, random_placements
 from detector.data.sample import Sample
 from detector.errors import ConfigError
-from detector.geometry.frame_size import FrameSize
+from detector.images.input_size import InputSize
 
 SIDE = 128
-FRAME = FrameSize(SIDE, SIDE)
+FRAME = InputSize(SIDE, SIDE)
 
 
-def sample_with_square(width: int, height: int, box: tuple[int, int, int, int], colour: int = 255) -> Sample:
-    """A black picture with one bright rectangle, which is the object."""
+def sample_with_square(width: int, height: int, box: tuple[int, int, int, int], color: int = 255) -> Sample:
+    """A black image with one bright rectangle, which is the object."""
     image = np.zeros((height, width, 3), dtype=np.uint8)
-    image[box[1] : box[3], box[0] : box[2]] = colour
+    image[box[1] : box[3], box[0] : box[2]] = color
     boxes = np.array([box], dtype=np.float32)
     return Sample(image, boxes, np.array([1], dtype=np.int64), np.zeros((0, 4), dtype=np.float32))
 
@@ -32,7 +32,7 @@ def bright_box(image: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_single_picture_and_its_box_move_together(seed: int) -> None:
+def test_a_single_image_and_its_box_move_together(seed: int) -> None:
     rng = np.random.default_rng(seed)
     width, height = rng.integers(60, 400, size=2).tolist()
     box = (width // 3, height // 3, width // 3 + width // 4 + 2, height // 3 + height // 4 + 2)
@@ -108,16 +108,16 @@ def test_a_square_output_follows_the_formulas_of_one_side_to_the_last_bit(count:
         side = 32 * int(draw.integers(1, 40))
         placed, expected = (
             place(sizes, frame, AugmentConfig(), np.random.default_rng(seed))
-            for place, frame in ((random_placements, FrameSize(side, side)), (square_placements, side))
+            for place, frame in ((random_placements, InputSize(side, side)), (square_placements, side))
         )
         assert placed == expected
 
 
 def test_mosaic_of_a_rectangle_fills_it() -> None:
-    """Four pictures of the output's own shape, met in the canvas's centre: each covers its quadrant."""
-    frame = FrameSize(64, 160)
+    """Four images of the output's own shape, met in the canvas's center: each covers its quadrant."""
+    frame = InputSize(64, 160)
     sizes = [(320, 128)] * 4
-    samples = [sample_with_square(320, 128, (0, 0, 320, 128), colour) for colour in (50, 100, 150, 200)]
+    samples = [sample_with_square(320, 128, (0, 0, 320, 128), color) for color in (50, 100, 150, 200)]
     placements = place_mosaic(sizes, frame, (160.0, 64.0), 1.0, (0.0, 0.0))
     result = compose(samples, placements, frame)
     assert result.image.shape == (64, 160, 3)
@@ -128,10 +128,10 @@ def test_mosaic_of_a_rectangle_fills_it() -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_in_a_rectangle_picture_and_box_move_together(seed: int) -> None:
+def test_in_a_rectangle_image_and_box_move_together(seed: int) -> None:
     rng = np.random.default_rng(seed)
     width, height = rng.integers(60, 400, size=2).tolist()
-    frame = FrameSize(96, 224)
+    frame = InputSize(96, 224)
     box = (width // 3, height // 3, width // 3 + width // 4 + 2, height // 3 + height // 4 + 2)
     placements = random_placements([(width, height)], frame, AugmentConfig(scale=0.3), rng)
     result = compose([sample_with_square(width, height, box)], placements, frame)
@@ -139,7 +139,7 @@ def test_in_a_rectangle_picture_and_box_move_together(seed: int) -> None:
     assert np.abs(bright_box(result.image) - result.boxes[0]).max() <= 1.5
 
 
-def test_mixup_blends_pictures_and_keeps_the_objects_of_both() -> None:
+def test_mixup_blends_images_and_keeps_the_objects_of_both() -> None:
     first, second = sample_with_square(8, 8, (0, 0, 4, 4), 200), sample_with_square(8, 8, (2, 2, 8, 8), 100)
     crowd = np.array([[1, 1, 3, 3]], dtype=np.float32)
     blend = mix_up(first, Sample(second.image, second.boxes, second.labels + 1, crowd), 0.25)
@@ -169,77 +169,77 @@ def test_shrinking_averages_instead_of_skipping_pixels() -> None:
     assert np.abs(result.image.astype(int) - 100).max() <= 1
 
 
-UNCHANGED = AugmentConfig(mirror=0.0, hue=0.0, saturation=0.0, brightness=0.0)
+UNCHANGED = AugmentConfig(fliplr=0.0, hue=0.0, saturation=0.0, brightness=0.0)
 
 
-def coloured_sample(seed: int = 0) -> Sample:
+def colored_sample(seed: int = 0) -> Sample:
     image = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     image[20:60, 10:40] = 255
     boxes = np.array([[10, 20, 40, 60]], dtype=np.float32)
     return Sample(image, boxes, np.array([1]), np.array([[0, 0, 32, 16]], dtype=np.float32))
 
 
-def test_mirror_moves_boxes_and_crowds_with_the_picture() -> None:
-    sample = coloured_sample()
-    always = replace(UNCHANGED, mirror=1.0)
-    result = mirror_and_recolour(sample, always, np.random.default_rng(0))
+def test_mirror_moves_boxes_and_crowds_with_the_image() -> None:
+    sample = colored_sample()
+    always = replace(UNCHANGED, fliplr=1.0)
+    result = flip_and_adjust_colors(sample, always, np.random.default_rng(0))
     assert (result.image == sample.image[:, ::-1]).all()
     assert result.boxes.tolist() == [[88, 20, 118, 60]]
     assert result.crowd_boxes.tolist() == [[96, 0, 128, 16]]
-    again = mirror_and_recolour(result, always, np.random.default_rng(0))
+    again = flip_and_adjust_colors(result, always, np.random.default_rng(0))
     assert (again.image == sample.image).all()
     assert (again.boxes == sample.boxes).all()
 
 
 def test_ranges_of_zero_change_nothing() -> None:
-    sample = coloured_sample()
-    result = mirror_and_recolour(sample, UNCHANGED, np.random.default_rng(0))
+    sample = colored_sample()
+    result = flip_and_adjust_colors(sample, UNCHANGED, np.random.default_rng(0))
     assert (result.image == sample.image).all()
     assert (result.boxes == sample.boxes).all()
 
 
-def test_half_of_the_pictures_are_mirrored() -> None:
-    rng, sample = np.random.default_rng(0), coloured_sample()
-    config = replace(UNCHANGED, mirror=0.5)
-    mirrored = sum((mirror_and_recolour(sample, config, rng).boxes != sample.boxes).any() for _ in range(200))
+def test_half_of_the_images_are_mirrored() -> None:
+    rng, sample = np.random.default_rng(0), colored_sample()
+    config = replace(UNCHANGED, fliplr=0.5)
+    mirrored = sum((flip_and_adjust_colors(sample, config, rng).boxes != sample.boxes).any() for _ in range(200))
     assert 75 < mirrored < 125
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_colours_turn_and_scale_while_luma_stays(seed: int) -> None:
+def test_colors_turn_and_scale_while_luma_stays(seed: int) -> None:
     rng = np.random.default_rng(seed)
     turn, saturation, brightness = rng.uniform(-0.5, 0.5), rng.uniform(0, 2), rng.uniform(0.5, 1.5)
     rgb = rng.uniform(size=3)
-    before, after = TO_YIQ @ rgb, TO_YIQ @ colour_matrix(turn, saturation, brightness) @ rgb
+    before, after = TO_YIQ @ rgb, TO_YIQ @ color_matrix(turn, saturation, brightness) @ rgb
     assert after[0] == pytest.approx(brightness * before[0])
     one, two = complex(*before[1:]), complex(*after[1:])
     assert abs(two) == pytest.approx(brightness * saturation * abs(one))
     assert np.exp(1j * np.angle(two / one)) == pytest.approx(np.exp(2j * np.pi * turn))
 
 
-def test_colours_stay_in_the_range_that_is_set() -> None:
-    grey = coloured_sample()
-    grey.image[:] = 100
+def test_colors_stay_in_the_range_that_is_set() -> None:
+    gray = colored_sample()
+    gray.image[:] = 100
     config = replace(UNCHANGED, brightness=0.4, saturation=0.7, hue=0.015)
-    values = [mirror_and_recolour(grey, config, np.random.default_rng(seed)).image for seed in range(50)]
-    assert all(np.ptp(image) <= 1 for image in values)  # grey stays grey
+    values = [flip_and_adjust_colors(gray, config, np.random.default_rng(seed)).image for seed in range(50)]
+    assert all(np.ptp(image) <= 1 for image in values)  # gray stays gray
     assert 60 <= min(image.min() for image in values) < 70
     assert 130 < max(image.max() for image in values) <= 140
 
 
 def test_pixels_are_the_matrix_rounded_and_clipped() -> None:
-    sample = coloured_sample()
+    sample = colored_sample()
     config = replace(UNCHANGED, brightness=0.4, saturation=0.7, hue=0.015)
-    result = mirror_and_recolour(sample, config, np.random.default_rng(3))
+    result = flip_and_adjust_colors(sample, config, np.random.default_rng(3))
     rng = np.random.default_rng(3)
     rng.random()
     drawn = [rng.uniform(-0.015, 0.015), rng.uniform(0.3, 1.7), rng.uniform(0.6, 1.4)]
-    expected = (sample.image @ colour_matrix(*drawn).T).clip(0, 255)
+    expected = (sample.image @ color_matrix(*drawn).T).clip(0, 255)
     assert np.abs(result.image - expected).max() < 1  # OpenCV multiplies in fixed point
     assert (result.image != sample.image).any()
 
 
-def test_pipeline_moves_boxes_labels_and_crowds_with_the_picture() -> None:
+def test_pipeline_moves_boxes_labels_and_crowds_with_the_image() -> None:
     sample = sample_with_square(SIDE, SIDE, (10, 20, 40, 60))
     sample = Sample(sample.image, sample.boxes, sample.labels, np.array([[0, 0, 32, 16]], dtype=np.float32))
     result = Pipeline([{"HorizontalFlip": {"p": 1.0}}])(sample, np.random.default_rng(0))
@@ -276,10 +276,10 @@ def test_albumentations_does_not_ask_the_network_for_updates() -> None:
 
 
 def test_the_closing_epochs_have_no_mosaic_and_a_weaker_rest() -> None:
-    config = AugmentConfig(mosaic=1.0, mixup=0.3, closing_strength=0.5, scale=0.4, mirror=0.6, hue=0.1, translate=0.2)
-    closing = config.closing()
-    assert (closing.mosaic, closing.mixup) == (0, 0)
-    assert (closing.scale, closing.mirror, closing.hue, closing.translate) == (0.2, 0.3, 0.05, 0.1)
-    assert (closing.saturation, closing.brightness) == (0.5 * config.saturation, 0.5 * config.brightness)
-    assert TrainConfig(train=TrainLoopConfig(epochs=60), augment=config).full_epochs == 40
-    assert TrainConfig(train=TrainLoopConfig(epochs=10), augment=config).full_epochs == 5  # at most half of the run
+    config = AugmentConfig(mosaic=1.0, mixup=0.3, weak_aug_strength=0.5, scale=0.4, fliplr=0.6, hue=0.1, translate=0.2)
+    weak_aug = config.weak()
+    assert (weak_aug.mosaic, weak_aug.mixup) == (0, 0)
+    assert (weak_aug.scale, weak_aug.fliplr, weak_aug.hue, weak_aug.translate) == (0.2, 0.3, 0.05, 0.1)
+    assert (weak_aug.saturation, weak_aug.brightness) == (0.5 * config.saturation, 0.5 * config.brightness)
+    assert TrainConfig(epochs=60, augment=config).full_aug_epochs == 40
+    assert TrainConfig(epochs=10, augment=config).full_aug_epochs == 5  # at most half of the run

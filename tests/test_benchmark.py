@@ -22,7 +22,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A data set, and weights that find some of what its annotations name, and other things."""
+    """A dataset, and weights that find some of what its annotations name, and other things."""
     folder = tmp_path_factory.mktemp("benchmark")
     make_data_set(folder / "data", train=3, val=3, test=4)
     file = folder / "data/annotations/instances_test.json"
@@ -32,9 +32,9 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     save_weights(folder / "w.safetensors", model, WeightsInfo("yolo11n", categories, SIZE, {}, {}, "none"))
     detector = Detector(model, categories, SIZE, device="cpu")
     content["annotations"] = [
-        {"image_id": picture["id"], "category_id": ids[label], "bbox": [x, y, right - x, low - y], "iscrowd": 0}
-        for picture in content["images"]
-        for found in [detector(folder / "data/test" / picture["file_name"])]
+        {"image_id": image["id"], "category_id": ids[label], "bbox": [x, y, right - x, low - y], "iscrowd": 0}
+        for image in content["images"]
+        for found in [detector(folder / "data/test" / image["file_name"])]
         for (x, y, right, low), label in list(zip(found.boxes.tolist(), found.labels.tolist(), strict=True))[::2]
     ]
     for number, annotation in enumerate(content["annotations"]):
@@ -57,7 +57,7 @@ def test_each_runtime_has_its_figures(
     )
     monkeypatch.setattr(module, "VARIANTS", variants)
     out = tmp_path / "out"
-    arguments = [f"--weights={weights}", f"--data={data}", "--split=test", f"--out={out}", "--pictures=2", "--rounds=2"]
+    arguments = [f"--weights={weights}", f"--data={data}", "--split=test", f"--out={out}", "--images=2", "--rounds=2"]
     assert main(["benchmark", *arguments, "--threads=1"]) == 0
     report = json.loads((out / "benchmark.json").read_text())
     eager, script = report["runtimes"]
@@ -77,8 +77,8 @@ def test_each_runtime_has_its_figures(
         assert figures["images_per_second"] > 0
         assert 50 < figures["memory_mib"] < 10_000
         assert figures["batch"] == 2
-    with Image.open(out / "benchmark.png") as picture:
-        assert picture.size[0] > 500
+    with Image.open(out / "benchmark.png") as image:
+        assert image.size[0] > 500
     printed = capsys.readouterr().out
     assert "TorchScript" in printed
     assert "left out: impossible" in printed
@@ -90,7 +90,7 @@ def test_an_exported_file_is_measured_alone(drawn: tuple[Path, Path], tmp_path: 
     file = tmp_path / "file.torchscript"
     assert main(["export", f"--weights={weights}", "--format=torchscript", f"--out={file}"]) == 0
     out = tmp_path / "out"
-    arguments = [f"--weights={file}", f"--data={data}", "--split=test", f"--out={out}", "--pictures=1", "--rounds=1"]
+    arguments = [f"--weights={file}", f"--data={data}", "--split=test", f"--out={out}", "--images=1", "--rounds=1"]
     assert main(["benchmark", *arguments]) == 0
     report = json.loads((out / "benchmark.json").read_text())
     (row,) = report["runtimes"]
@@ -128,7 +128,7 @@ def test_the_size_is_that_of_the_files_that_belong_together(tmp_path: Path) -> N
     assert module.size_of(tmp_path / "a.onnx") == 2
 
 
-@pytest.mark.parametrize("name", ["pictures", "rounds", "threads"])
+@pytest.mark.parametrize("name", ["images", "rounds", "threads"])
 def test_numbers_below_one_are_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", "--weights=w", "--data=d", "--out=o", f"--{name}=0"]) == 2
     assert name in capsys.readouterr().err

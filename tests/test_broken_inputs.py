@@ -22,16 +22,16 @@ from command_line import REPOSITORY, run, start
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from detector.config import LoaderConfig, TrainConfig, TrainLoopConfig
+from detector.config import TrainConfig
 from detector.errors import WriteError
-from detector.fileio import atomic_write
 from detector.models.catalog import create_model
 from detector.structures import Categories
 from detector.training.resume import flat
+from detector.utils.fileio import atomic_write
 from detector.weights.files import WeightsInfo, save_weights
 
-SMALL = ["--train.epochs=1", "--train.image_size=32", "--train.batch_size=4", "--loader.workers=0"]
-PICTURES = 4
+SMALL = ["--epochs=1", "--image_size=32", "--batch_size=4", "--workers=0"]
+IMAGES = 4
 
 
 class Good(NamedTuple):
@@ -45,13 +45,13 @@ def make_data(root: Path) -> None:
     (root / "annotations").mkdir(parents=True)
     for split in ("train", "val"):
         (root / split).mkdir()
-        for i in range(PICTURES):
+        for i in range(IMAGES):
             Image.new("RGB", (64, 64), (60 * i, 100, 50)).save(root / split / f"{i}.jpg")
         content = {
-            "images": [{"id": i, "file_name": f"{i}.jpg", "width": 64, "height": 64} for i in range(PICTURES)],
+            "images": [{"id": i, "file_name": f"{i}.jpg", "width": 64, "height": 64} for i in range(IMAGES)],
             "annotations": [
                 {"id": i, "image_id": i, "category_id": 1 + i % 2, "bbox": [8, 8, 40, 40], "area": 1600, "iscrowd": 0}
-                for i in range(PICTURES)
+                for i in range(IMAGES)
             ],
             "categories": [{"id": 1, "name": "circle"}, {"id": 2, "name": "square"}],
         }
@@ -88,7 +88,7 @@ def train(*options: str) -> Build:
 def evaluate(*options: str) -> Build:
     return lambda place, good: [
         *("evaluate", "--data", str(good.data), "--weights", str(good.weights), "--out", str(place / "out")),
-        *("--loader.workers", "0", *options),
+        *("--workers", "0", *options),
     ]
 
 
@@ -114,7 +114,7 @@ def with_file(name: str, content: str | bytes, build: Build) -> Build:
 
 
 def with_data(change: Callable[[Path], object], build: Build) -> Build:
-    """`build` on a copy of the data set that `change` has broken."""
+    """`build` on a copy of the dataset that `change` has broken."""
 
     def prepared(place: Path, good: Good) -> list[str]:
         shutil.copytree(good.data, place / "data")
@@ -144,7 +144,7 @@ def with_weights(change: Callable[[Path, Path], object], build: Build) -> Build:
     return prepared
 
 
-RUN = TrainConfig(train=TrainLoopConfig(image_size=32), loader=LoaderConfig(workers=0))
+RUN = TrainConfig(image_size=32, workers=0)
 
 
 def checkpoint() -> bytes:
@@ -183,7 +183,7 @@ def just(*arguments: str) -> Build:
 
 # id: how to break it, and what the line must hold: the file, the field, the remedy
 CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
-    # the data set
+    # the dataset
     "data-folder-missing": (train("--data=/nowhere"), ("/nowhere", "does not exist", "correct --data")),
     "data-of-no-known-layout": (
         with_file("empty/readme.txt", "", train("--data={place}/empty")),
@@ -218,13 +218,13 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         with_json(lambda content: content["images"][0].update(file_name="../val/0.jpg"), train()),
         ("instances_train.json", "images[0].file_name", "'../val/0.jpg'", "relative to that folder"),
     ),
-    # pictures
-    "empty-picture-in-evaluate": (
+    # images
+    "empty-image-in-evaluate": (
         with_data(lambda data: (data / "val" / "3.jpg").write_bytes(b""), evaluate()),
-        ("1 of 4 pictures", "val/3.jpg", "empty (0 bytes)", "--loader.max_unreadable"),
+        ("1 of 4 images", "val/3.jpg", "empty (0 bytes)", "--max_unreadable"),
     ),
     "no-such-source": (infer(source="{data}/vall"), ("/vall: no such file or folder", "name an image file")),
-    "glob-without-match": (infer(source="{data}/val/*.png"), ("/val/*.png", "holds no picture", "png")),
+    "glob-without-match": (infer(source="{data}/val/*.png"), ("/val/*.png", "holds no image", "png")),
     # weights
     "weights-missing": (evaluate("--weights=/nowhere.safetensors"), ("--weights", "/nowhere.safetensors", "best.saf")),
     "weights-are-a-checkpoint": (
@@ -265,7 +265,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     "not-yaml": (with_file("mine.yaml", "train: [1\n", train(*CONFIG)), ("{place}/mine.yaml", "not YAML", "line 2")),
     "config-missing": (train("--config=/nowhere.yaml"), ("--config", "/nowhere.yaml", "configs/")),
     "config-is-a-list": (with_file("mine.yaml", "- 1\n", train(*CONFIG)), ("{place}/mine.yaml", "no options", "out:")),
-    "wrong-type": (train("--train.epochs=many"), ("train.epochs", "'many'", "a whole number")),
+    "wrong-type": (train("--epochs=many"), ("train.epochs", "'many'", "a whole number")),
     "wrong-type-in-file": (
         with_file("mine.yaml", "conf: high\n", evaluate(*CONFIG)),
         ("{place}/mine.yaml", "conf", "'high'", "a number"),
@@ -275,7 +275,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         ("{place}/mine.yaml", "train.epochs has no value", "leave it out"),
     ),
     "no-such-choice": (train("--train.optimizer=adam"), ("train.optimizer", "'adam'", "one of sgd, adamw")),
-    "out-of-range": (train("--train.image_size=100"), ("train.image_size", "100", "multiple of 32")),
+    "out-of-range": (train("--image_size=100"), ("train.image_size", "100", "multiple of 32")),
     "out-of-range-in-file": (
         with_file("mine.yaml", "conf: 3\n", infer(*CONFIG)),
         ("{place}/mine.yaml", "conf", "3", "from 0 to 1"),
@@ -288,11 +288,11 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         train('--augment.transforms=[{"HorizontalFlipp": {"p": 1}}]'),
         ("augment.transforms[0]", "'HorizontalFlipp'", "did you mean HorizontalFlip?"),
     ),
-    "no-such-device": (train("--train.device=cuda:99"), ("device", "cuda:99", "auto or cpu")),
+    "no-such-device": (train("--device=cuda:99"), ("device", "cuda:99", "auto or cpu")),
     # the folder of the run
     "resume-of-no-run": (just("train", "--resume={place}"), ("--resume", "{place}/config.yaml", "--out")),
     "resume-with-other-options": (
-        with_run(checkpoint(), just("train", "--resume={place}/run", "--train.epochs=3")),
+        with_run(checkpoint(), just("train", "--resume={place}/run", "--epochs=3")),
         ("--resume", "train.epochs was 100, is 3", "leave them as they were, or start a new run"),
     ),
     "resume-of-a-corrupt-checkpoint": (
@@ -344,37 +344,37 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["demo"])
 
 
-def test_a_damaged_picture_stops_training_unless_allowed(good: Good, tmp_path: Path) -> None:
+def test_a_damaged_image_stops_training_unless_allowed(good: Good, tmp_path: Path) -> None:
     """The advice in the refusal works as it stands: in the same folder, with the share it names."""
     arguments = with_data(truncated, train())(tmp_path, good)
     refused = the_line(run(arguments))
-    picture = str(tmp_path / "data" / "train" / "1.jpg")
-    assert refused.startswith("1 of 4 training pictures can't be read")
-    assert picture in refused
+    image = str(tmp_path / "data" / "train" / "1.jpg")
+    assert refused.startswith("1 of 4 training images can't be read")
+    assert image in refused
     advice = re.search(r"--loader\.max_unreadable [\d.]+", refused)
     assert advice is not None
     assert not list((tmp_path / "out").glob("*.safetensors"))
     done = run([*arguments, *advice[0].split()])
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert done.stdout.count(picture) == 1
-    assert "left out: 1 of 4 training pictures" in done.stdout
+    assert done.stdout.count(image) == 1
+    assert "left out: 1 of 4 training images" in done.stdout
     assert (tmp_path / "out" / "best.safetensors").is_file()
 
 
-def test_a_damaged_picture_is_left_out_of_evaluate_if_allowed(good: Good, tmp_path: Path) -> None:
-    allowed = with_data(lambda data: truncated(data, "val"), evaluate("--loader.max_unreadable=0.5"))
+def test_a_damaged_image_is_left_out_of_evaluate_if_allowed(good: Good, tmp_path: Path) -> None:
+    allowed = with_data(lambda data: truncated(data, "val"), evaluate("--max_unreadable=0.5"))
     done = run(allowed(tmp_path, good))
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"left out: {tmp_path / 'data' / 'val' / '1.jpg'}: this picture can't be read" in done.stdout
-    assert "left out: 1 of 4 pictures" in done.stdout
+    assert f"skipped: {tmp_path / 'data' / 'val' / '1.jpg'}: this image can't be read" in done.stdout
+    assert "left out: 1 of 4 images" in done.stdout
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["images"] == 3
 
 
 def test_a_refusal_in_a_worker_is_one_line(good: Good, tmp_path: Path) -> None:
     crop = '--augment.transforms=[{"RandomCrop": {"height": 16, "width": 16}}]'
-    line = the_line(run(train(crop, "--loader.workers=1")(tmp_path, good)))
-    assert line.startswith("augment.transforms change the picture's shape")
+    line = the_line(run(train(crop, "--workers=1")(tmp_path, good)))
+    assert line.startswith("augment.transforms change the image's shape")
     assert line.endswith("leave out what crops or resizes")
 
 
@@ -429,7 +429,7 @@ def interrupted(arguments: list[str], metrics: Path) -> "subprocess.CompletedPro
 
 def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_resume(good: Good, tmp_path: Path) -> None:
     out, epochs = tmp_path / "out", 12
-    long = train(f"--train.epochs={epochs}", "--loader.workers=1")(tmp_path, good)
+    long = train(f"--epochs={epochs}", "--workers=1")(tmp_path, good)
     line = the_line(interrupted(long, out / "metrics.jsonl"))
     assert line.endswith(f"continue with: tools/train.py --resume {out}")
     assert f"interrupted after {torch.load(out / 'last.pt', weights_only=True)['epoch']} of {epochs} epochs" in line

@@ -1,4 +1,4 @@
-"""The picture cache changes nothing but the time: same bits, never a stale or half-written picture, never too much memory."""
+"""The image cache changes nothing but the time: same bits, never a stale or half-written image, never too much memory."""
 
 import json
 import multiprocessing
@@ -14,27 +14,27 @@ import torch
 from cache_reader import SHAPE, content, read, read_all
 from PIL import Image
 
-import detector.data.sources as sources_module
-from detector.config import AugmentConfig, LoaderConfig
-from detector.data.cache import PictureCache, bookkeeping, needed
-from detector.data.coco import CocoImages
+import detector.data.cached_images as sources_module
+from detector.config import AugmentConfig
+from detector.data.cache import ImageCache, bookkeeping, needed
+from detector.data.cached_images import CachedImages, shrunk_size
+from detector.data.coco import CocoDataset
 from detector.data.layouts import find_split
-from detector.data.loader import TrainingPictures, collate, training_loader
+from detector.data.loader import TrainDataset, collate, train_loader
 from detector.data.mosaic import compose, longest_source_side, place_single
-from detector.data.pictures import UnreadablePictureError, read_picture
 from detector.data.sampler import EpochSampler, SampleKey
-from detector.data.sources import SourcePictures, shrunk_size
 from detector.demo.scenes import make_data_set
-from detector.geometry.frame_size import FrameSize
+from detector.images.input_size import InputSize
+from detector.images.read import UnreadableImageError, read_image
 
 ROOM = needed(int(np.prod(SHAPE)))
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> CocoImages:
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     root = tmp_path_factory.mktemp("scenes")
     make_data_set(root, seed=1, train=8, val=3, test=3)
-    return CocoImages.load(find_split(root, "train"))
+    return CocoDataset.load(find_split(root, "train"))
 
 
 def files(folder: Path, count: int) -> list[Path]:
@@ -45,22 +45,22 @@ def files(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def cache_for(pictures: int, room_for: int) -> PictureCache:
-    return PictureCache(pictures, bookkeeping(pictures) + room_for * ROOM)
+def cache_for(images: int, room_for: int) -> ImageCache:
+    return ImageCache(images, bookkeeping(images) + room_for * ROOM)
 
 
-def memory(cache: PictureCache) -> int:
+def memory(cache: ImageCache) -> int:
     """Bytes that the cache really takes, of the kernel's pages."""
     return os.fstat(cache._descriptor).st_blocks * 512
 
 
-def test_batches_are_the_same_with_and_without_cache_in_any_number_of_workers(scenes: CocoImages) -> None:
-    assert max(scenes.size(0)) > longest_source_side(FrameSize(64, 64), AugmentConfig())  # they are shrunk
+def test_batches_are_the_same_with_and_without_cache_in_any_number_of_workers(scenes: CocoDataset) -> None:
+    assert max(scenes.size(0)) > longest_source_side(InputSize(64, 64), AugmentConfig())  # they are shrunk
     reference: list[torch.Tensor] = []
     for cache_gb, workers in ((0.0, 0), (1.0, 0), (1.0, 2), (0.0001, 2)):
-        pictures = TrainingPictures(scenes, 64, AugmentConfig(), 3, cache_gb=cache_gb)
+        images = TrainDataset(scenes, 64, AugmentConfig(), 3, cache_gb=cache_gb)
         sampler = EpochSampler(len(scenes), 3, seed=3)
-        loader = training_loader(pictures, sampler, LoaderConfig(workers=workers), pin_memory=False)
+        loader = train_loader(images, sampler, workers, pin_memory=False)
         batches = []
         for epoch in range(2):
             sampler.epoch = epoch
@@ -151,7 +151,7 @@ def test_processes_share_what_each_has_decoded(method: str, tmp_path: Path) -> N
     decoded: list[int] = []
     assert all((read(cache, i, path, decoded) == content(i)).all() for i, path in enumerate(paths))
     assert decoded == []
-    assert memory(cache) <= bookkeeping(30) + 30 * ROOM + 4096  # no picture twice
+    assert memory(cache) <= bookkeeping(30) + 30 * ROOM + 4096  # no image twice
 
 
 def test_writers_wait_for_each_other(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_writers_wait_for_each_other(tmp_path: Path) -> None:
     assert decoded == []
 
 
-def hold_the_lock(cache: PictureCache) -> None:
+def hold_the_lock(cache: ImageCache) -> None:
     with cache._locked():
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -185,15 +185,15 @@ def test_a_process_that_dies_while_writing_hinders_nobody(tmp_path: Path) -> Non
     assert time.monotonic() - started < 5
 
 
-def data_set(root: Path, pictures: list[np.ndarray], boxes: list[tuple[int, int, int, int]]) -> CocoImages:
+def data_set(root: Path, images: list[np.ndarray], boxes: list[tuple[int, int, int, int]]) -> CocoDataset:
     """One object each, xywh."""
     (root / "train").mkdir(parents=True)
     (root / "annotations").mkdir()
-    for i, picture in enumerate(pictures):
-        Image.fromarray(picture).save(root / "train" / f"{i}.png")
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(root / "train" / f"{i}.png")
     images = [
-        {"id": i, "file_name": f"{i}.png", "width": picture.shape[1], "height": picture.shape[0]}
-        for i, picture in enumerate(pictures)
+        {"id": i, "file_name": f"{i}.png", "width": image.shape[1], "height": image.shape[0]}
+        for i, image in enumerate(images)
     ]
     annotations = [
         {"id": i, "image_id": i, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
@@ -202,16 +202,16 @@ def data_set(root: Path, pictures: list[np.ndarray], boxes: list[tuple[int, int,
     categories = [{"id": 1, "name": "square"}]
     text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
     (root / "annotations" / "instances_train.json").write_text(text)
-    return CocoImages.load(find_split(root, "train"))
+    return CocoDataset.load(find_split(root, "train"))
 
 
 @pytest.mark.parametrize("size", [(799, 601), (601, 799), (1000, 37), (150, 90)])
-def test_boxes_frame_the_same_in_the_shrunk_picture(size: tuple[int, int], tmp_path: Path) -> None:
+def test_boxes_frame_the_same_in_the_shrunk_image(size: tuple[int, int], tmp_path: Path) -> None:
     width, height = size
-    picture = np.zeros((height, width, 3), dtype=np.uint8)
+    image = np.zeros((height, width, 3), dtype=np.uint8)
     x, y, w, h = width // 3, height // 3, width // 2, height // 3
-    picture[y : y + h, x : x + w] = 255
-    sources = SourcePictures(data_set(tmp_path, [picture], [(x, y, w, h)]), 192)
+    image[y : y + h, x : x + w] = 255
+    sources = CachedImages(data_set(tmp_path, [image], [(x, y, w, h)]), 192)
     sample = sources.read(0)
     assert sample.image.shape[1::-1] == sources.size(0) == shrunk_size(size, 192)
     assert max(sources.size(0)) == min(max(size), 192)
@@ -225,48 +225,48 @@ def test_boxes_frame_the_same_in_the_shrunk_picture(size: tuple[int, int], tmp_p
     assert (bright.sum(axis=1) * rows).sum() / bright.sum() == pytest.approx((top + bottom) / 2, abs=0.02)
 
 
-def test_shrinking_first_loses_nothing_that_a_training_picture_shows(tmp_path: Path) -> None:
-    """Against the warp of the whole picture, at the largest factor."""
+def test_shrinking_first_loses_nothing_that_a_training_image_shows(tmp_path: Path) -> None:
+    """Against the warp of the whole image, at the largest factor."""
     config = AugmentConfig(scale=0.5)
     rng = np.random.default_rng(0)
-    picture = np.asarray(Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).resize((800, 600)))
-    images = data_set(tmp_path, [picture], [(10, 10, 700, 500)])
+    image = np.asarray(Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).resize((800, 600)))
+    images = data_set(tmp_path, [image], [(10, 10, 700, 500)])
 
     whole, shrunk = (
-        SourcePictures(images, longest).read(0) for longest in (800, longest_source_side(FrameSize(128, 128), config))
+        CachedImages(images, longest).read(0) for longest in (800, longest_source_side(InputSize(128, 128), config))
     )
     results = []
     for sample in (whole, shrunk):
         placement = place_single(
-            (sample.image.shape[1], sample.image.shape[0]), FrameSize(128, 128), 1 + config.scale, (0.0, 0.0)
+            (sample.image.shape[1], sample.image.shape[0]), InputSize(128, 128), 1 + config.scale, (0.0, 0.0)
         )
-        results.append(compose([sample], [placement], FrameSize(128, 128)))
+        results.append(compose([sample], [placement], InputSize(128, 128)))
     assert max(shrunk.image.shape) == 192
     assert np.abs(results[0].boxes - results[1].boxes).max() < 1e-3
     assert np.abs(results[0].image.astype(int) - results[1].image).mean() < 4
 
 
 @pytest.mark.parametrize("cache_gb", [0.0, 1.0])
-def test_an_unreadable_picture_is_reported_each_time(cache_gb: float, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_reported_each_time(cache_gb: float, tmp_path: Path) -> None:
     make_data_set(tmp_path, seed=1, train=4, val=3, test=3)
     broken = sorted((tmp_path / "train").glob("*.jpg"))[2]
     broken.write_bytes(broken.read_bytes()[:500])
-    images = CocoImages.load(find_split(tmp_path, "train"))
-    pictures = TrainingPictures(images, 64, AugmentConfig(), 0, cache_gb=cache_gb)
+    images = CocoDataset.load(find_split(tmp_path, "train"))
+    images = TrainDataset(images, 64, AugmentConfig(), 0, cache_gb=cache_gb)
     for epoch in range(3):
-        batch = collate([pictures[SampleKey(epoch, i, True)] for i in range(4)])
+        batch = collate([images[SampleKey(epoch, i, True)] for i in range(4)])
         assert len(batch.images) == 3
         assert [str(broken) in line for line in batch.unreadable] == [True]
-    with pytest.raises(UnreadablePictureError):
-        pictures.sources.read(2)
+    with pytest.raises(UnreadableImageError):
+        images.sources.read(2)
 
 
-def test_a_picture_of_another_size_than_the_cached_one_is_refused(tmp_path: Path) -> None:
+def test_a_image_of_another_size_than_the_cached_one_is_refused(tmp_path: Path) -> None:
     images = data_set(tmp_path, [np.zeros((20, 30, 3), np.uint8)], [(1, 1, 5, 5)])
-    sources = SourcePictures(images, 100, 1.0)
+    sources = CachedImages(images, 100, 1.0)
     assert sources.read(0).image.shape == (20, 30, 3)
     Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(images.path(0))
-    with pytest.raises(UnreadablePictureError, match="40x30"):
+    with pytest.raises(UnreadableImageError, match="40x30"):
         sources.read(0)
 
 
@@ -274,17 +274,17 @@ def test_a_picture_of_another_size_than_the_cached_one_is_refused(tmp_path: Path
     ("cache_gb", "free", "expected"),
     [
         (0.0, None, ""),
-        (1.0, None, "picture cache: room for all 8 training pictures (0.00 GiB)"),
+        (1.0, None, "image cache: room for all 8 training images (0.00 GiB)"),
         (0.0001, None, "(0.00 GiB); all need --train.cache_gb 0.01"),
         (1.0, 200_000, "half of the memory that is free"),
-        (1.0, 100, "picture cache: none, too little memory is free"),
+        (1.0, 100, "image cache: none, too little memory is free"),
     ],
 )
-def test_one_line_tells_how_many_pictures_fit(
+def test_one_line_tells_how_many_images_fit(
     cache_gb: float,
     free: int | None,
     expected: str,
-    scenes: CocoImages,
+    scenes: CocoDataset,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -293,7 +293,7 @@ def test_one_line_tells_how_many_pictures_fit(
             (tmp_path / name).write_text(f"{value}\n")
         limits = ((str(tmp_path / "max"), str(tmp_path / "current")),)
         monkeypatch.setattr(sources_module, "CGROUP_FILES", limits)
-    sources = SourcePictures(scenes, 96, cache_gb)
+    sources = CachedImages(scenes, 96, cache_gb)
     assert expected in sources.told
     assert "\n" not in sources.told
     first, second = sources.read(0), sources.read(0)
@@ -301,8 +301,8 @@ def test_one_line_tells_how_many_pictures_fit(
     assert first.image.shape[1::-1] == shrunk_size(scenes.size(0), 96)
 
 
-def test_a_picture_that_need_not_shrink_is_the_file_s(scenes: CocoImages) -> None:
-    sources = SourcePictures(scenes, max(scenes.size(1)), 1.0)
+def test_a_image_that_need_not_shrink_is_the_file_s(scenes: CocoDataset) -> None:
+    sources = CachedImages(scenes, max(scenes.size(1)), 1.0)
     reads: list[Callable[[], np.ndarray]] = [lambda: sources.read(1).image] * 2
-    assert all((each() == read_picture(scenes.path(1))).all() for each in reads)
+    assert all((each() == read_image(scenes.path(1))).all() for each in reads)
     assert (sources.read(1).boxes == scenes.boxes(1)).all()

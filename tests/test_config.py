@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 def test_shipped_configurations_parse(path: Path) -> None:
     config = parse("train", COMMANDS["train"], ["--config", str(path)])
     assert isinstance(config, TrainConfig)
-    assert config.train.epochs == yaml.safe_load(path.read_text())["train"]["epochs"]
+    assert config.epochs == yaml.safe_load(path.read_text())["train"]["epochs"]
 
 
 def test_the_coco_recipe_is_the_published_one() -> None:
@@ -62,8 +62,8 @@ def test_finetune_is_the_default() -> None:
 def test_options_on_the_command_line_win_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("train:\n  epochs: 7\n  seed: 3\n")
-    config = parse("train", COMMANDS["train"], ["--config", str(file), "--train.epochs", "9"])
-    assert (config.train.epochs, config.train.seed) == (9, 3)
+    config = parse("train", COMMANDS["train"], ["--config", str(file), "--epochs", "9"])
+    assert (config.epochs, config.seed) == (9, 3)
 
 
 @pytest.mark.parametrize("field", ["epochs", "batch_size", "image_size"])
@@ -74,13 +74,13 @@ def test_values_are_validated_on_construction(field: str) -> None:
 
 @pytest.mark.parametrize(("text", "value"), [("640", 640), ("[384, 640]", (384, 640))])
 def test_an_image_size_is_a_side_or_height_and_width(text: str, value: int | tuple[int, int]) -> None:
-    assert parse("train", COMMANDS["train"], ["--train.image_size", text]).train.image_size == value
+    assert parse("train", COMMANDS["train"], ["--image_size", text]).train.image_size == value
 
 
 @pytest.mark.parametrize("text", ["[384, 600]", "[384]", "[32, 32, 32]", "wide", "[32, x]", "0"])
 def test_an_image_size_of_another_kind_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^train\.image_size: .+ is not possible; expected .+"):
-        parse("train", COMMANDS["train"], ["--train.image_size", text])
+        parse("train", COMMANDS["train"], ["--image_size", text])
 
 
 def run(*arguments: str) -> str:
@@ -131,9 +131,9 @@ def test_public_names_stay_what_they_are(name: str) -> None:
 
 def test_print_config_can_be_fed_back(tmp_path: Path) -> None:
     file = tmp_path / "printed.yaml"
-    file.write_text(run("tools/train.py", "--train.epochs", "5", "--data", "somewhere", "--print_config"))
+    file.write_text(run("tools/train.py", "--epochs", "5", "--data", "somewhere", "--print_config"))
     config = parse("train", COMMANDS["train"], ["--config", str(file)])
-    assert (config.train.epochs, config.data) == (5, "somewhere")
+    assert (config.epochs, config.data) == (5, "somewhere")
 
 
 HELP = "import contextlib; from detector.cli import main\nwith contextlib.redirect_stdout(None): main(['--help'])"

@@ -15,13 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from detector.config import ExportConfig
 from detector.errors import WeightsError
 from detector.exporting.export import export
+from detector.formats.load import load_runtime
 from detector.models.base import DetectionModel, scale_pixels
 from detector.models.catalog import MODELS, create_model
 from detector.nn.cross_scale import CELLS, CrossScaleAttention, pool
-from detector.runtimes.load import load_runtime
 from detector.structures import Categories
 from detector.weights.files import WeightsInfo, load_weights, save_weights
-from detector.weights.importers import from_published, to_published
+from detector.weights.published.names import from_published, to_published
 
 CROSS = [name for name in MODELS if name.endswith("-cross")]
 

@@ -11,13 +11,13 @@ from pycocotools.cocoeval import COCOeval
 
 from detector.evaluation.coco_metrics import coco_metrics
 from detector.evaluation.curves import CONFIDENCES, class_mean, confusion_matrix, over_confidence, precision_recall
-from detector.evaluation.matching import Outcome, PictureBoxes, match_classes, outcome, picture_boxes
+from detector.evaluation.matching import ImageBoxes, ImageMatch, image_boxes, match_classes, outcome
 from detector.structures import Categories
 
 CATEGORIES = Categories((3, 7, 8, 90), ("cat", "dog", "fish", "nobody"))
 
 
-def crowded(seed: int, per_picture: int = 40) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def crowded(seed: int, per_image: int = 40) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Overlapping objects, some of them crowds; detections near them and anywhere, many of equal score."""
     rng = np.random.default_rng(seed)
     annotations: list[dict[str, Any]] = []
@@ -37,7 +37,7 @@ def crowded(seed: int, per_picture: int = 40) -> tuple[dict[str, Any], list[dict
                 }
             )
         own = [a for a in annotations if a["image_id"] == image_id]
-        for _ in range(per_picture):
+        for _ in range(per_image):
             near = own[rng.integers(len(own))] if own and rng.random() < 0.7 else None
             box = near["bbox"] if near else np.concatenate([rng.uniform(0, 60, 2), rng.uniform(8, 40, 2)]).tolist()
             category = near["category_id"] if near and rng.random() < 0.8 else int(rng.choice(CATEGORIES.ids[:3]))
@@ -53,14 +53,14 @@ def crowded(seed: int, per_picture: int = 40) -> tuple[dict[str, Any], list[dict
     return truth, results
 
 
-def pictures_of(truth: dict[str, Any], results: list[dict[str, Any]]) -> list[PictureBoxes]:
-    return picture_boxes(truth, results, [image["id"] for image in truth["images"]], CATEGORIES)
+def images_of(truth: dict[str, Any], results: list[dict[str, Any]]) -> list[ImageBoxes]:
+    return image_boxes(truth, results, [image["id"] for image in truth["images"]], CATEGORIES)
 
 
-@pytest.mark.parametrize(("seed", "per_picture"), [(0, 40), (1, 40), (2, 5), (3, 400)])
-def test_precision_over_recall_is_that_of_pycocotools(seed: int, per_picture: int) -> None:
-    truth, results = crowded(seed, per_picture)
-    curves = precision_recall(match_classes(pictures_of(truth, results), len(CATEGORIES), 0.5))
+@pytest.mark.parametrize(("seed", "per_image"), [(0, 40), (1, 40), (2, 5), (3, 400)])
+def test_precision_over_recall_is_that_of_pycocotools(seed: int, per_image: int) -> None:
+    truth, results = crowded(seed, per_image)
+    curves = precision_recall(match_classes(images_of(truth, results), len(CATEGORIES), 0.5))
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = {**truth, "annotations": [dict(a) for a in truth["annotations"]]}
@@ -79,10 +79,10 @@ def test_precision_over_recall_is_that_of_pycocotools(seed: int, per_picture: in
 
 def test_curves_over_the_confidence_count_what_is_above_it() -> None:
     truth, results = crowded(4)
-    whole = over_confidence(match_classes(pictures_of(truth, results), 4, 0.5))
+    whole = over_confidence(match_classes(images_of(truth, results), 4, 0.5))
     for index in (0, 1, 137, 500, 900, 1000):
         strong = [r for r in results if r["score"] >= CONFIDENCES[index]]
-        matches = match_classes(pictures_of(truth, strong), 4, 0.5)
+        matches = match_classes(images_of(truth, strong), 4, 0.5)
         for label in range(3):
             found = int((matches.labels == label).sum())
             right = int((matches.right & (matches.labels == label)).sum())
@@ -101,19 +101,17 @@ def test_curves_over_the_confidence_count_what_is_above_it() -> None:
 
 def test_nothing_found_and_nothing_to_find() -> None:
     truth, results = crowded(5)
-    nothing_found = match_classes(pictures_of(truth, []), 4, 0.5)
+    nothing_found = match_classes(images_of(truth, []), 4, 0.5)
     assert (precision_recall(nothing_found)[:3] == 0).all()
     assert over_confidence(nothing_found).best() == (0.0, 0.0)
-    nothing_there = match_classes(pictures_of({**truth, "annotations": []}, results), 4, 0.5)
+    nothing_there = match_classes(images_of({**truth, "annotations": []}, results), 4, 0.5)
     assert np.isnan(precision_recall(nothing_there)).all()
     assert np.isnan(class_mean(precision_recall(nothing_there))).all()
     assert not nothing_there.right.any()
 
 
-def one_picture(
-    truths: list[tuple[list[float], int, bool]], found: list[tuple[list[float], int, float]]
-) -> PictureBoxes:
-    return PictureBoxes(
+def one_image(truths: list[tuple[list[float], int, bool]], found: list[tuple[list[float], int, float]]) -> ImageBoxes:
+    return ImageBoxes(
         1,
         np.array([box for box, _, _ in truths], np.float64).reshape(-1, 4),
         np.array([label for _, label, _ in truths], np.int64),
@@ -124,8 +122,8 @@ def one_picture(
     )
 
 
-def every_outcome() -> Outcome:
-    picture = one_picture(
+def every_outcome() -> ImageMatch:
+    image = one_image(
         [
             ([0.0, 0.0, 10.0, 10.0], 0, False),
             ([20.0, 0.0, 10.0, 10.0], 1, False),
@@ -142,7 +140,7 @@ def every_outcome() -> Outcome:
             ([40.0, 0.0, 10.0, 10.0], 1, 0.2),  # too weak to count
         ],
     )
-    return outcome(picture, confidence=0.25, least=0.5)
+    return outcome(image, confidence=0.25, least=0.5)
 
 
 def test_each_detection_has_one_outcome() -> None:
@@ -162,9 +160,9 @@ def test_each_detection_has_one_outcome() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_confusion_matrix_loses_nothing(seed: int) -> None:
     truth, results = crowded(seed)
-    outcomes = [outcome(picture, 0.25, 0.5) for picture in pictures_of(truth, results)]
+    outcomes = [outcome(image, 0.25, 0.5) for image in images_of(truth, results)]
     matrix = confusion_matrix(outcomes, 4)
-    objects = match_classes(pictures_of(truth, results), 4, 0.5).objects
+    objects = match_classes(images_of(truth, results), 4, 0.5).objects
     assert matrix[:4].sum(axis=1).tolist() == objects.tolist()
     in_crowds = 0
     for each in outcomes:
@@ -178,9 +176,9 @@ def test_a_confusion_matrix_loses_nothing(seed: int) -> None:
 
 def test_quality_is_f1_weighted_by_overlap() -> None:
     box = [0.0, 0.0, 10.0, 10.0]
-    assert outcome(one_picture([], []), 0.25, 0.5).quality() == 1
-    assert outcome(one_picture([(box, 0, False)], [(box, 0, 0.9)]), 0.25, 0.5).quality() == 1
-    assert outcome(one_picture([(box, 0, False)], []), 0.25, 0.5).quality() == 0
-    assert outcome(one_picture([], [(box, 0, 0.9)]), 0.25, 0.5).quality() == 0
+    assert outcome(one_image([], []), 0.25, 0.5).quality() == 1
+    assert outcome(one_image([(box, 0, False)], [(box, 0, 0.9)]), 0.25, 0.5).quality() == 1
+    assert outcome(one_image([(box, 0, False)], []), 0.25, 0.5).quality() == 0
+    assert outcome(one_image([], [(box, 0, 0.9)]), 0.25, 0.5).quality() == 0
     loose = [0.0, 0.0, 10.0, 8.0]
-    assert outcome(one_picture([(box, 0, False)], [(loose, 0, 0.9)]), 0.25, 0.5).quality() == pytest.approx(0.8)
+    assert outcome(one_image([(box, 0, False)], [(loose, 0, 0.9)]), 0.25, 0.5).quality() == pytest.approx(0.8)

@@ -1,4 +1,4 @@
-"""Annotation files, directory layouts and picture files: what is read, and what is said when they are wrong."""
+"""Annotation files, directory layouts and image files: what is read, and what is said when they are wrong."""
 
 import copy
 import json
@@ -12,16 +12,16 @@ import pytest
 import torch.multiprocessing
 from PIL import Image
 
-from detector.data.coco import CocoImages
+from detector.data.coco import CocoDataset
 from detector.data.layouts import SplitPaths, find_split
-from detector.data.pictures import UnreadablePictureError, read_picture
 from detector.errors import DataError
+from detector.images.read import UnreadableImageError, read_image
 from detector.structures import Categories
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="needs ../shared/data")
 
-# Two pictures of 40x30, ids with gaps, category 7 listed before 3, one crowd, one annotation without iscrowd.
+# Two images of 40x30, ids with gaps, category 7 listed before 3, one crowd, one annotation without iscrowd.
 CONTENT: dict[str, Any] = {
     "images": [
         {"id": 12, "file_name": "a.jpg", "width": 40, "height": 30},
@@ -63,7 +63,7 @@ def without(section: str, index: int, field: str) -> dict[str, Any]:
 def error_of(root: Path, content: Any) -> str:
     paths = write_data_set(root, content)
     with pytest.raises(DataError) as caught:
-        CocoImages.load(paths)
+        CocoDataset.load(paths)
     text = str(caught.value)
     assert "\n" not in text
     assert str(paths.annotations) in text
@@ -74,7 +74,7 @@ def error_of(root: Path, content: Any) -> str:
 
 
 def test_ids_with_gaps_become_labels_in_the_order_of_the_category_ids(tmp_path: Path) -> None:
-    images = CocoImages.load(write_data_set(tmp_path))
+    images = CocoDataset.load(write_data_set(tmp_path))
     assert images.categories == Categories((3, 7, 11), ("cat", "dog", "unused"))
     assert [images.image_id(index) for index in range(len(images))] == [12, 5, 90]
     assert [images.file_name(index) for index in range(3)] == ["a.jpg", "sub/b.jpg", "c.jpg"]
@@ -87,13 +87,13 @@ def test_ids_with_gaps_become_labels_in_the_order_of_the_category_ids(tmp_path: 
 
 
 def test_crowds_are_kept_apart_from_objects(tmp_path: Path) -> None:
-    images = CocoImages.load(write_data_set(tmp_path))
+    images = CocoDataset.load(write_data_set(tmp_path))
     np.testing.assert_array_equal(images.crowd_boxes(1), [[4, 4, 24, 24]])
     assert len(images.crowd_boxes(0)) == 0
 
 
-def test_a_picture_without_objects_has_empty_arrays_of_the_right_kind(tmp_path: Path) -> None:
-    sample = CocoImages.load(write_data_set(tmp_path)).read(2)
+def test_a_image_without_objects_has_empty_arrays_of_the_right_kind(tmp_path: Path) -> None:
+    sample = CocoDataset.load(write_data_set(tmp_path)).read(2)
     assert (sample.image.shape, sample.image.dtype) == ((30, 40, 3), np.uint8)
     assert (sample.boxes.shape, sample.boxes.dtype) == ((0, 4), np.float32)
     assert (sample.labels.shape, sample.labels.dtype) == ((0,), np.int64)
@@ -101,12 +101,12 @@ def test_a_picture_without_objects_has_empty_arrays_of_the_right_kind(tmp_path: 
 
 
 def test_a_data_set_without_annotations_loads(tmp_path: Path) -> None:
-    images = CocoImages.load(write_data_set(tmp_path, {**CONTENT, "annotations": []}))
+    images = CocoDataset.load(write_data_set(tmp_path, {**CONTENT, "annotations": []}))
     assert [len(images.boxes(index)) for index in range(len(images))] == [0, 0, 0]
 
 
 def test_what_is_handed_out_is_a_copy(tmp_path: Path) -> None:
-    images = CocoImages.load(write_data_set(tmp_path))
+    images = CocoDataset.load(write_data_set(tmp_path))
     for rows in (images.boxes(1), images.labels(1), images.crowd_boxes(1)):
         rows[:] = 77
     assert not (images.boxes(1) == 77).any()
@@ -114,34 +114,34 @@ def test_what_is_handed_out_is_a_copy(tmp_path: Path) -> None:
     assert not (images.crowd_boxes(1) == 77).any()
 
 
-def test_boxes_are_clipped_to_the_picture_and_empty_ones_dropped_and_both_are_counted(tmp_path: Path) -> None:
+def test_boxes_are_clipped_to_the_image_and_empty_ones_dropped_and_both_are_counted(tmp_path: Path) -> None:
     content = copy.deepcopy(CONTENT)
     boxes = [[-5, -5, 10, 10], [35, 20, 10, 20], [50, 5, 5, 5], [3, 3, 0, 4], [3, 3, 4, -1], [30, 20, 10.005, 10]]
     content["annotations"] = [
         {"id": index, "image_id": 12, "category_id": 3, "bbox": box} for index, box in enumerate(boxes)
     ]
     paths = write_data_set(tmp_path, content)
-    images = CocoImages.load(paths)
+    images = CocoDataset.load(paths)
     np.testing.assert_array_equal(images.boxes(0), [[0, 0, 5, 5], [35, 20, 40, 30], [30, 20, 40, 30]])
-    assert images.problems == (f"{paths.annotations}: 2 boxes clipped to their picture, 3 empty boxes dropped",)
+    assert images.problems == (f"{paths.annotations}: 2 boxes clipped to their image, 3 empty boxes dropped",)
 
 
 def test_a_single_problem_is_told_in_the_singular(tmp_path: Path) -> None:
     paths = write_data_set(tmp_path, changed("annotations", 0, bbox=[38, 2, 10, 5]))
-    assert CocoImages.load(paths).problems == (f"{paths.annotations}: 1 box clipped to its picture",)
+    assert CocoDataset.load(paths).problems == (f"{paths.annotations}: 1 box clipped to its image",)
 
 
 def test_corners_are_added_in_double_precision(tmp_path: Path) -> None:
     content = changed("annotations", 0, bbox=[16000.7, 3, 8000.15, 5])
     content["images"][1]["width"] = 30000
-    images = CocoImages.load(write_data_set(tmp_path, content))
+    images = CocoDataset.load(write_data_set(tmp_path, content))
     assert images.boxes(1)[0, 2] == np.float32(16000.7 + 8000.15)
 
 
 def test_unusual_file_names_survive(tmp_path: Path) -> None:
     paths = write_data_set(tmp_path, changed("images", 0, file_name="./Ünï 日本.jpg"))
     (paths.images / "a.jpg").rename(paths.images / "Ünï 日本.jpg")
-    images = CocoImages.load(paths)
+    images = CocoDataset.load(paths)
     assert images.file_name(0) == "./Ünï 日本.jpg"
     assert images.read(0).image.shape == (30, 40, 3)
 
@@ -149,25 +149,25 @@ def test_unusual_file_names_survive(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_no_obstacle(tmp_path: Path) -> None:
     paths = write_data_set(tmp_path)
     paths.annotations.write_bytes(b"\xef\xbb\xbf" + paths.annotations.read_bytes())
-    assert len(CocoImages.load(paths)) == 3
+    assert len(CocoDataset.load(paths)) == 3
 
 
 def test_given_categories_decide_the_labels_and_a_subset_of_them_agrees(tmp_path: Path) -> None:
     given = Categories((1, 3, 7, 11), ("first", "cat", "dog", "unused"))
-    images = CocoImages.load(write_data_set(tmp_path), given)
+    images = CocoDataset.load(write_data_set(tmp_path), given)
     assert images.categories == given
     np.testing.assert_array_equal(images.labels(1), [2, 1])
 
 
 def test_given_categories_need_no_order(tmp_path: Path) -> None:
-    images = CocoImages.load(write_data_set(tmp_path), Categories((11, 7, 3), ("unused", "dog", "cat")))
+    images = CocoDataset.load(write_data_set(tmp_path), Categories((11, 7, 3), ("unused", "dog", "cat")))
     np.testing.assert_array_equal(images.labels(1), [1, 2])
 
 
 def test_categories_that_disagree_are_refused_with_the_difference(tmp_path: Path) -> None:
     paths = write_data_set(tmp_path)
     with pytest.raises(DataError) as caught:
-        CocoImages.load(paths, Categories((3, 7), ("cat", "horse")))
+        CocoDataset.load(paths, Categories((3, 7), ("cat", "horse")))
     text = str(caught.value)
     assert text.startswith(f"{paths.annotations}: its categories are not those of ")
     assert text.endswith("id 7 is 'dog' here and 'horse' there; id 11 is 'unused' here and unknown there")
@@ -244,7 +244,7 @@ def test_a_file_name_that_leaves_the_image_folder_is_refused(tmp_path: Path, nam
 
 def test_a_missing_annotation_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.json: this annotation file does not exist"):
-        CocoImages.load(SplitPaths(tmp_path / "none.json", tmp_path))
+        CocoDataset.load(SplitPaths(tmp_path / "none.json", tmp_path))
 
 
 def test_images_absent_on_disk_are_counted_and_the_first_named(tmp_path: Path) -> None:
@@ -252,30 +252,30 @@ def test_images_absent_on_disk_are_counted_and_the_first_named(tmp_path: Path) -
     (paths.images / "sub" / "b.jpg").unlink()
     (paths.images / "c.jpg").unlink()
     with pytest.raises(DataError) as caught:
-        CocoImages.load(paths)
+        CocoDataset.load(paths)
     assert f"2 of 3 images named in {paths.annotations} are not in {paths.images}, the first: 'sub/b.jpg'" in str(
         caught.value
     )
 
 
-def test_a_folder_in_place_of_a_picture_counts_as_absent(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_a_image_counts_as_absent(tmp_path: Path) -> None:
     assert "1 of 3 images" in error_of(tmp_path, changed("images", 0, file_name="sub"))
 
 
-def test_linked_pictures_are_found_and_broken_links_are_not(tmp_path: Path) -> None:
+def test_linked_images_are_found_and_broken_links_are_not(tmp_path: Path) -> None:
     paths = write_data_set(tmp_path)
     (paths.images / "a.jpg").rename(tmp_path / "elsewhere.jpg")
     (paths.images / "a.jpg").symlink_to(tmp_path / "elsewhere.jpg")
-    assert CocoImages.load(paths).read(0).image.shape == (30, 40, 3)
+    assert CocoDataset.load(paths).read(0).image.shape == (30, 40, 3)
     (tmp_path / "elsewhere.jpg").unlink()
     with pytest.raises(DataError, match="1 of 3 images"):
-        CocoImages.load(paths)
+        CocoDataset.load(paths)
 
 
 def test_a_missing_image_folder_is_named(tmp_path: Path) -> None:
     paths = write_data_set(tmp_path)
     with pytest.raises(DataError, match=r"gone: this image folder of .* does not exist.*--paths\.train_images"):
-        CocoImages.load(SplitPaths(paths.annotations, tmp_path / "gone"))
+        CocoDataset.load(SplitPaths(paths.annotations, tmp_path / "gone"))
 
 
 def test_pickling_for_a_worker_is_small_however_many_annotations(tmp_path: Path) -> None:
@@ -283,19 +283,19 @@ def test_pickling_for_a_worker_is_small_however_many_annotations(tmp_path: Path)
     content["annotations"] = [
         {"id": index, "image_id": 12, "category_id": 3, "bbox": [1.5, 2, 3, 4]} for index in range(100_000)
     ]
-    images = CocoImages.load(write_data_set(tmp_path, content))
+    images = CocoDataset.load(write_data_set(tmp_path, content))
     assert len(images.boxes(0)) == 100_000
     assert len(bytes(ForkingPickler.dumps(images))) < 10_000
 
 
-def read_in_worker(images: CocoImages, answers: Any) -> None:
+def read_in_worker(images: CocoDataset, answers: Any) -> None:
     answers.put((images.file_name(1), images.boxes(1).tolist(), images.read(1).image.shape))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_workers_read_the_same_as_the_parent(tmp_path: Path, method: str) -> None:
-    images = CocoImages.load(write_data_set(tmp_path))
+    images = CocoDataset.load(write_data_set(tmp_path))
     context = torch.multiprocessing.get_context(method)
     answers = context.SimpleQueue()
     worker = context.Process(target=read_in_worker, args=(images, answers))
@@ -309,7 +309,7 @@ def test_workers_read_the_same_as_the_parent(tmp_path: Path, method: str) -> Non
 def test_coco_loads_with_its_gaps_and_crowds() -> None:
     paths = find_split(SHARED_DATA / "coco-tiny", "val")
     assert paths.images.name == "val2017"
-    images = CocoImages.load(paths)
+    images = CocoDataset.load(paths)
     assert (len(images), len(images.categories), images.categories.ids[-1]) == (80, 80, 90)
     annotations = json.loads(paths.annotations.read_bytes())["annotations"]
     crowds = sum(len(images.crowd_boxes(index)) for index in range(80))
@@ -322,9 +322,9 @@ def test_coco_loads_with_its_gaps_and_crowds() -> None:
 @needs_shared_data
 def test_bccd_loads_all_three_splits() -> None:
     root = SHARED_DATA / "bccd"
-    train = CocoImages.load(find_split(root, "train"))
-    val = CocoImages.load(find_split(root, "val"), train.categories)
-    test = CocoImages.load(find_split(root, "test"), train.categories)
+    train = CocoDataset.load(find_split(root, "train"))
+    val = CocoDataset.load(find_split(root, "val"), train.categories)
+    test = CocoDataset.load(find_split(root, "test"), train.categories)
     assert [len(split) for split in (train, val, test)] == [205, 87, 72]
     assert val.read(3).image.shape == (480, 640, 3)
 
@@ -395,13 +395,13 @@ def test_a_missing_split_is_told_with_the_splits_there_are(tmp_path: Path) -> No
 
 def test_a_folder_without_a_layout_or_no_folder_at_all_is_told(tmp_path: Path) -> None:
     assert "; splits found: none; " in layout_error(tmp_path, "train")
-    assert "this data set folder does not exist" in layout_error(tmp_path / "gone", "test")
+    assert "this dataset folder does not exist" in layout_error(tmp_path / "gone", "test")
 
 
-# ---- pictures
+# ---- images
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
-# Corner colours, top left, top right, bottom right, bottom left, as a person sees the picture, when the stored
+# Corner colors, top left, top right, bottom right, bottom left, as a person sees the image, when the stored
 # pixels have red, green, blue, white there (the EXIF standard's table of where row 0 and column 0 belong).
 SEEN_CORNERS = {
     1: (RED, GREEN, BLUE, WHITE),
@@ -415,7 +415,7 @@ SEEN_CORNERS = {
 }
 
 
-def oriented_picture(path: Path, orientation: int, width: int = 64, height: int = 48) -> Path:
+def oriented_image(path: Path, orientation: int, width: int = 64, height: int = 48) -> Path:
     pixels = np.empty((height, width, 3), np.uint8)
     pixels[: height // 2, : width // 2], pixels[: height // 2, width // 2 :] = RED, GREEN
     pixels[height // 2 :, width // 2 :], pixels[height // 2 :, : width // 2] = BLUE, WHITE
@@ -428,17 +428,17 @@ def oriented_picture(path: Path, orientation: int, width: int = 64, height: int 
 
 def corners(pixels: np.ndarray) -> tuple[tuple[int, ...], ...]:
     points = pixels[[4, 4, -5, -5], [4, -5, -5, 4]]
-    return tuple(tuple(colour) for colour in np.where(points > 127, 255, 0).tolist())
+    return tuple(tuple(color) for color in np.where(points > 127, 255, 0).tolist())
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_is_applied_without_a_size_and_where_the_turned_picture_fits(
+def test_orientation_is_applied_without_a_size_and_where_the_turned_image_fits(
     tmp_path: Path, orientation: int, suffix: str
 ) -> None:
-    path = oriented_picture(tmp_path / f"a{suffix}", orientation)
+    path = oriented_image(tmp_path / f"a{suffix}", orientation)
     size = (48, 64) if orientation >= 5 else (64, 48)
-    for pixels in (read_picture(path), read_picture(path, size)):
+    for pixels in (read_image(path), read_image(path, size)):
         assert (pixels.shape[1], pixels.shape[0]) == size
         assert corners(pixels) == SEEN_CORNERS[orientation]
         assert pixels.flags.c_contiguous
@@ -447,48 +447,48 @@ def test_orientation_is_applied_without_a_size_and_where_the_turned_picture_fits
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
 @pytest.mark.parametrize("orientation", range(5, 9))
-def test_orientation_is_left_off_where_only_the_stored_picture_fits(
+def test_orientation_is_left_off_where_only_the_stored_image_fits(
     tmp_path: Path, orientation: int, suffix: str
 ) -> None:
-    pixels = read_picture(oriented_picture(tmp_path / f"a{suffix}", orientation), (64, 48))
+    pixels = read_image(oriented_image(tmp_path / f"a{suffix}", orientation), (64, 48))
     assert pixels.shape == (48, 64, 3)
     assert corners(pixels) == SEEN_CORNERS[1]
     assert pixels.flags.c_contiguous
 
 
-def test_a_square_picture_is_turned(tmp_path: Path) -> None:
-    pixels = read_picture(oriented_picture(tmp_path / "a.png", 6, 40, 40), (40, 40))
+def test_a_square_image_is_turned(tmp_path: Path) -> None:
+    pixels = read_image(oriented_image(tmp_path / "a.png", 6, 40, 40), (40, 40))
     assert corners(pixels) == SEEN_CORNERS[6]
 
 
 @pytest.mark.parametrize(("orientation", "exif"), [(6, " (EXIF orientation 6)"), (1, "")])
 def test_a_size_that_fits_neither_way_is_told(tmp_path: Path, orientation: int, exif: str) -> None:
-    path = oriented_picture(tmp_path / "a.jpg", orientation)
-    with pytest.raises(UnreadablePictureError) as caught:
-        read_picture(path, (80, 60))
+    path = oriented_image(tmp_path / "a.jpg", orientation)
+    with pytest.raises(UnreadableImageError) as caught:
+        read_image(path, (80, 60))
     assert str(caught.value) == (
-        f"{path}: the picture is 64x48{exif}, the annotation file says 80x60: "
+        f"{path}: the image is 64x48{exif}, the annotation file says 80x60: "
         "correct width and height of this image there"
     )
 
 
 @pytest.mark.parametrize("orientation", [0, 9])
 def test_an_orientation_that_does_not_exist_is_none(tmp_path: Path, orientation: int) -> None:
-    assert corners(read_picture(oriented_picture(tmp_path / "a.jpg", orientation))) == SEEN_CORNERS[1]
+    assert corners(read_image(oriented_image(tmp_path / "a.jpg", orientation))) == SEEN_CORNERS[1]
 
 
-def test_broken_metadata_do_not_spoil_a_picture(tmp_path: Path) -> None:
-    path = oriented_picture(tmp_path / "a.jpg", 6)
+def test_broken_metadata_do_not_spoil_a_image(tmp_path: Path) -> None:
+    path = oriented_image(tmp_path / "a.jpg", 6)
     path.write_bytes(path.read_bytes().replace(b"Exif\0\0MM", b"Exif\0\0??").replace(b"Exif\0\0II", b"Exif\0\0??"))
-    assert corners(read_picture(path)) == SEEN_CORNERS[1]
+    assert corners(read_image(path)) == SEEN_CORNERS[1]
 
 
-GREY_16 = np.full((6, 9), 0x80FF, np.uint16)
-PICTURES = {
-    "grey.png": (Image.new("L", (9, 6), 128), (128, 128, 128)),
-    "grey.jpg": (Image.new("L", (9, 6), 128), (128, 128, 128)),
+GRAY_16 = np.full((6, 9), 0x80FF, np.uint16)
+IMAGES = {
+    "gray.png": (Image.new("L", (9, 6), 128), (128, 128, 128)),
+    "gray.jpg": (Image.new("L", (9, 6), 128), (128, 128, 128)),
     "bits.png": (Image.new("1", (9, 6), 1), (255, 255, 255)),
-    "grey_alpha.png": (Image.new("LA", (9, 6), (128, 0)), (128, 128, 128)),
+    "gray_alpha.png": (Image.new("LA", (9, 6), (128, 0)), (128, 128, 128)),
     "rgb.png": (Image.new("RGB", (9, 6), (10, 20, 30)), (10, 20, 30)),
     "rgb.bmp": (Image.new("RGB", (9, 6), (10, 20, 30)), (10, 20, 30)),
     "alpha.png": (Image.new("RGBA", (9, 6), (10, 20, 30, 0)), (10, 20, 30)),
@@ -496,36 +496,36 @@ PICTURES = {
     "palette.gif": (Image.new("RGB", (9, 6), (10, 20, 30)).convert("P", palette=Image.Palette.ADAPTIVE), (10, 20, 30)),
     "cmyk.tif": (Image.new("CMYK", (9, 6), (0, 255, 255, 0)), (255, 0, 0)),
     "cmyk.jpg": (Image.new("CMYK", (9, 6), (0, 255, 255, 0)), (254, 0, 0)),
-    "grey_16.png": (Image.fromarray(GREY_16), (128, 128, 128)),
-    "grey_16.tif": (Image.fromarray(GREY_16), (128, 128, 128)),
-    "grey_32.tif": (Image.fromarray(GREY_16.astype(np.int32)), (128, 128, 128)),
-    "grey_16.pgm": (Image.fromarray(GREY_16), (128, 128, 128)),
+    "gray_16.png": (Image.fromarray(GRAY_16), (128, 128, 128)),
+    "gray_16.tif": (Image.fromarray(GRAY_16), (128, 128, 128)),
+    "gray_32.tif": (Image.fromarray(GRAY_16.astype(np.int32)), (128, 128, 128)),
+    "gray_16.pgm": (Image.fromarray(GRAY_16), (128, 128, 128)),
 }
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_every_kind_of_picture_comes_as_8_bit_rgb(tmp_path: Path, name: str) -> None:
-    picture, colour = PICTURES[name]
-    picture.save(tmp_path / name)
-    pixels = read_picture(tmp_path / name, (9, 6))
+@pytest.mark.parametrize("name", IMAGES)
+def test_every_kind_of_image_comes_as_8_bit_rgb(tmp_path: Path, name: str) -> None:
+    image, color = IMAGES[name]
+    image.save(tmp_path / name)
+    pixels = read_image(tmp_path / name, (9, 6))
     assert (pixels.shape, pixels.dtype, pixels.flags.c_contiguous) == ((6, 9, 3), np.uint8, True)
-    np.testing.assert_allclose(pixels.astype(int), np.broadcast_to(colour, (6, 9, 3)), atol=1)
+    np.testing.assert_allclose(pixels.astype(int), np.broadcast_to(color, (6, 9, 3)), atol=1)
 
 
-def test_16_bit_colour_keeps_the_high_byte(tmp_path: Path) -> None:
+def test_16_bit_color_keeps_the_high_byte(tmp_path: Path) -> None:
     cv2 = pytest.importorskip("cv2")
     blue_green_red = np.broadcast_to(np.array([0x1EFF, 0x14FF, 0x0AFF], np.uint16), (6, 9, 3))
     for name in ("a.png", "a.tif"):
         cv2.imwrite(str(tmp_path / name), blue_green_red)
-        assert (read_picture(tmp_path / name) == (10, 20, 30)).all()
+        assert (read_image(tmp_path / name) == (10, 20, 30)).all()
 
 
 def test_a_transparent_palette_brings_no_warning(tmp_path: Path) -> None:
-    picture = Image.new("RGB", (9, 6), (10, 20, 30)).convert("P", palette=Image.Palette.ADAPTIVE)
-    picture.save(tmp_path / "a.png", transparency=bytes([0] * 256))
+    image = Image.new("RGB", (9, 6), (10, 20, 30)).convert("P", palette=Image.Palette.ADAPTIVE)
+    image.save(tmp_path / "a.png", transparency=bytes([0] * 256))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert (read_picture(tmp_path / "a.png") == (10, 20, 30)).all()
+        assert (read_image(tmp_path / "a.png") == (10, 20, 30)).all()
 
 
 @pytest.mark.parametrize(
@@ -537,19 +537,19 @@ def test_a_transparent_palette_brings_no_warning(tmp_path: Path) -> None:
 )
 def test_pixels_of_unknown_range_are_refused(tmp_path: Path, pixels: np.ndarray, reason: str) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.tif")
-    assert reason in picture_error(tmp_path / "a.tif")
+    assert reason in image_error(tmp_path / "a.tif")
 
 
-def picture_error(path: Path) -> str:
-    with pytest.raises(UnreadablePictureError) as caught:
-        read_picture(path)
+def image_error(path: Path) -> str:
+    with pytest.raises(UnreadableImageError) as caught:
+        read_image(path)
     text = str(caught.value)
     assert "\n" not in text
     assert text.startswith(f"{path}: ")
     return text
 
 
-def noise_picture(path: Path) -> Path:
+def noise_image(path: Path) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return path
@@ -557,32 +557,32 @@ def noise_picture(path: Path) -> Path:
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp"])
 @pytest.mark.parametrize("kept", [0.02, 0.5, 0.9])
-def test_a_truncated_picture_is_refused(tmp_path: Path, suffix: str, kept: float) -> None:
-    path = noise_picture(tmp_path / f"a{suffix}")
+def test_a_truncated_image_is_refused(tmp_path: Path, suffix: str, kept: float) -> None:
+    path = noise_image(tmp_path / f"a{suffix}")
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    picture_error(path)
+    image_error(path)
 
 
 def test_every_length_a_jpeg_or_png_can_be_cut_to_is_survived(tmp_path: Path) -> None:
     for suffix in (".jpg", ".png"):
-        content = oriented_picture(tmp_path / f"whole{suffix}", 6, 16, 16).read_bytes()
+        content = oriented_image(tmp_path / f"whole{suffix}", 6, 16, 16).read_bytes()
         path = tmp_path / f"cut{suffix}"
         for length in range(0, len(content) - 20, 3):
             path.write_bytes(content[:length])
-            picture_error(path)
+            image_error(path)
 
 
 def test_missing_empty_and_foreign_files_are_told_apart(tmp_path: Path) -> None:
-    assert picture_error(tmp_path / "gone.jpg").endswith("this picture does not exist")
+    assert image_error(tmp_path / "gone.jpg").endswith("this image does not exist")
     (tmp_path / "empty.jpg").touch()
-    assert picture_error(tmp_path / "empty.jpg").endswith("this picture is empty (0 bytes)")
+    assert image_error(tmp_path / "empty.jpg").endswith("this image is empty (0 bytes)")
     (tmp_path / "text.jpg").write_text("hello")
-    assert "this is not a picture of a known format (JPEG, PNG, " in picture_error(tmp_path / "text.jpg")
-    assert "can't be read: Is a directory" in picture_error(tmp_path)
+    assert "this is not an image of a known format (JPEG, PNG, " in image_error(tmp_path / "text.jpg")
+    assert "can't be read: Is a directory" in image_error(tmp_path)
 
 
 def test_postscript_is_not_handed_to_an_interpreter(tmp_path: Path) -> None:
     Image.new("RGB", (9, 6)).save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
-    assert "not a picture of a known format" in picture_error(tmp_path / "a.jpg")
+    assert "not an image of a known format" in image_error(tmp_path / "a.jpg")

@@ -1,4 +1,4 @@
-"""The drawn data set: from one seed, well-formed COCO, boxes that fit."""
+"""The drawn dataset: from one seed, well-formed COCO, boxes that fit."""
 
 import hashlib
 import json
@@ -32,32 +32,32 @@ def train(root: Path) -> dict[str, Any]:
     return json.loads((root / "annotations" / "instances_train.json").read_text())
 
 
-def test_same_seed_same_bytes_and_other_seed_other_pictures(root: Path, tmp_path: Path) -> None:
+def test_same_seed_same_bytes_and_other_seed_other_images(root: Path, tmp_path: Path) -> None:
     make_data_set(tmp_path / "again", seed=5, train=15, val=3, test=3)
     make_data_set(tmp_path / "other", seed=6, train=3, val=3, test=3)
     assert _digests(tmp_path / "again") == _digests(root)
     assert not set(_digests(tmp_path / "other").values()) & set(_digests(root).values())
 
 
-def test_a_picture_does_not_depend_on_how_many_follow(root: Path, tmp_path: Path) -> None:
+def test_a_image_does_not_depend_on_how_many_follow(root: Path, tmp_path: Path) -> None:
     make_data_set(tmp_path, seed=5, train=4, val=3, test=3)
     long, short = _digests(root), _digests(tmp_path)
     assert all(long[name] == digest for name, digest in short.items() if name.startswith("train/"))
 
 
-def test_splits_hold_different_pictures(root: Path) -> None:
+def test_splits_hold_different_images(root: Path) -> None:
     digests = _digests(root)
     assert len(set(digests.values())) == len(digests)
 
 
-def test_pictures_have_the_size_that_is_stated(root: Path, train: dict[str, Any]) -> None:
+def test_images_have_the_size_that_is_stated(root: Path, train: dict[str, Any]) -> None:
     for image in train["images"]:
-        with Image.open(root / "train" / image["file_name"]) as picture:
-            assert picture.size == (image["width"], image["height"])
+        with Image.open(root / "train" / image["file_name"]) as image:
+            assert image.size == (image["width"], image["height"])
     assert len({(image["width"], image["height"]) for image in train["images"]}) > 1
 
 
-def test_boxes_are_tight_and_inside_the_picture(train: dict[str, Any]) -> None:
+def test_boxes_are_tight_and_inside_the_image(train: dict[str, Any]) -> None:
     images = {image["id"]: image for image in train["images"]}
     for annotation in train["annotations"]:
         x, y, width, height = annotation["bbox"]
@@ -81,7 +81,7 @@ def test_objects_are_not_too_small(train: dict[str, Any]) -> None:
         assert max(annotation["bbox"][2:]) * scale > 16
 
 
-def test_ids_have_gaps_and_empty_and_crowd_pictures_exist(root: Path) -> None:
+def test_ids_have_gaps_and_empty_and_crowd_images_exist(root: Path) -> None:
     for split in ("train", "val"):
         content = json.loads((root / "annotations" / f"instances_{split}.json").read_text())
         assert [category["id"] for category in content["categories"]] == [3, 7, 8, 21, 90]

@@ -17,8 +17,7 @@ import torch
 from lively_model import lively_model
 
 from detector.cli import main
-from detector.config import LoaderConfig
-from detector.data.coco import CocoImages
+from detector.data.coco import CocoDataset
 from detector.data.layouts import find_split
 from detector.demo.scenes import make_data_set
 from detector.evaluation.coco_metrics import METRICS
@@ -31,8 +30,8 @@ TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 PATIENCE = 120  # s for what takes some 15 s on an idle machine: a hang fails
 TRAIN = str(REPOSITORY / "tools" / "train.py")
 OPTIONS = [
-    *("--train.image_size=64", "--train.batch_size=4", "--train.nominal_batch_size=4", "--train.epochs=2"),
-    *("--train.learning_rate=0.00001", "--train.checkpoint_minutes=0", "--loader.workers=1"),
+    *("--image_size=64", "--batch_size=4", "--train.nominal_batch_size=4", "--epochs=2"),
+    *("--lr=0.00001", "--train.checkpoint_minutes=0", "--workers=1"),
 ]
 
 
@@ -98,17 +97,17 @@ def our_lines(errors: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """9 pictures: in batches of 4 the last batch has fewer than there are processes.
+    """9 images: in batches of 4 the last batch has fewer than there are processes.
 
     The objects to find in validation are what the weights in the folder find, so that the figures are not all 0.
     """
     root = tmp_path_factory.mktemp("data")
     make_data_set(root, seed=1, train=9, val=5, test=3)
-    images = CocoImages.load(find_split(root, "val"))
+    images = CocoDataset.load(find_split(root, "val"))
     model = lively_model(len(images.categories))
     info = WeightsInfo("yolo11n", images.categories, 64, {}, {}, "CC0-1.0")
     save_weights(root / "lively.safetensors", model, info)
-    found = evaluate_model(Detector(model, images.categories, 64, device="cpu"), images, LoaderConfig(workers=0), False)
+    found = evaluate_model(Detector(model, images.categories, 64, device="cpu"), images, workers=0)
     content = json.loads(images.annotations_path.read_text())
     content["annotations"] = [
         {**entry, "id": number, "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0}
@@ -187,8 +186,8 @@ class Stepping(Started):
         self.file = place / "losses.json"
         script = str(REPOSITORY / "tests" / "step_losses.py")
         settings = [
-            *("--train.image_size=64", "--loader.workers=0", "--train.epochs=15", "--train.optimizer=sgd"),
-            *("--train.learning_rate=0.001", f"--out={place / 'run'}", *options),
+            *("--image_size=64", "--workers=0", "--epochs=15", "--train.optimizer=sgd"),
+            *("--lr=0.001", f"--out={place / 'run'}", *options),
         ]
         super().__init__(sys.executable, *prefix, script, str(self.file), str(steps), *settings)
 
@@ -202,7 +201,7 @@ class Stepping(Started):
 def test_two_processes_take_the_steps_of_one(model: str, steps: int, tmp_path: Path) -> None:
     """yolov9t with its auxiliary branch."""
     make_data_set(tmp_path / "data", seed=1, train=30, val=6, test=3)
-    options = [f"--data={tmp_path / 'data'}", "--train.batch_size=8", "--train.nominal_batch_size=8"]
+    options = [f"--data={tmp_path / 'data'}", "--batch_size=8", "--train.nominal_batch_size=8"]
     options += ["--train.sync_batch_norm=true", f"--model={model}"]
     started = [
         Stepping(tmp_path / "one", steps, [], *options),
@@ -220,17 +219,17 @@ def test_two_processes_take_the_steps_of_one(model: str, steps: int, tmp_path: P
 @pytest.mark.parametrize("model", ["yolo11n", "yolov9t"])
 def test_processes_keep_the_same_weights_with_norms_of_their_own(model: str, data: Path, tmp_path: Path) -> None:
     """Those of the auxiliary branch, too."""
-    options = (f"--data={data}", "--train.batch_size=4", "--train.nominal_batch_size=4", f"--model={model}")
+    options = (f"--data={data}", "--batch_size=4", "--train.nominal_batch_size=4", f"--model={model}")
     weights = Stepping(tmp_path, 4, ["-m", *TORCHRUN], *options).result()["weights"]
     assert len(weights) == 2
     assert weights[0] == weights[1]
 
 
-def test_a_share_of_the_pictures_each_gives_the_figures_of_all(data: Path, whole: Path) -> None:
+def test_a_share_of_the_images_each_gives_the_figures_of_all(data: Path, whole: Path) -> None:
     model, info = load_weights(whole / "last.safetensors")
     detector = Detector(model, info.categories, info.image_size, conf=0.001, device="cpu")
-    images = CocoImages.load(find_split(data, "val"), info.categories)
-    alone = evaluate_model(detector, images, LoaderConfig(workers=0), reference=False).metrics
+    images = CocoDataset.load(find_split(data, "val"), info.categories)
+    alone = evaluate_model(detector, images, workers=0).metrics
     last = rows(whole)[-1]
     assert {name: last[name] for name in METRICS} == {name: alone[name] for name in METRICS}
     assert 0 < last["AP"] < 1
@@ -295,16 +294,16 @@ def test_ctrl_c_saves_the_step_under_way(whole: Path, new_run: list[str], out: P
     (line,) = our_lines(done.stderr)
     assert line.startswith("error: interrupted after 0 of 2 epochs and ")
     assert line.endswith(f"continue with: torchrun --nproc_per_node 2 tools/train.py --resume {out}")
-    batches = torch.load(out / "last.pt", weights_only=True)["tally"]["batches"]
+    batches = torch.load(out / "last.pt", weights_only=True)["stats"]["batches"]
     assert f"and {batches} of 3 batches" in line
     assert "Traceback" not in done.stderr.split("torch/distributed")[0]
 
 
 def test_refusals_are_one_line(data: Path, tmp_path: Path) -> None:
-    """Of what both processes see, and of a picture that only one of them reads."""
+    """Of what both processes see, and of an image that only one of them reads."""
     shutil.copytree(data, tmp_path / "data")
-    picture = min((tmp_path / "data" / "train").glob("*.jpg"))
-    picture.write_bytes(picture.read_bytes()[:300])
+    image = min((tmp_path / "data" / "train").glob("*.jpg"))
+    image.write_bytes(image.read_bytes()[:300])
     alone = [*OPTIONS, "--augment.mosaic=0", f"--data={tmp_path / 'data'}", f"--out={tmp_path / 'run'}"]
     started = [pair(TRAIN, f"--data={tmp_path / 'nowhere'}", f"--out={tmp_path / 'run'}"), pair(TRAIN, *alone)]
     lines = []
@@ -313,6 +312,6 @@ def test_refusals_are_one_line(data: Path, tmp_path: Path) -> None:
         assert done.returncode != 0
         (line,) = our_lines(done.stderr)
         lines.append(line)
-    assert f"{tmp_path / 'nowhere'}: this data set folder does not exist" in lines[0]
-    assert lines[1].startswith("error: 1 of 9 training pictures can't be read")
-    assert str(picture) in lines[1]
+    assert f"{tmp_path / 'nowhere'}: this dataset folder does not exist" in lines[0]
+    assert lines[1].startswith("error: 1 of 9 training images can't be read")
+    assert str(image) in lines[1]

@@ -16,24 +16,22 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from detector.config import EvaluateConfig, LoaderConfig, PathsConfig
-from detector.data.coco import CocoImages
-from detector.data.layouts import SplitPaths, find_split
-from detector.data.splits import split_paths
+from detector.config import EvaluateConfig, PathsConfig
+from detector.data.coco import CocoDataset
+from detector.data.layouts import SplitPaths, find_split, split_paths
 from detector.demo.scenes import make_data_set
 from detector.errors import ConfigError, DataError
 from detector.evaluation.coco_metrics import METRICS, coco_metrics, ground_truth
 from detector.evaluation.evaluate import Frames, evaluate, evaluate_model
 from detector.evaluation.reports import print_metrics
-from detector.geometry.frame_size import FrameSize
-from detector.geometry.letterbox import Letterbox
+from detector.images.input_size import InputSize
+from detector.images.letterbox import Letterbox
 from detector.inference.detector import Detector
 from detector.structures import Detections
 from detector.weights.files import WeightsInfo, save_weights
 
 COCO_TINY = Path(__file__).parents[2] / "shared" / "data" / "coco-tiny"
 SIDE = 96
-STRICT = LoaderConfig(workers=0)
 
 
 def bare_annotations() -> dict[str, Any]:
@@ -226,7 +224,7 @@ def test_an_area_that_is_no_number_is_that_of_the_box(tmp_path: Path) -> None:
     assert [a["area"] for a in ground_truth(tmp_path / "a.json")["annotations"][:2]] == [12, 77.5]
 
 
-# From pictures to figures
+# From images to figures
 
 
 @pytest.fixture
@@ -236,20 +234,20 @@ def scenes(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def images(scenes: Path) -> CocoImages:
-    return CocoImages.load(find_split(scenes, "val"))
+def images(scenes: Path) -> CocoDataset:
+    return CocoDataset.load(find_split(scenes, "val"))
 
 
 @pytest.fixture
-def detector(images: CocoImages) -> Detector:
+def detector(images: CocoDataset) -> Detector:
     return Detector(lively_model(len(images.categories)), images.categories, SIDE, conf=0.3, device="cpu")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_scores_the_boxes_that_the_detector_gives(
-    detector: Detector, images: CocoImages, workers: int
+    detector: Detector, images: CocoDataset, workers: int
 ) -> None:
-    scored = evaluate_model(detector, images, LoaderConfig(workers=workers), reference=False)
+    scored = evaluate_model(detector, images, workers=workers)
     paths = [images.path(i) for i in range(len(images))]
     expected = [
         entry for i, found in enumerate(detector(paths)) for entry in found.to_coco(images.image_id(i))
@@ -262,35 +260,35 @@ def test_evaluation_scores_the_boxes_that_the_detector_gives(
 class Oracle(Detector):
     """Finds exactly what the annotation file says, and letterboxes it there and back."""
 
-    def __init__(self, images: CocoImages) -> None:
+    def __init__(self, images: CocoDataset) -> None:
         super().__init__(lively_model(len(images.categories)), images.categories, SIDE, device="cpu")
         self.images, self.next = images, 0
 
-    def detect_frames(self, frames: Sequence[Tensor], letterboxes: Sequence[Letterbox]) -> list[Detections]:
+    def detect_inputs(self, frames: Sequence[Tensor], letterboxes: Sequence[Letterbox]) -> list[Detections]:
         assert [frame.shape for frame in frames] == [(3, SIDE, SIDE)] * len(letterboxes)
         found = []
         for letterbox in letterboxes:
             boxes = torch.from_numpy(self.images.boxes(self.next))
             labels = torch.from_numpy(self.images.labels(self.next))
-            boxes = letterbox.to_original(letterbox.to_frame(boxes))
+            boxes = letterbox.to_original(letterbox.to_input(boxes))
             found.append(Detections(boxes, torch.ones(len(boxes)), labels, self.categories))
             self.next += 1
         return found
 
 
 @pytest.mark.parametrize("data", ["scenes", "tiny"])
-def test_a_perfect_detector_scores_one_in_original_pixels(data: str, images: CocoImages) -> None:
+def test_a_perfect_detector_scores_one_in_original_pixels(data: str, images: CocoDataset) -> None:
     if data == "tiny":
         if not COCO_TINY.is_dir():
             pytest.skip("needs ../shared")
-        images = CocoImages.load(find_split(COCO_TINY, "val"))
-    metrics = evaluate_model(Oracle(images), images, STRICT, reference=True).metrics
+        images = CocoDataset.load(find_split(COCO_TINY, "val"))
+    metrics = evaluate_model(Oracle(images), images, workers=0).metrics
     assert metrics["AP"] == pytest.approx(1, abs=1e-9)
     assert metrics["AR100"] == pytest.approx(1, abs=1e-9)
 
 
-def test_a_picture_is_fitted_into_a_rectangle(images: CocoImages) -> None:
-    for index, size in enumerate((FrameSize(64, 160), FrameSize(160, 64))):
+def test_a_image_is_fitted_into_a_rectangle(images: CocoDataset) -> None:
+    for index, size in enumerate((InputSize(64, 160), InputSize(160, 64))):
         frame = Frames(images, size)[index]
         width, height = frame.letterbox.resized
         assert frame.pixels is not None
@@ -298,14 +296,14 @@ def test_a_picture_is_fitted_into_a_rectangle(images: CocoImages) -> None:
         assert (width == size.width) != (height == size.height)
 
 
-def write_weights(path: Path, images: CocoImages) -> Path:
+def write_weights(path: Path, images: CocoDataset) -> Path:
     info = WeightsInfo("yolo11n", images.categories, SIDE, {}, {}, "CC0-1.0")
     save_weights(path, lively_model(len(images.categories)), info)
     return path
 
 
 def test_evaluate_writes_what_anybody_can_score_again(
-    scenes: Path, images: CocoImages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scenes: Path, images: CocoDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights, out = write_weights(tmp_path / "w.safetensors", images), tmp_path / "out"
     report = evaluate(EvaluateConfig(str(weights), str(out), data=str(scenes), device="cpu", loader=STRICT))
@@ -321,10 +319,9 @@ def test_evaluate_writes_what_anybody_can_score_again(
     assert all(name in printed for name in (*METRICS, *images.categories.names))
 
 
-def test_an_unreadable_picture_is_left_out_of_the_score(images: CocoImages, detector: Detector) -> None:
-    images.path(1).write_bytes(b"no picture")
-    tolerant = LoaderConfig(workers=0, max_unreadable=0.2)
-    scored = evaluate_model(detector, images, tolerant, reference=True)
+def test_an_unreadable_image_is_left_out_of_the_score(images: CocoDataset, detector: Detector) -> None:
+    images.path(1).write_bytes(b"no image")
+    scored = evaluate_model(detector, images, workers=0, max_unreadable=0.2)
     assert len(scored.unreadable) == 1
     assert str(images.path(1)) in scored.unreadable[0]
     others = [images.image_id(i) for i in (0, 2, 3, 4)]
@@ -333,23 +330,23 @@ def test_an_unreadable_picture_is_left_out_of_the_score(images: CocoImages, dete
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_too_many_unreadable_pictures_stop_the_evaluation(images: CocoImages, detector: Detector, workers: int) -> None:
-    images.path(1).write_bytes(b"no picture")
+def test_too_many_unreadable_images_stop_the_evaluation(images: CocoDataset, detector: Detector, workers: int) -> None:
+    images.path(1).write_bytes(b"no image")
     images.path(2).unlink()
-    with pytest.raises(DataError, match=r"2 of 5 pictures .*--loader\.max_unreadable") as caught:
-        evaluate_model(detector, images, LoaderConfig(workers=workers, max_unreadable=0.2), reference=True)
+    with pytest.raises(DataError, match=r"2 of 5 images .*--max_unreadable") as caught:
+        evaluate_model(detector, images, workers=workers, max_unreadable=0.2)
     assert str(images.path(1)) in str(caught.value)
 
 
-def test_a_split_without_a_readable_picture_has_no_figures(images: CocoImages, detector: Detector) -> None:
+def test_a_split_without_a_readable_image_has_no_figures(images: CocoDataset, detector: Detector) -> None:
     for i in range(len(images)):
-        images.path(i).write_bytes(b"no picture")
-    scored = evaluate_model(detector, images, LoaderConfig(workers=0, max_unreadable=1.0), reference=True)
+        images.path(i).write_bytes(b"no image")
+    scored = evaluate_model(detector, images, workers=0, max_unreadable=1.0)
     assert scored.metrics["AP"] is None
     assert len(scored.unreadable) == 5
 
 
-def test_weights_of_other_classes_are_refused(scenes: Path, images: CocoImages, tmp_path: Path) -> None:
+def test_weights_of_other_classes_are_refused(scenes: Path, images: CocoDataset, tmp_path: Path) -> None:
     weights = write_weights(tmp_path / "w.safetensors", images)
     path = images.annotations_path
     content = json.loads(path.read_text())
@@ -359,7 +356,7 @@ def test_weights_of_other_classes_are_refused(scenes: Path, images: CocoImages, 
         evaluate(EvaluateConfig(str(weights), str(tmp_path / "out"), data=str(scenes), loader=STRICT))
 
 
-def test_a_split_that_lacks_a_class_of_the_weights_is_scored(scenes: Path, images: CocoImages, tmp_path: Path) -> None:
+def test_a_split_that_lacks_a_class_of_the_weights_is_scored(scenes: Path, images: CocoDataset, tmp_path: Path) -> None:
     weights = write_weights(tmp_path / "w.safetensors", images)
     path = images.annotations_path
     content = json.loads(path.read_text())
@@ -383,8 +380,8 @@ def test_a_dash_stands_where_there_is_no_figure(capsys: pytest.CaptureFixture[st
 
 
 def test_explicit_paths_win_over_the_folder(scenes: Path) -> None:
-    paths = PathsConfig(val_json="x.json", val_images="pictures")
-    assert split_paths(str(scenes), paths, "val") == SplitPaths(Path("x.json"), Path("pictures"))
+    paths = PathsConfig(val_json="x.json", val_images="images")
+    assert split_paths(str(scenes), paths, "val") == SplitPaths(Path("x.json"), Path("images"))
     assert split_paths(str(scenes), paths, "train") == find_split(scenes, "train")
 
 

@@ -25,25 +25,25 @@ import torch
 from lively_model import calmed, lively_model
 from narrow_yolov9 import narrow_model
 
-import detector.exporting.onnx as onnx_module
-from detector.config import SUFFIXES, ExportConfig, LoaderConfig
-from detector.data.coco import CocoImages
+import detector.formats.onnx.export as onnx_module
+from detector.config import SUFFIXES, ExportConfig
+from detector.data.coco import CocoDataset
 from detector.data.layouts import find_split
-from detector.data.pictures import read_picture
 from detector.demo.scenes import make_data_set
 from detector.errors import ConfigError, DataError, ExportMismatchError, WeightsError
 from detector.evaluation.evaluate import evaluate_model
-from detector.exporting import onnx_stages
 from detector.exporting.export import export, write
-from detector.exporting.graph import LogitsGraph
-from detector.exporting.verify import Comparison, differences, shipped_pictures
-from detector.geometry.frame_size import FrameSize
-from detector.geometry.letterbox import Letterbox
-from detector.inference.attention_maps import attention_maps
+from detector.exporting.verify import Comparison, differences, shipped_photos
+from detector.formats.graphs import LogitsGraph
+from detector.formats.onnx import stages as onnx_stages
+from detector.formats.openvino.runtime import core
+from detector.formats.torch_native.runtime import load_exported
+from detector.images.input_size import InputSize
+from detector.images.letterbox import Letterbox
+from detector.images.read import read_image
+from detector.inference.attention.maps import attention_maps
 from detector.inference.detector import Detector
 from detector.models.base import DetectionModel
-from detector.runtimes.openvino_file import core
-from detector.runtimes.torch_files import load_exported
 from detector.structures import Categories, Detections
 from detector.weights.files import WeightsInfo, load_weights, save_weights
 
@@ -107,10 +107,10 @@ def files(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 def photographs() -> list[np.ndarray]:
-    """Three, one of them also grey, as a strip, tiny, and very tall."""
-    pictures = [read_picture(path) for path in shipped_pictures()]
-    first = pictures[0]
-    return [*pictures, first[..., 0], first[100:103], first[:1, :1], np.repeat(first[:, 100:117], 10, axis=0)]
+    """Three, one of them also gray, as a strip, tiny, and very tall."""
+    images = [read_image(path) for path in shipped_photos()]
+    first = images[0]
+    return [*images, first[..., 0], first[100:103], first[:1, :1], np.repeat(first[:, 100:117], 10, axis=0)]
 
 
 def require_same(got: Detections, expected: Detections) -> None:
@@ -134,7 +134,7 @@ def test_every_file_finds_what_the_model_finds(kind: str, files: Files, weights:
         file = Detector.load(files[kind], device="cpu", **options)
         assert file.categories == model.categories
         assert file.image_size == model.image_size == SIDE
-        found = [(file(picture), model(picture)) for picture in photographs()]
+        found = [(file(image), model(image)) for image in photographs()]
         assert sum(len(expected) for _, expected in found) > 20
         for got, expected in found:
             require_same(got, expected)
@@ -144,9 +144,9 @@ def test_every_file_finds_what_the_model_finds(kind: str, files: Files, weights:
 def test_files_that_take_batches_find_the_same_in_them(kind: str, files: Files, weights: Path) -> None:
     file, model = Detector.load(files[kind], device="cpu"), Detector.load(weights, device="cpu")
     file.batch = 4
-    pictures = photographs()
-    for got, picture in zip(file(pictures), pictures, strict=True):
-        require_same(got, model(picture))
+    images = photographs()
+    for got, image in zip(file(images), images, strict=True):
+        require_same(got, model(image))
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "raw-dynamic", "torchscript", "torch_export"])
@@ -162,7 +162,7 @@ def test_files_of_one_size_say_so(kind: str, files: Files) -> None:
         Detector.load(files[kind], image_size=192, device="cpu")
 
 
-def test_a_picture_file_of_a_rectangle(weights: Path, tmp_path: Path) -> None:
+def test_a_image_file_of_a_rectangle(weights: Path, tmp_path: Path) -> None:
     path = tmp_path / "wide.onnx"
     export(ExportConfig(weights=str(weights), out=str(path), image_size=(64, 160)))
     assert Detector.load(path).image_size == (64, 160)
@@ -175,22 +175,22 @@ def test_an_exported_file_has_no_inside_to_show(files: Files) -> None:
 
 def test_evaluate_takes_exported_files(files: Files, weights: Path, tmp_path: Path) -> None:
     data = make_data_set(tmp_path / "data", seed=3, train=3, val=6, test=3)
-    images = CocoImages.load(find_split(data or tmp_path / "data", "val"))
+    images = CocoDataset.load(find_split(data or tmp_path / "data", "val"))
     names = Categories(images.categories.ids, NAMES)
     figures = []
     for path in (weights, files["onnx"], files["batched"], files["openvino"]):
         detector = Detector.load(path, conf=0.01, device="cpu")
         detector.categories = images.categories
-        figures.append(evaluate_model(detector, images, LoaderConfig(workers=0), reference=True))
+        figures.append(evaluate_model(detector, images, workers=0))
     assert len(names) == 5
     for one in figures[1:]:
         assert len(one.results) == len(figures[0].results) > 50
         assert one.metrics["AP"] == pytest.approx(figures[0].metrics["AP"], abs=1e-3)
 
 
-@pytest.mark.parametrize("picture", [path.name for path in shipped_pictures()])
-def test_the_python_example_finds_the_same(files: Files, weights: Path, picture: str) -> None:
-    path = next(path for path in shipped_pictures() if path.name == picture)
+@pytest.mark.parametrize("image", [path.name for path in shipped_photos()])
+def test_the_python_example_finds_the_same(files: Files, weights: Path, image: str) -> None:
+    path = next(path for path in shipped_photos() if path.name == image)
     command = [sys.executable, "-I", str(EXAMPLES / "detect.py"), str(files["onnx"]), str(path), "0.4"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     found = Detector.load(weights, conf=0.4, device="cpu")(path)
@@ -207,16 +207,16 @@ def test_the_python_example_finds_the_same(files: Files, weights: Path, picture:
 )
 def test_the_javascript_example_finds_the_same(files: Files, weights: Path) -> None:
     """In the pixels that its own JPEG decoder makes."""
-    picture = shipped_pictures()[0]
-    command = ["node", str(EXAMPLES / "detect.mjs"), str(files["onnx"]), str(picture)]
+    image = shipped_photos()[0]
+    command = ["node", str(EXAMPLES / "detect.mjs"), str(files["onnx"]), str(image)]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     rows = torch.tensor([json.loads(line) for line in lines])
     decode = (
         "const { data } = require('jpeg-js').decode(require('fs').readFileSync(process.argv[1]),"
         " { useTArray: true, formatAsRGBA: false }); process.stdout.write(data)"
     )
-    pixels = subprocess.run(["node", "-e", decode, str(picture)], check=True, capture_output=True, cwd=EXAMPLES).stdout
-    decoded = np.frombuffer(pixels, np.uint8).reshape(read_picture(picture).shape)
+    pixels = subprocess.run(["node", "-e", decode, str(image)], check=True, capture_output=True, cwd=EXAMPLES).stdout
+    decoded = np.frombuffer(pixels, np.uint8).reshape(read_image(image).shape)
     expected = Detector.load(weights, device="cpu")(decoded)
     require_same(Detections(rows[:, :4], rows[:, 4], rows[:, 5].long(), CATEGORIES), expected)
     assert len(expected) > 5
@@ -283,9 +283,9 @@ def spoil(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
 
         monkeypatch.setattr(onnx_module, "save_model", save_others)
     else:
-        original_stage = onnx_stages.picture_stage
+        original_stage = onnx_stages.image_stage
 
-        def blue_first(frame: FrameSize) -> onnx.ModelProto:
+        def blue_first(frame: InputSize) -> onnx.ModelProto:
             stage = original_stage(frame)
             nodes = list(stage.graph.node)
             position, last = next((i, node) for i, node in enumerate(nodes) if node.output[0] == "images")
@@ -296,7 +296,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
             stage.graph.node.extend(nodes)
             return stage
 
-        monkeypatch.setattr(onnx_module, "picture_stage", blue_first)
+        monkeypatch.setattr(onnx_module, "image_stage", blue_first)
 
 
 @pytest.mark.parametrize("how", ["a weight", "the IoU of NMS", "BGR", "a default", "the names"])
@@ -306,7 +306,7 @@ def test_a_spoiled_file_is_refused_and_not_left(
     spoil(monkeypatch, how)
     out = tmp_path / "file.onnx"
     out.write_text("an older export")
-    with pytest.raises(ExportMismatchError, match="was not written: on 6 pictures"):
+    with pytest.raises(ExportMismatchError, match="was not written: on 6 images"):
         export(ExportConfig(weights=str(weights), out=str(out)))
     assert out.read_text() == "an older export"
     assert list(tmp_path.iterdir()) == [out]
@@ -324,12 +324,12 @@ def test_by_force_a_spoiled_file_is_left_with_its_figures(
     assert Detector.load(out).categories == CATEGORIES
 
 
-def test_shipped_weights_find_enough_in_the_shipped_pictures_to_tell_a_spoiled_nms(
+def test_shipped_weights_find_enough_in_the_shipped_images_to_tell_a_spoiled_nms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They show no blood cells; at 0.25 no two boxes touch."""
     spoil(monkeypatch, "the IoU of NMS")
-    with pytest.raises(ExportMismatchError, match="was not written: on 6 pictures"):
+    with pytest.raises(ExportMismatchError, match="was not written: on 6 images"):
         export(ExportConfig(weights="yolo11n-bccd", out=str(tmp_path / "file.onnx")))
 
 
@@ -399,20 +399,20 @@ def test_a_damaged_file_is_told(
 
 @pytest.mark.parametrize("kind", ["openvino", "torchscript", "batched"])
 def test_threads_may_share_a_detector(kind: str, files: Files) -> None:
-    detector, pictures = Detector.load(files[kind], device="cpu"), photographs()
-    alone = detector(pictures)
+    detector, images = Detector.load(files[kind], device="cpu"), photographs()
+    alone = detector(images)
     with ThreadPoolExecutor(4) as threads:
-        together = list(threads.map(detector, pictures * 10))
+        together = list(threads.map(detector, images * 10))
     for one, other in zip(alone * 10, together, strict=True):
         assert torch.equal(one.boxes, other.boxes)
         assert torch.equal(one.scores, other.scores)
 
 
-def test_no_more_pictures_at_a_time_than_the_file_takes(files: Files) -> None:
+def test_no_more_images_at_a_time_than_the_file_takes(files: Files) -> None:
     for kind, most in (("onnx", 1), ("raw", 1), ("openvino", 1), ("batched", None)):
         detector = Detector.load(files[kind], device="cpu")
         for wrong in (0, 4) if most else (0,):
-            with pytest.raises(ConfigError, match=f"batch: {wrong} pictures"):
+            with pytest.raises(ConfigError, match=f"batch: {wrong} images"):
                 detector.batch = wrong
         detector.batch = most or 4
         assert len(detector(photographs())) == len(photographs())
@@ -423,12 +423,12 @@ def test_a_suffix_in_capitals_is_known(files: Files, tmp_path: Path) -> None:
     assert len(Detector.load(path)(photographs()[0])) > 0
 
 
-def test_a_picture_that_cannot_be_written_to_is_taken_without_a_word(files: Files) -> None:
-    picture = photographs()[0]
-    picture.flags.writeable = False
+def test_a_image_that_cannot_be_written_to_is_taken_without_a_word(files: Files) -> None:
+    image = photographs()[0]
+    image.flags.writeable = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(Detector.load(files["onnx"])(picture)) > 0
+        assert len(Detector.load(files["onnx"])(image)) > 0
 
 
 def test_a_model_that_finds_nothing_is_told(tmp_path: Path) -> None:
@@ -442,12 +442,10 @@ def test_a_model_that_finds_nothing_is_told(tmp_path: Path) -> None:
         export(ExportConfig(weights=str(path), out=str(tmp_path / "a.torchscript"), format="torchscript"))
 
 
-def test_pictures_that_cannot_be_read_are_named_and_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_images_that_cannot_be_read_are_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "data"
     make_data_set(data, train=3, val=3, test=3)
-    categories = CocoImages.load(find_split(data, "val")).categories
+    categories = CocoDataset.load(find_split(data, "val")).categories
     path = tmp_path / "w.safetensors"
     model = calmed(lively_model(len(categories)))
     save_weights(path, model, WeightsInfo("yolo11n", categories, SIDE, {}, {}, "CC0"))
@@ -456,17 +454,17 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(
     )
     first, *others = sorted((data / "val").glob("*.jpg"))
     first.write_bytes(first.read_bytes()[:500])
-    assert export(settings).pictures == 2 + 3
+    assert export(settings).images == 2 + 3
     captured = capsys.readouterr()
-    assert f"left out: {first}: this picture can't be read" in captured.err
-    assert "left out of the AP: 1 of 3 pictures" in captured.out
+    assert f"skipped: {first}: this image can't be read" in captured.err
+    assert "left out of the AP: 1 of 3 images" in captured.out
     for other in others:
         other.write_bytes(b"")
-    with pytest.raises(DataError, match="none of its 3 pictures can be read"):
+    with pytest.raises(DataError, match="none of its 3 images can be read"):
         export(settings)
 
 
-@pytest.mark.parametrize("name", ["x", "images", "frames", "picture"])
+@pytest.mark.parametrize("name", ["x", "images", "frames", "image"])
 def test_a_file_of_another_program_is_told(name: str, tmp_path: Path) -> None:
     path = tmp_path / "other.onnx"
     value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1])
@@ -483,7 +481,7 @@ def test_bfloat16_is_computed_in_where_the_processor_can(files: Files, tmp_path:
     with pytest.raises(ConfigError, match=r"data: .* judge bfloat16"):
         ExportConfig(weights=str(weights), out=str(path), format="openvino", precision="bfloat16")
     make_data_set(tmp_path / "data", train=3, val=3, test=3)
-    categories = CocoImages.load(find_split(tmp_path / "data", "val")).categories
+    categories = CocoDataset.load(find_split(tmp_path / "data", "val")).categories
     model = calmed(lively_model(len(categories)))
     save_weights(weights, model, WeightsInfo("yolo11n", categories, SIDE, {}, {}, "CC0"))
     settings = {"format": "openvino", "precision": "bfloat16", "data": str(tmp_path / "data")}
@@ -507,14 +505,14 @@ def test_tensorrt_is_named_where_it_is_missing(weights: Path, tmp_path: Path, mo
     with pytest.raises(ConfigError, match="pip install tensorrt"):
         Detector.load(tmp_path / "b.engine")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for name in ("detector.exporting.tensorrt", "detector.runtimes.tensorrt_file"):
+    for name in ("detector.formats.tensorrt.export", "detector.formats.tensorrt.runtime"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "tensorrt", types.ModuleType("tensorrt"))
     with pytest.raises(ConfigError, match="there is none here"):
         export(ExportConfig(weights=str(weights), out=str(tmp_path / "a.engine"), format="tensorrt"))
     with pytest.raises(ConfigError, match="there is none here"):
         Detector.load(tmp_path / "b.engine")
-    for name in ("detector.exporting.tensorrt", "detector.runtimes.tensorrt_file"):
+    for name in ("detector.formats.tensorrt.export", "detector.formats.tensorrt.runtime"):
         del sys.modules[name]
     assert [path.name for path in tmp_path.iterdir()] == ["b.engine"]
 
@@ -522,7 +520,7 @@ def test_tensorrt_is_named_where_it_is_missing(weights: Path, tmp_path: Path, mo
 @pytest.fixture
 def tensorrt_stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The package's place taken by ONNX Runtime, the card's by the CPU."""
-    names = ("detector.exporting.tensorrt", "detector.runtimes.tensorrt_file")
+    names = ("detector.formats.tensorrt.export", "detector.formats.tensorrt.runtime")
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "tensorrt", stand_in_tensorrt)
@@ -562,9 +560,9 @@ def test_a_tensorrt_engine_of_another_network_is_refused(
     spoiled = deepcopy(model)
     with torch.no_grad():
         spoiled.head.box_branches[0][-1].bias[0] += 2
-    module = importlib.import_module("detector.exporting.tensorrt")
-    frames_network = module.frames_network
-    monkeypatch.setattr(module, "frames_network", lambda _, *rest: frames_network(spoiled, *rest))
+    module = importlib.import_module("detector.formats.tensorrt.export")
+    uint8_network = module.uint8_network
+    monkeypatch.setattr(module, "uint8_network", lambda _, *rest: uint8_network(spoiled, *rest))
     with pytest.raises(ExportMismatchError, match="was not written"):
         export(ExportConfig(weights=str(weights), out=str(tmp_path / "a.engine"), format="tensorrt"))
     assert list(tmp_path.iterdir()) == []
@@ -576,7 +574,7 @@ def test_half_precision_for_gpus_has_layers_of_it_and_boxes_in_float(model: Dete
     frame = Letterbox(384, 384, SIDE, SIDE).image(photographs()[0])[None]
     found = []
     for half in (False, True):
-        graph = onnx_module.frames_network(model, info, half)
+        graph = onnx_module.uint8_network(model, info, half)
         kinds = {weight.data_type for weight in graph.graph.initializer if len(weight.dims) == 4}
         assert kinds == {onnx.TensorProto.FLOAT16 if half else onnx.TensorProto.FLOAT}
         found.append(onnxruntime.InferenceSession(graph.SerializeToString()).run(None, {"frames": frame}))
@@ -635,12 +633,12 @@ def test_an_exported_file_is_no_start_of_another(files: Files, tmp_path: Path) -
 )
 def test_the_letterbox_in_the_file_is_ours(size: tuple[int, int]) -> None:
     """But for two pixels in a million, by one level (a resize's float32 position on the border of two pixels)."""
-    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    stage = onnx_stages.picture_stage(FrameSize(64, 96))
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    stage = onnx_stages.image_stage(InputSize(64, 96))
     session = onnxruntime.InferenceSession(stage.SerializeToString())
-    images, placing = session.run(None, {"picture": picture})
+    images, placing = session.run(None, {"image": image})
     letterbox = Letterbox(size[1], size[0], 96, 64)
-    difference = np.abs(np.rint(images[0].transpose(1, 2, 0) * 255) - letterbox.image(picture))
+    difference = np.abs(np.rint(images[0].transpose(1, 2, 0) * 255) - letterbox.image(image))
     assert difference.max() <= 1
     assert difference.sum() <= 1
     assert placing[0].tolist() == [*letterbox.offset] * 2
@@ -648,7 +646,7 @@ def test_the_letterbox_in_the_file_is_ours(size: tuple[int, int]) -> None:
 
 
 def test_three_photographs_come_with_the_package() -> None:
-    assert [read_picture(path).shape for path in shipped_pictures()] == [(384, 384, 3), (300, 451, 3), (400, 600, 3)]
+    assert [read_image(path).shape for path in shipped_photos()] == [(384, 384, 3), (300, 451, 3), (400, 600, 3)]
 
 
 def test_a_half_precision_file_is_half_as_large_and_finds_the_same(tmp_path: Path) -> None:

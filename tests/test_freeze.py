@@ -1,14 +1,14 @@
 """Frozen modules don't change by one bit while the rest learns; names that freeze nothing are refused."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_run import small_config
 
 from detector.cli import COMMANDS, parse
-from detector.config import LoaderConfig, TrainConfig, TrainLoopConfig
+from detector.config import TrainConfig
 from detector.demo.scenes import make_data_set
 from detector.errors import ConfigError
 from detector.models.catalog import create_model
@@ -26,14 +26,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def config(data: Path, out: Path, **settings: object) -> TrainConfig:
-    loop = TrainLoopConfig(epochs=2, image_size=64, batch_size=4, nominal_batch_size=4, warmup_epochs=0.5)
-    return TrainConfig(data=str(data), out=str(out), train=replace(loop, **settings), loader=LoaderConfig(workers=0))
-
-
 def test_a_run_leaves_frozen_modules_as_they_were(scenes: Path, tmp_path: Path) -> None:
     names = [name.removesuffix(".") for name in FROZEN]
-    train(config(scenes, tmp_path, freeze=names))
+    train(small_config(scenes, tmp_path, freeze=names))
     torch.manual_seed(0)
     start = create_model("yolo11n", len(load_file(tmp_path / "last.safetensors")["head.class_branches.0.2.bias"]))
     content = torch.load(tmp_path / "last.pt", weights_only=True)
@@ -42,11 +37,11 @@ def test_a_run_leaves_frozen_modules_as_they_were(scenes: Path, tmp_path: Path) 
             assert torch.equal(state[name], tensor) == name.startswith(FROZEN), name
 
 
-def test_frozen_modules_are_not_in_the_optimiser_and_norms_keep_their_statistics() -> None:
+def test_frozen_modules_are_not_in_the_optimizer_and_norms_keep_their_statistics() -> None:
     model = create_model("yolo11n", 2)
     freeze(model, ["stem.1", "stage4"])
     train_mode(model)
-    in_optimizer = {id(p) for group in build_optimizer(model, TrainLoopConfig()).param_groups for p in group["params"]}
+    in_optimizer = {id(p) for group in build_optimizer(model, TrainConfig()).param_groups for p in group["params"]}
     for name, module in model.named_modules():
         inside = f"{name}.".startswith(("stem.1.", "stage4."))
         assert all((id(p) in in_optimizer) != inside for p in module.parameters(recurse=False))

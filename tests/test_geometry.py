@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from detector.geometry.boxes import complete_iou, decode_boxes, make_anchors
-from detector.geometry.letterbox import Letterbox
+from detector.boxes import complete_iou, decode_boxes, make_anchors
+from detector.images.letterbox import Letterbox
 
 
 def test_anchors_run_row_by_row_from_the_finest_level() -> None:
@@ -63,9 +63,9 @@ def test_complete_iou_of_equal_boxes_is_one_and_of_far_boxes_below_zero() -> Non
 def test_a_drawn_rectangle_lands_where_to_frame_says(size: tuple[int, int]) -> None:
     width, height = size
     letterbox = Letterbox(width, height, 128, 128)
-    picture = np.zeros((height, width, 3), dtype=np.uint8)
-    frame = letterbox.image(picture)
-    inside = letterbox.to_frame(torch.tensor([[0.0, 0.0, width, height]]))[0].tolist()
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    frame = letterbox.image(image)
+    inside = letterbox.to_input(torch.tensor([[0.0, 0.0, width, height]]))[0].tolist()
     left, top, right, bottom = (round(value) for value in inside)
     assert inside == pytest.approx([left, top, right, bottom], abs=1e-3)
     assert (frame[top:bottom, left:right] == 0).all()

@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from detector.boxes import make_anchors
 from detector.config import LossConfig
-from detector.geometry.boxes import make_anchors
 from detector.models.catalog import create_model
 from detector.nn.conv import fuse_conv_bn
 from detector.structures import Batch, Targets
 from detector.training.loss import detection_loss
-from detector.weights.importers import from_published, to_published
+from detector.weights.published.names import from_published, to_published
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 NAMES = [
@@ -76,19 +76,19 @@ def test_parameters_and_flops(name: str, golden: dict) -> None:
     with torch.device("meta"):
         model = create_model(name, 80).eval()
     assert sum(p.numel() for p in model.parameters()) == golden[name]["trainable_parameters"]
-    normalised = 0
+    normalized = 0
 
     def count(_module: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> None:
-        nonlocal normalised
-        normalised += output.numel()
+        nonlocal normalized
+        normalized += output.numel()
 
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.register_forward_hook(count)
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, 640, 640, device="meta"))
-    # the golden count charges 8 operations for each normalised value
-    assert (counter.get_total_flops() + 8 * normalised) / 1e9 == pytest.approx(golden[name]["gflops_640"], rel=0.01)
+    # the golden count charges 8 operations for each normalized value
+    assert (counter.get_total_flops() + 8 * normalized) / 1e9 == pytest.approx(golden[name]["gflops_640"], rel=0.01)
 
 
 @pytest.mark.parametrize("name", PUBLISHED_GFLOPS)
@@ -104,8 +104,8 @@ def test_loss_and_gradients(name: str, golden: dict) -> None:
     images = golden_images()
     listed = golden[name]["targets"]
     size = images.new_tensor([256, 192, 256, 192])
-    centre, extent = (torch.tensor(listed["cxcywh_normalised"]) * size).chunk(2, dim=1)
-    boxes = torch.cat((centre - extent / 2, centre + extent / 2), dim=1)
+    center, extent = (torch.tensor(listed["cxcywh_normalized"]) * size).chunk(2, dim=1)
+    boxes = torch.cat((center - extent / 2, center + extent / 2), dim=1)
     of_image = [torch.tensor(listed["batch_idx"]) == i for i in range(2)]
     labels = torch.tensor(listed["cls"]).long()
     targets = tuple(Targets(boxes[mask], labels[mask], torch.zeros(0, 4)) for mask in of_image)

@@ -15,17 +15,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from detector.cli import main
-from detector.config import EvaluateConfig, ExportConfig, ImportConfig, LoaderConfig
+from detector.config import EvaluateConfig, ExportConfig, ImportConfig
 from detector.errors import ConfigError, DetectorError, ExportMismatchError, WeightsError
 from detector.evaluation.evaluate import evaluate
 from detector.exporting.export import export
-from detector.exporting.published import write_published
-from detector.importing.import_weights import categories_of, import_weights
 from detector.models.catalog import PUBLISHED, create_model
 from detector.structures import Categories
 from detector.weights.files import WeightsInfo, load_weights, save_weights
-from detector.weights.importers import to_published
-from detector.weights.published import read_published
+from detector.weights.published.convert import categories_of, import_weights
+from detector.weights.published.names import to_published
+from detector.weights.published.read import read_published
+from detector.weights.published.write import write_published
 
 SHARED = Path(__file__).parents[2] / "shared"
 NAMES = ("cat", "dog", "a bird")
@@ -69,7 +69,7 @@ def test_modules_of_a_package_that_is_not_there(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("model", PUBLISHED)
-def test_every_published_model_is_recognised(model: str, tmp_path: Path) -> None:
+def test_every_published_model_is_recognized(model: str, tmp_path: Path) -> None:
     with torch.device("meta"):
         empty = to_published(create_model(model, 5).state_dict(), model)
     state = {name: torch.zeros(tensor.shape, dtype=tensor.dtype).half() for name, tensor in empty.items()}
@@ -78,7 +78,7 @@ def test_every_published_model_is_recognised(model: str, tmp_path: Path) -> None
     torch.save(state, tmp_path / "state.pt")
     published = read_published(tmp_path / "state.pt")
     assert (published.model, published.num_classes, published.part) == (model, 5, "the state")
-    assert (published.class_names, published.image_size, published.licence) == (None, None, None)
+    assert (published.class_names, published.image_size, published.license) == (None, None, None)
 
 
 def save_module(path: Path, state: State) -> None:
@@ -170,7 +170,7 @@ def without_norms(state: State) -> State:
         (lambda s: s | {"model.5.bn.bias": torch.zeros(7)}, r"model\.5\.bn\.bias has shape \(7,\)"),
         (without_norms, "fused .* give the one from before fusing"),
         (lambda s: s | {"model.5.bn.bias": s["model.5.bn.bias"] / 0}, "not finite"),
-        (lambda s: s | {"model.5.bn.bias": s["model.5.bn.bias"].to(torch.int8)}, "unquantised"),
+        (lambda s: s | {"model.5.bn.bias": s["model.5.bn.bias"].to(torch.int8)}, "unquantized"),
         (lambda s: s | {"model.23.dfl.conv.weight": torch.zeros(1, 16, 1, 1)}, "dfl.* differs from what yolo11n has"),
         (lambda _: {"a.weight": torch.zeros(3)}, "no detection network"),
         (lambda _: {}, "holds no network"),
@@ -278,7 +278,7 @@ def test_a_spoiled_export_is_not_left(tmp_path: Path, monkeypatch: pytest.Monkey
     def spoiled(state: State, model: str) -> State:
         return {name: t + 1 if name.endswith("cv3.0.2.bias") else t for name, t in to_published(state, model).items()}
 
-    monkeypatch.setattr("detector.exporting.published.to_published", spoiled)
+    monkeypatch.setattr("detector.weights.published.write.to_published", spoiled)
     save_weights(tmp_path / "w", lively_model(1), WeightsInfo("yolo11n", Categories((1,), ("a",)), 64, {}, {}, ""))
     with pytest.raises(ExportMismatchError, match="was not written"):
         export(ExportConfig(weights=str(tmp_path / "w"), out=str(tmp_path / "p.pt"), format="published"))
@@ -287,18 +287,16 @@ def test_a_spoiled_export_is_not_left(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the peer's checkpoint lies outside the repository")
 def test_the_peers_checkpoint_finds_what_the_peer_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On all 72 pictures of the BCCD test split, at the peer's thresholds, which are those of `evaluate`."""
+    """On all 72 images of the BCCD test split, at the peer's thresholds, which are those of `evaluate`."""
     data, out = SHARED / "data" / "bccd", str(tmp_path / "peer.safetensors")
     file = data / "annotations" / "instances_test.json"
     assert main(["import_weights", str(SHARED / "golden" / "peer-bccd.pt"), out, "--annotations", str(file)]) == 0
     assert "1 RBC, 2 WBC, 3 Platelets" in capsys.readouterr().out
     _, info = load_weights(out)
     assert (info.model, info.image_size, info.categories.names) == ("yolo11n", 320, ("RBC", "WBC", "Platelets"))
-    assert info.licence.startswith("AGPL-3.0")
+    assert info.license.startswith("AGPL-3.0")
     peer = json.loads((SHARED / "golden" / "peer-bccd.json").read_text())
-    config = EvaluateConfig(
-        out, str(tmp_path / "eval"), str(data), "test", loader=LoaderConfig(workers=0), device="cpu"
-    )
+    config = EvaluateConfig(out, str(tmp_path / "eval"), str(data), "test", workers=0, device="cpu")
     metrics = evaluate(config)
     for name, value in peer["figures"].items():
         assert metrics[name] == pytest.approx(value, abs=0.002), name
@@ -315,7 +313,7 @@ def test_the_peers_checkpoint_finds_what_the_peer_found(tmp_path: Path, capsys: 
 
 
 def corners(detections: list[dict]) -> dict[tuple[int, int], np.ndarray]:
-    """(picture, category) -> a row x1, y1, x2, y2, score for each detection."""
+    """(image, category) -> a row x1, y1, x2, y2, score for each detection."""
     rows: dict[tuple[int, int], list[list[float]]] = {}
     for entry in detections:
         x, y, width, height = entry["bbox"]

@@ -1,4 +1,4 @@
-"""From pictures to boxes: postprocessing against brute force, one path for every kind of input, and `infer` on files."""
+"""From images to boxes: postprocessing against brute force, one path for every kind of input, and `infer` on files."""
 
 import json
 import subprocess
@@ -15,23 +15,23 @@ from lively_model import lively_model
 from PIL import Image
 from torch import Tensor
 
+from detector.boxes import make_anchors
 from detector.config import InferConfig
-from detector.data.pictures import read_picture
 from detector.demo.scenes import make_data_set
 from detector.errors import ConfigError, DataError, DetectorError
-from detector.geometry.boxes import make_anchors
-from detector.geometry.letterbox import PAD_VALUE, Letterbox
+from detector.images.letterbox import PAD_VALUE, Letterbox
+from detector.images.read import read_image
 from detector.inference.detector import Detector
 from detector.inference.infer import infer
 from detector.inference.output_names import output_names
 from detector.inference.sources import Source
+from detector.models import postprocess
 from detector.models.base import DetectionModel
+from detector.models.postprocess import select, select_logits
 from detector.nn.conv import fuse_conv_bn
 from detector.nn.head import decode
-from detector.runtimes import postprocess
-from detector.runtimes.device import resolve_device
-from detector.runtimes.postprocess import select, select_logits
 from detector.structures import Categories, Detections, Predictions, RawPredictions
+from detector.utils.device import resolve_device
 from detector.weights.files import WeightsInfo, save_weights
 
 SIDE = 96
@@ -57,15 +57,15 @@ def weights(model: DetectionModel, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Pictures of different sizes."""
+    """Images of different sizes."""
     root = tmp_path_factory.mktemp("scenes")
     make_data_set(root, seed=1, train=3, val=5, test=3)
     return sorted((root / "val").glob("*.jpg"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
-def test_a_picture_costs_no_new_memory(weights: Path) -> None:
-    """Pages that the process gets from the system; 4000 a picture if what a pass freed had gone back."""
+def test_a_image_costs_no_new_memory(weights: Path) -> None:
+    """Pages that the process gets from the system; 4000 an image if what a pass freed had gone back."""
     script = (
         "import sys, resource, numpy, detector\n"
         "found = detector.Detector.load(sys.argv[1], image_size=640, device='cpu')\n"
@@ -114,14 +114,14 @@ def random_predictions(seed: int, anchors: int, classes: int, levels: int = 0) -
     """Boxes in heaps, some reaching far out of the frame; with `levels`, scores of only so many values."""
     generator = torch.Generator().manual_seed(seed)
     heaps = torch.rand(12, 2, generator=generator) * 600
-    centre = heaps[torch.randint(12, (anchors,), generator=generator)] + 12 * torch.randn(
+    center = heaps[torch.randint(12, (anchors,), generator=generator)] + 12 * torch.randn(
         anchors, 2, generator=generator
     )
     half = 20 + 60 * torch.rand(anchors, 2, generator=generator)
     scores = torch.rand(anchors, classes, generator=generator)
     if levels:
         scores = (scores * levels).floor() / levels
-    return Predictions(torch.cat((centre - half, centre + half), dim=1)[None], scores[None])
+    return Predictions(torch.cat((center - half, center + half), dim=1)[None], scores[None])
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_logits_give_what_their_predictions_give() -> None:
             assert torch.equal(ours.labels, theirs.labels)
 
 
-def test_select_treats_every_picture_of_a_batch_alone() -> None:
+def test_select_treats_every_image_of_a_batch_alone() -> None:
     first, second = random_predictions(1, 200, 3), random_predictions(2, 200, 3)
     both = Predictions(torch.cat((first.boxes, second.boxes)), torch.cat((first.scores, second.scores)))
     alone = select(first, 0.3, 0.5, 50) + select(second, 0.3, 0.5, 50)
@@ -181,7 +181,7 @@ def test_nothing_found_is_empty_not_an_error() -> None:
 
 
 def test_only_the_best_candidates_enter_nms(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postprocess, "MOST_CANDIDATES", 40)
+    monkeypatch.setattr(postprocess, "MAX_CANDIDATES", 40)
     predictions = random_predictions(3, 500, 3)
     ((_, _, scores, _),) = select(predictions, 0.001, 1.0, 300)
     assert torch.equal(scores, predictions.scores[0].amax(dim=1).sort(descending=True).values[:40])
@@ -204,7 +204,7 @@ def test_letterbox_and_back_is_the_same_box(size: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(50, 2, 2, generator=generator).sort(dim=1).values.flatten(1)
     boxes = corners * torch.tensor(size * 2)
-    there = letterbox.to_frame(boxes)
+    there = letterbox.to_input(boxes)
     assert ((there >= 0) & (there <= 96)).all()
     assert torch.allclose(letterbox.to_original(there), boxes, atol=1e-4 * max(size))
     frame = letterbox.image(np.zeros((size[1], size[0], 3), dtype=np.uint8))
@@ -215,10 +215,10 @@ def test_letterbox_and_back_is_the_same_box(size: tuple[int, int]) -> None:
 # Detector
 
 
-def test_detections_are_sorted_and_inside_the_picture(detector: Detector, files: list[Path]) -> None:
+def test_detections_are_sorted_and_inside_the_image(detector: Detector, files: list[Path]) -> None:
     for path in files:
         found = detector(path)
-        height, width = read_picture(path).shape[:2]
+        height, width = read_image(path).shape[:2]
         assert len(found) > 10
         assert (found.scores.diff() <= 0).all()
         assert (found.scores >= 0.25).all()
@@ -228,7 +228,7 @@ def test_detections_are_sorted_and_inside_the_picture(detector: Detector, files:
         assert found.boxes.device.type == "cpu"
 
 
-def test_one_picture_and_a_list_give_the_same_bits(detector: Detector, files: list[Path]) -> None:
+def test_one_image_and_a_list_give_the_same_bits(detector: Detector, files: list[Path]) -> None:
     alone = [detector(path) for path in files]
     together = detector(files)
     shuffled = detector(files[::-1])[::-1]
@@ -238,41 +238,41 @@ def test_one_picture_and_a_list_give_the_same_bits(detector: Detector, files: li
 
 
 def test_frames_in_one_batch_give_the_same_bits(detector: Detector, files: list[Path]) -> None:
-    pictures = [read_picture(path) for path in files]
-    boxes = [Letterbox(p.shape[1], p.shape[0], SIDE, SIDE) for p in pictures]
-    frames = torch.stack([torch.from_numpy(b.image(p)) for b, p in zip(boxes, pictures, strict=True)])
+    images = [read_image(path) for path in files]
+    boxes = [Letterbox(p.shape[1], p.shape[0], SIDE, SIDE) for p in images]
+    frames = torch.stack([torch.from_numpy(b.image(p)) for b, p in zip(boxes, images, strict=True)])
     for frame_order in (frames.permute(0, 3, 1, 2), frames.permute(0, 3, 1, 2).contiguous()):
-        batch = detector.detect_frames(list(frame_order), boxes)
+        batch = detector.detect_inputs(list(frame_order), boxes)
         assert all(same(a, detector(path)) for a, path in zip(batch, files, strict=True))
 
 
 def test_every_kind_of_input_gives_the_same_boxes(detector: Detector, files: list[Path]) -> None:
     path = files[0]
-    picture = read_picture(path)
-    tensor = torch.from_numpy(picture).permute(2, 0, 1)
+    image = read_image(path)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
     expected = detector(path)
     with Image.open(path) as image:
         assert same(detector(image), expected)
-    for other in (str(path), picture, tensor, tensor.float() / 255, tensor.double() / 255):
+    for other in (str(path), image, tensor, tensor.float() / 255, tensor.double() / 255):
         assert same(detector(other), expected)
-    reverse = np.ascontiguousarray(picture[..., ::-1])
-    assert not same(detector(reverse), expected)  # BGR is another picture
+    reverse = np.ascontiguousarray(image[..., ::-1])
+    assert not same(detector(reverse), expected)  # BGR is another image
     assert same(detector(reverse[..., ::-1]), expected)  # a view with negative strides
 
 
-def test_grey_pictures_are_the_same_as_file_and_array(detector: Detector, files: list[Path], tmp_path: Path) -> None:
-    grey = cv2.cvtColor(read_picture(files[0]), cv2.COLOR_RGB2GRAY)
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    expected = detector(np.stack([grey] * 3, axis=2))
-    assert same(detector(grey), expected)
-    assert same(detector(tmp_path / "grey.png"), expected)
-    assert same(detector(Image.fromarray(grey)), expected)
+def test_gray_images_are_the_same_as_file_and_array(detector: Detector, files: list[Path], tmp_path: Path) -> None:
+    gray = cv2.cvtColor(read_image(files[0]), cv2.COLOR_RGB2GRAY)
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    expected = detector(np.stack([gray] * 3, axis=2))
+    assert same(detector(gray), expected)
+    assert same(detector(tmp_path / "gray.png"), expected)
+    assert same(detector(Image.fromarray(gray)), expected)
 
 
 def test_exif_turns_a_file_and_a_pil_image(detector: Detector, files: list[Path], tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    stored = Image.fromarray(read_picture(files[0]))
+    stored = Image.fromarray(read_image(files[0]))
     stored.save(tmp_path / "turned.png", exif=exif)
     expected = detector(np.rot90(np.asarray(stored), k=-1))
     assert same(detector(tmp_path / "turned.png"), expected)
@@ -281,7 +281,7 @@ def test_exif_turns_a_file_and_a_pil_image(detector: Detector, files: list[Path]
 
 
 @pytest.mark.parametrize(
-    ("picture", "complaint"),
+    ("image", "complaint"),
     [
         (np.zeros((8, 8, 3), dtype=np.float32), "type float32; expected uint8"),
         (np.zeros((8, 8, 4), dtype=np.uint8), "shape (8, 8, 4)"),
@@ -297,23 +297,23 @@ def test_exif_turns_a_file_and_a_pil_image(detector: Detector, files: list[Path]
         (torch.zeros(3, 8, 8, dtype=torch.int64), "type int64"),
         (Image.new("RGB", (8, 0)), "shape (0, 8, 3)"),
         (Image.new("F", (8, 8)), "floating-point"),
-        ("missing.jpg", "missing.jpg: this picture does not exist"),
+        ("missing.jpg", "missing.jpg: this image does not exist"),
     ],
 )
-def test_what_is_no_picture_is_refused_in_one_line(detector: Detector, picture: Any, complaint: str) -> None:
+def test_what_is_no_image_is_refused_in_one_line(detector: Detector, image: Any, complaint: str) -> None:
     with pytest.raises(DetectorError) as caught:
-        detector(picture)
+        detector(image)
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_picture_with_too_many_pixels_is_refused_with_a_remedy(
+def test_a_image_with_too_many_pixels_is_refused_with_a_remedy(
     detector: Detector, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    for picture in (files[0], files[0].read_bytes()):
+    for image in (files[0], files[0].read_bytes()):
         with pytest.raises(DataError, match=r"more than 178 million pixels.*cut it into parts"):
-            detector(picture)
+            detector(image)
 
 
 def test_a_pil_image_whose_file_is_cut_off_is_refused(detector: Detector, files: list[Path], tmp_path: Path) -> None:
@@ -341,13 +341,13 @@ def test_the_fused_network_says_what_the_network_says(detector: Detector, model:
     assert torch.allclose(ours.scores, plain.scores, atol=1e-3)
 
 
-def test_in_a_frame_of_the_picture_s_own_size_boxes_are_the_network_s(model: DetectionModel) -> None:
+def test_in_a_frame_of_the_image_s_own_size_boxes_are_the_network_s(model: DetectionModel) -> None:
     """Height and width are not mixed up: without letterbox the detections are what the network says of the pixels."""
-    picture = np.random.default_rng(0).integers(0, 255, (64, 160, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (64, 160, 3), dtype=np.uint8)
     with torch.no_grad():
-        raw = model.logits(torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255)
+        raw = model.logits(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)
     ((_, boxes, scores, _),) = select_logits(raw, 0.25, 0.7, 300)
-    found = Detector(model, CATEGORIES, (64, 160), device="cpu")(picture)
+    found = Detector(model, CATEGORIES, (64, 160), device="cpu")(image)
     assert len(found) == len(scores) > 3
     assert torch.allclose(found.scores, scores, atol=1e-4)
     limits = torch.tensor([160.0, 64.0, 160.0, 64.0])
@@ -430,11 +430,11 @@ def test_infer_writes_what_the_detector_finds(
     assert entries == expected
     assert {entry["category_id"] for entry in entries} == set(CATEGORIES.ids)
     for path in files:
-        assert read_picture(tmp_path / "out" / path.name).shape == read_picture(path).shape
-    assert f"{len(files)} pictures: " in capsys.readouterr().out
+        assert read_image(tmp_path / "out" / path.name).shape == read_image(path).shape
+    assert f"{len(files)} images: " in capsys.readouterr().out
 
 
-def test_an_unreadable_picture_is_named_and_left_out(
+def test_an_unreadable_image_is_named_and_left_out(
     weights: Path, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "broken.jpg").write_bytes(files[0].read_bytes()[:500])
@@ -442,7 +442,7 @@ def test_an_unreadable_picture_is_named_and_left_out(
     assert code == 1
     assert {(entry["image_id"], entry["file_name"]) for entry in entries} == {(2, str(files[0]))}
     assert "broken.jpg" in capsys.readouterr().err
-    with pytest.raises(DataError, match="none of the 1 pictures"):
+    with pytest.raises(DataError, match="none of the 1 images"):
         run_infer([str(tmp_path / "broken.jpg")], weights, tmp_path / "out")
 
 
@@ -454,25 +454,25 @@ def test_infer_shows_only_the_classes_asked_for(weights: Path, files: list[Path]
         run_infer([str(files[0])], weights, tmp_path, classes="sheep")
 
 
-def test_infer_does_not_overwrite_the_pictures(weights: Path, files: list[Path], tmp_path: Path) -> None:
-    picture = tmp_path / "a.jpg"
-    picture.write_bytes(files[0].read_bytes())
-    with pytest.raises(DataError, match=r"a\.jpg is one of the pictures and would be overwritten"):
-        run_infer([str(picture)], weights, tmp_path)
-    assert picture.read_bytes() == files[0].read_bytes()
+def test_infer_does_not_overwrite_the_images(weights: Path, files: list[Path], tmp_path: Path) -> None:
+    image = tmp_path / "a.jpg"
+    image.write_bytes(files[0].read_bytes())
+    with pytest.raises(DataError, match=r"a\.jpg is one of the images and would be overwritten"):
+        run_infer([str(image)], weights, tmp_path)
+    assert image.read_bytes() == files[0].read_bytes()
 
 
 def test_equal_names_do_not_meet(tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("a/1.jpg", "b/1.jpg", "b/2.JPEG", "c.webp", "c.webp.png", "c.png")]
-    names = output_names([Source(str(file), "picture") for file in files])
+    names = output_names([Source(str(file), "image") for file in files])
     assert [str(name) for name in names[:3]] == ["a/1.jpg", "b/1.jpg", "b/2.JPEG"]
     assert [str(name) for name in names[3:]] == ["c.webp.png", "c.webp_.png", "c.png"]
 
 
-def test_infer_keeps_apart_pictures_of_one_name(weights: Path, files: list[Path], tmp_path: Path) -> None:
+def test_infer_keeps_apart_images_of_one_name(weights: Path, files: list[Path], tmp_path: Path) -> None:
     for folder, source in zip(("a", "b"), files, strict=False):
         (tmp_path / "in" / folder).mkdir(parents=True)
-        Image.fromarray(read_picture(source)).save(tmp_path / "in" / folder / "1.webp")
+        Image.fromarray(read_image(source)).save(tmp_path / "in" / folder / "1.webp")
     run_infer([str(tmp_path / "in")], weights, tmp_path / "out")
     written = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file())
     assert written == ["a/1.webp.png", "b/1.webp.png", "detections.json"]

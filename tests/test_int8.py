@@ -1,4 +1,4 @@
-"""Files in whole numbers (int8): calibrated on other pictures than those they are judged on, and in float where they suffer."""
+"""Files in whole numbers (int8): calibrated on other images than those they are judged on, and in float where they suffer."""
 
 import importlib
 import json
@@ -17,19 +17,20 @@ from torch import Tensor, nn
 
 from detector.cli import main
 from detector.config import ExportConfig
-from detector.data.coco import CocoImages
+from detector.data.coco import CocoDataset
 from detector.data.layouts import SplitPaths, find_split
 from detector.demo.scenes import make_data_set
 from detector.errors import ConfigError, DataError, ExportMismatchError
 from detector.exporting import export as export_module
-from detector.exporting import int8_onnx, int8_openvino
-from detector.exporting.calibration import Frames, calibration_frames, disturbance
+from detector.exporting.calibration import Frames, calibration_images, disturbance
 from detector.exporting.export import export
-from detector.exporting.onnx import network, save_model
-from detector.exporting.onnx_stages import frames_stage, join
 from detector.exporting.verify import Comparison, differences
-from detector.geometry.frame_size import FrameSize
-from detector.geometry.letterbox import Letterbox
+from detector.formats.onnx import int8 as int8_onnx
+from detector.formats.onnx.export import network, save_model
+from detector.formats.onnx.stages import join, uint8_stage
+from detector.formats.openvino import int8 as int8_openvino
+from detector.images.input_size import InputSize
+from detector.images.letterbox import Letterbox
 from detector.inference.detector import Detector
 from detector.structures import Predictions
 from detector.weights.files import WeightsInfo, save_weights
@@ -50,18 +51,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For the data set's classes; and what they find in its validation pictures becomes the truth about these."""
+    """For the dataset's classes; and what they find in its validation images becomes the truth about these."""
     path = tmp_path_factory.mktemp("weights") / "lively.safetensors"
-    categories = CocoImages.load(find_split(data, "val")).categories
+    categories = CocoDataset.load(find_split(data, "val")).categories
     save_weights(path, calmed(lively_model(len(categories))), WeightsInfo("yolo11n", categories, SIDE, {}, {}, "CC0"))
     annotations = find_split(data, "val").annotations
     content = json.loads(annotations.read_text())
     detector = Detector.load(path, device="cpu")
     content["annotations"] = []
-    for picture in content["images"]:
-        found = detector(data / "val" / picture["file_name"])
+    for image in content["images"]:
+        found = detector(data / "val" / image["file_name"])
         for (x0, y0, x1, y1), label in zip(found.boxes.tolist(), found.labels.tolist(), strict=True):
-            entry = {"id": len(content["annotations"]) + 1, "image_id": picture["id"], "iscrowd": 0}
+            entry = {"id": len(content["annotations"]) + 1, "image_id": image["id"], "iscrowd": 0}
             where = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
             content["annotations"].append({**entry, **where, "category_id": categories.ids[label]})
     annotations.write_text(json.dumps(content))
@@ -150,28 +151,28 @@ class Decoded(nn.Module):
         return torch.cat((32 - half[..., :2], 32 + half[..., 2:]), 2), scores.sigmoid()
 
 
-def quantise_onnx(graph: onnx.ModelProto, frames: Frames, _: Path) -> set[str]:
+def quantize_onnx(graph: onnx.ModelProto, frames: Frames, _: Path) -> set[str]:
     model = int8_onnx.quantized(graph, frames)
     weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
     return {int8_onnx.part_of(node) for node in model.graph.node if node.op_type == "Conv" and node.input[1] in weights}
 
 
-def quantise_openvino(graph: onnx.ModelProto, frames: Frames, folder: Path) -> set[str]:
-    save_model(join([frames_stage(FrameSize(64, 64), batch=1), graph]), folder / "network.onnx")
+def quantize_openvino(graph: onnx.ModelProto, frames: Frames, folder: Path) -> set[str]:
+    save_model(join([uint8_stage(InputSize(64, 64), batch=1), graph]), folder / "network.onnx")
     model = int8_openvino.quantized(int8_openvino.openvino.convert_model(folder / "network.onnx"), frames)
     return set(int8_openvino.layers_in_float(model))
 
 
-@pytest.mark.parametrize("quantise", [quantise_onnx, quantise_openvino])
+@pytest.mark.parametrize("quantize", [quantize_onnx, quantize_openvino])
 def test_the_layers_that_suffer_are_left_in_float_and_named(
-    quantise: Callable[[onnx.ModelProto, Frames, Path], set[str]],
+    quantize: Callable[[onnx.ModelProto, Frames, Path], set[str]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(8)]
-    graph = network(Decoded().eval(), FrameSize(64, 64), ("boxes", "scores"), ())
-    floats = quantise(graph, frames, tmp_path)
+    graph = network(Decoded().eval(), InputSize(64, 64), ("boxes", "scores"), ())
+    floats = quantize(graph, frames, tmp_path)
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("int8: "))
     assert float(line.split()[3]) <= 0.03
     assert floats & {"narrow", "wide"}
@@ -192,25 +193,25 @@ def test_how_far_apart_predictions_are() -> None:
     assert disturbance(one, Predictions(boxes, one.scores + torch.tensor([0.0, 0.2]))) > 0.1
 
 
-def test_pictures_that_judge_do_not_calibrate(data: Path, tmp_path: Path) -> None:
+def test_images_that_judge_do_not_calibrate(data: Path, tmp_path: Path) -> None:
     train = find_split(data, "train")
     content = json.loads(train.annotations.read_text())
     content["images"] = content["images"][2:5]
-    kept = {picture["id"] for picture in content["images"]}
+    kept = {image["id"] for image in content["images"]}
     content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in kept]
     some = tmp_path / "some.json"
     some.write_text(json.dumps(content))
-    size = FrameSize(64, 96)
-    images = CocoImages.load(train)
+    size = InputSize(64, 96)
+    images = CocoDataset.load(train)
 
     def framed(index: int) -> bytes:
-        picture = images.read(index).image
-        return bytes(Letterbox(picture.shape[1], picture.shape[0], size.width, size.height).image(picture))
+        image = images.read(index).image
+        return bytes(Letterbox(image.shape[1], image.shape[0], size.width, size.height).image(image))
 
-    frames = calibration_frames(str(data), size, CocoImages.load(SplitPaths(some, train.images)))
+    frames = calibration_images(str(data), size, CocoDataset.load(SplitPaths(some, train.images)))
     assert [bytes(frame) for frame in frames] == [framed(index) for index in (0, 1, *range(5, 12))]
     with pytest.raises(DataError, match="needs others to calibrate on"):
-        calibration_frames(str(data), size, images)
+        calibration_images(str(data), size, images)
 
 
 def test_int8_without_data_is_refused_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,7 +225,7 @@ def test_int8_without_data_is_refused_in_a_line(tmp_path: Path, capsys: pytest.C
 def test_openvino_neither_phones_home_nor_breaks_signals(made: dict[str, tuple[Path, Comparison]]) -> None:
     """What openvino and nncf report their use with is never loaded; a child's end is survived after files have come and gone."""
     script = (
-        "import signal, subprocess, sys, detector.exporting.int8_openvino, nncf, openvino.tools.ovc\n"
+        "import signal, subprocess, sys, detector.formats.openvino.int8, nncf, openvino.tools.ovc\n"
         "from detector.inference.detector import Detector\n"
         "first, second = (Detector.load(sys.argv[1], device='cpu') for _ in range(2))\n"
         "del first\n"

@@ -57,14 +57,14 @@ def test_a_resumed_run_forgets_the_epochs_it_does_again(tmp_path: Path) -> None:
     assert [e.value for e in scalars.Scalars("validation/AP")] == pytest.approx([0.5, 0.9])
 
 
-def test_pictures(tmp_path: Path) -> None:
+def test_images(tmp_path: Path) -> None:
     with RunLog(tmp_path, 0) as log:
-        log.picture("training batch", np.full((20, 30, 3), 99, np.uint8), epoch=0)
+        log.image("training batch", np.full((20, 30, 3), 99, np.uint8), epoch=0)
     loaded = events(tmp_path)
     (name,) = loaded.Tags()["images"]
-    (picture,) = loaded.Images(name)
+    (image,) = loaded.Images(name)
     assert name == "training batch"
-    assert (picture.width, picture.height, picture.step) == (30, 20, 0)
+    assert (image.width, image.height, image.step) == (30, 20, 0)
 
 
 def test_a_folder_that_cant_be_written_is_named(tmp_path: Path) -> None:

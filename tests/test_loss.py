@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from detector.boxes import Anchors, complete_iou, make_anchors
 from detector.config import LossConfig
-from detector.geometry.boxes import Anchors, complete_iou, make_anchors
 from detector.nn.head import decode
 from detector.structures import Batch, Predictions, RawPredictions, Targets
-from detector.training.assigner import assign, centres_inside, pad_targets
+from detector.training.assigner import assign, centers_inside, pad_targets
 from detector.training.loss import detection_loss, distribution_loss
 
 SIZES, STRIDES = [(8, 8), (4, 4), (2, 2)], (8, 16, 32)
@@ -39,7 +39,7 @@ def batch_of(*targets: Targets) -> Batch:
 
 
 def brute_force(predictions: Predictions, anchors: Anchors, target: Targets) -> tuple[list[int], list[float]]:
-    """Owner (-1: none) and weight of each anchor of one picture, by loops, as the published loss defines it."""
+    """Owner (-1: none) and weight of each anchor of one image, by loops, as the published loss defines it."""
     count, objects = len(anchors.points), len(target.labels)
     inside = [[False] * count for _ in range(objects)]
     overlap = [[0.0] * count for _ in range(objects)]
@@ -99,13 +99,13 @@ def test_padding_changes_nothing() -> None:
     assert torch.equal(both.weights[:1], alone.weights)
 
 
-def test_a_thin_box_is_widened_for_the_centre_test_only() -> None:
+def test_a_thin_box_is_widened_for_the_center_test_only() -> None:
     thin = pad_targets([targets_of([[30, 10, 32, 50]], [0])])
-    centres = ANCHORS.points[centres_inside(ANCHORS.points, thin.boxes)[0, 0]]
-    assert (centres[:, 0] - 31).abs().max() < 8
-    assert centres[:, 1].min() > 10
-    assert centres[:, 1].max() < 50
-    assert len(centres) > 0
+    centers = ANCHORS.points[centers_inside(ANCHORS.points, thin.boxes)[0, 0]]
+    assert (centers[:, 0] - 31).abs().max() < 8
+    assert centers[:, 1].min() > 10
+    assert centers[:, 1].max() < 50
+    assert len(centers) > 0
 
 
 def test_a_batch_without_objects_has_a_finite_loss_and_only_class_loss() -> None:

@@ -128,7 +128,7 @@ def test_outputs_have_the_shapes_that_the_contract_states() -> None:
     assert (predictions.scores <= 1).all()
 
 
-def test_a_batch_gives_what_single_pictures_give() -> None:
+def test_a_batch_gives_what_single_images_give() -> None:
     torch.manual_seed(0)
     model = create_model("yolo11n", 3).eval()
     images = torch.rand(3, 3, 64, 64)

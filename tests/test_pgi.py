@@ -7,17 +7,18 @@ import pytest
 import torch
 from narrow_yolov9 import narrow_model
 from safetensors.torch import load_file
+from small_run import small_config
 from torch import Tensor
 from torch.nn import functional as F
 
 import detector.training.loop as loop
 import detector.training.loss as loss
-from detector.config import LoaderConfig, LossConfig, TrainConfig, TrainLoopConfig
+from detector.boxes import make_anchors
+from detector.config import LossConfig, TrainConfig
 from detector.demo.scenes import make_data_set
-from detector.geometry.boxes import make_anchors
 from detector.models.base import scale_pixels
 from detector.models.catalog import create_model
-from detector.models.pgi import AuxiliaryBackbone, AuxiliaryNeck, Guided, guided
+from detector.models.pgi import AuxiliaryBackbone, AuxiliaryNeck, WithAuxiliaryBranch, add_auxiliary
 from detector.models.yolov9 import YOLOv9
 from detector.nn.head import decode
 from detector.structures import Batch, Targets
@@ -48,8 +49,8 @@ def model_of(name: str) -> YOLOv9:
     return model
 
 
-def after_some_steps(name: str) -> Guided:
-    network, batch = Guided(model_of(name)), a_batch()
+def after_some_steps(name: str) -> WithAuxiliaryBranch:
+    network, batch = WithAuxiliaryBranch(model_of(name)), a_batch()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
     for _ in range(3):
         _, total = training_loss(network(scale_pixels(batch.images)), ANCHORS, batch, LossConfig())
@@ -79,7 +80,7 @@ def test_the_main_outputs_in_evaluation_mode_are_the_same_bits_without_the_branc
 def test_the_main_outputs_in_training_mode_are_the_same_bits_without_the_branch(name: str) -> None:
     images = torch.rand(2, 3, SIDE, SIDE)
     with torch.no_grad():
-        beside, alone = Guided(model_of(name))(images), model_of(name)(images)
+        beside, alone = WithAuxiliaryBranch(model_of(name))(images), model_of(name)(images)
     assert all(torch.equal(one, other) for one, other in zip(beside.main, alone, strict=True))
     assert [each.shape for each in beside.auxiliary] == [each.shape for each in alone]
     assert not any(torch.equal(one, other) for one, other in zip(beside.main, beside.auxiliary, strict=True))
@@ -94,7 +95,7 @@ def test_the_main_outputs_in_training_mode_are_the_same_bits_without_the_branch(
     ],
 )
 def test_the_branch_reaches_the_backbone_and_nothing_else_of_the_network(name: str, reached: tuple[str, ...]) -> None:
-    network = Guided(model_of(name))
+    network = WithAuxiliaryBranch(model_of(name))
     raw = network(torch.rand(2, 3, SIDE, SIDE)).auxiliary
     (raw.boxes.square().sum() + raw.scores.square().sum()).backward()
     assert all(p.grad is not None and p.grad.any() for p in network.auxiliary.parameters())
@@ -105,7 +106,7 @@ def test_the_branch_reaches_the_backbone_and_nothing_else_of_the_network(name: s
 def test_both_losses_reach_every_parameter() -> None:
     """Else several processes, which wait for the gradient of each, would hang."""
     for name in ("t", "c", "e"):
-        network, batch = Guided(model_of(name)), a_batch()
+        network, batch = WithAuxiliaryBranch(model_of(name)), a_batch()
         _, total = training_loss(network(scale_pixels(batch.images)), ANCHORS, batch, LossConfig())
         total.backward()
         assert all(p.grad is not None for p in network.parameters())
@@ -113,19 +114,19 @@ def test_both_losses_reach_every_parameter() -> None:
 
 def test_each_size_has_its_branch() -> None:
     with torch.device("meta"):
-        branches = {letter: type(guided(create_model(f"yolov9{letter}", 3)).auxiliary) for letter in "tsmce"}
+        branches = {letter: type(add_auxiliary(create_model(f"yolov9{letter}", 3)).auxiliary) for letter in "tsmce"}
     assert branches == {**dict.fromkeys("tsme", AuxiliaryNeck), "c": AuxiliaryBackbone}
 
 
 def test_other_families_train_as_they_are() -> None:
     with torch.device("meta"):
         model = create_model("yolo11n", 3)
-    assert guided(model) is model
+    assert add_auxiliary(model) is model
 
 
 def test_the_reversible_branch_is_its_diagram() -> None:
     """c: slices of the main P3, P4, P5 after the downsamplings to strides 8, 16, 32 of a backbone run from the image."""
-    network = Guided(model_of("c")).eval()
+    network = WithAuxiliaryBranch(model_of("c")).eval()
     images = torch.rand(1, 3, SIDE, SIDE)
     branch = network.auxiliary
 
@@ -172,15 +173,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny(data: Path, out: Path, auxiliary: float = 0.25) -> TrainConfig:
-    settings = TrainLoopConfig(epochs=2, image_size=64, batch_size=4, nominal_batch_size=4, warmup_epochs=0.5)
-    return TrainConfig(
-        data=str(data),
-        out=str(out),
-        model="yolov9t",
-        train=settings,
-        loss=LossConfig(auxiliary=auxiliary),
-        loader=LoaderConfig(workers=0),
-    )
+    return small_config(data, out, model="yolov9t", loss=LossConfig(auxiliary=auxiliary))
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +186,7 @@ def whole(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_only_the_checkpoint_holds_the_branch(whole: Path) -> None:
     with torch.device("meta"):
         model = create_model("yolov9t", 5)
-        branch = guided(model).auxiliary
+        branch = add_auxiliary(model).auxiliary
     content = torch.load(whole / "last.pt", weights_only=True)
     assert content["auxiliary"].keys() == branch.state_dict().keys()
     assert content["model"].keys() == content["ema"].keys() == model.state_dict().keys()
@@ -245,7 +238,7 @@ def test_a_step_teaches_the_branch_and_one_that_is_left_out_changes_nothing_in_i
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, state = set_up(tiny(scenes, tmp_path / "run"))
-    assert isinstance(run.network, Guided)
+    assert isinstance(run.network, WithAuxiliaryBranch)
     batch = next(iter(run.loader))
 
     def bits() -> list[Tensor]:

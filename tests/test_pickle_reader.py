@@ -27,10 +27,10 @@ from torch import nn
 
 from detector.cli import main
 from detector.errors import WeightsError
-from detector.weights import pickle_reader
-from detector.weights.pickle_reader import Name, Record
-from detector.weights.published import read_published
-from detector.weights.torch_archive import read_archive
+from detector.weights.published import unpickle as pickle_reader
+from detector.weights.published.archive import read_archive
+from detector.weights.published.read import read_published
+from detector.weights.published.unpickle import Name, Record
 
 MARKER = "marker"  # what the attacks would make, in the current folder
 FORBIDDEN = ("os.", "subprocess.", "pickle.", "socket.", "ctypes.", "shutil.", "import", "exec", "compile")
@@ -315,7 +315,7 @@ def test_networks_without_end_are_refused() -> None:
 
 
 def test_programs_that_go_on_and_on_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickle_reader, "MOST_STEPS", 1000)
+    monkeypatch.setattr(pickle_reader, "MAX_STEPS", 1000)
     assert "more than 1000 steps" in refused(archive(Path("a.pt"), b"N0" * 501))
 
 

@@ -13,21 +13,21 @@ import pytest
 import yaml
 from lively_model import lively_model
 from PIL import Image
+from small_run import small_config
 
 from detector import cli
-from detector.config import LoaderConfig, TrainConfig, TrainLoopConfig
 from detector.demo.scenes import make_data_set
 from detector.errors import DataError, DetectorError
 from detector.evaluation.matching import outcome
-from detector.geometry.frame_size import FrameSize
+from detector.images.input_size import InputSize
 from detector.models.catalog import create_model
-from detector.reporting.charts import plain
 from detector.reporting.examples import choose
 from detector.reporting.label_charts import class_chart, crowding_chart, label_statistics, place_chart, size_chart
 from detector.reporting.report import Drawing, report, scores
 from detector.reporting.run_record import read_config, read_run
 from detector.reporting.score_charts import confusion_chart, grouped, worst_confusions
 from detector.training.loop import train
+from detector.utils.charts import plain
 from detector.weights.files import load_weights, save_weights
 
 NAMES = ("<b>boat</b> & co", "ballon à gaz", "$fi$h", "_mushroom", "家 house with a name that is far too long")
@@ -48,21 +48,20 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         self.text += data
 
-    def pictures(self) -> list[Image.Image]:
+    def images(self) -> list[Image.Image]:
         sources = [str(attributes["src"]) for tag, attributes in self.tags if tag == "img"]
         assert all(source.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")) for source in sources)
         return [Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))) for source in sources]
 
 
 def train_run(data: Path, out: Path) -> Path:
-    loop = TrainLoopConfig(epochs=1, image_size=64, batch_size=4, nominal_batch_size=4)
-    train(TrainConfig(data=str(data), out=str(out), train=loop, loader=LoaderConfig(workers=0)))
+    train(small_config(data, out, epochs=1))
     return out
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A drawn data set whose class names are hard on HTML, fonts and matplotlib."""
+    """A drawn dataset whose class names are hard on HTML, fonts and matplotlib."""
     root = tmp_path_factory.mktemp("scenes") / "data"
     make_data_set(root, seed=1, train=8, val=8, test=3)
     for path in (root / "annotations").glob("*.json"):
@@ -88,12 +87,11 @@ def page(run: Path) -> Page:
 
 
 def test_the_closing_epochs_are_shown(scenes: Path, tmp_path: Path) -> None:
-    settings = TrainLoopConfig(epochs=2, image_size=64, batch_size=4, nominal_batch_size=4)
     out = tmp_path / "run"
-    train(TrainConfig(data=str(scenes), out=str(out), train=settings, loader=LoaderConfig(workers=0)))
+    train(small_config(scenes, out))
     page = Page(report(out))
     assert "From the first batch of epoch 1, full augmentation." in page.text
-    assert "From the first batch of epoch 2, closing epochs." in page.text
+    assert "From the first batch of epoch 2, weak augmentation." in page.text
 
 
 def test_the_page_needs_no_other_file(page: Page) -> None:
@@ -107,18 +105,18 @@ def test_the_page_needs_no_other_file(page: Page) -> None:
     assert "@import" not in page.text
 
 
-def test_every_picture_of_the_folder_is_in_the_page(run: Path, page: Page) -> None:
-    pictures = page.pictures()
+def test_every_image_of_the_folder_is_in_the_page(run: Path, page: Page) -> None:
+    images = page.images()
     written = {path.read_bytes() for path in (run / "report").iterdir()}
     shown = {base64.b64decode(str(a["src"]).split(",")[1]) for tag, a in page.tags if tag == "img"}
     assert shown == written
     names = {path.stem for path in (run / "report").iterdir()}
     assert {"precision-recall", "f1-confidence", "confusion", "losses", "precision", "objects-per-class"} <= names
-    assert {"batch-epoch-1", "worst-1", "confused-1", "box-sizes", "box-centres", "learning-rate"} <= names
-    for picture in pictures:
-        picture.load()
-        assert min(picture.size) > 100
-        assert len(np.unique(np.asarray(picture.convert("L")))) > 5  # not blank
+    assert {"batch-epoch-1", "worst-1", "confused-1", "box-sizes", "box-centers", "learning-rate"} <= names
+    for image in images:
+        image.load()
+        assert min(image.size) > 100
+        assert len(np.unique(np.asarray(image.convert("L")))) > 5  # not blank
 
 
 def test_names_are_texts_not_markup(page: Page) -> None:
@@ -130,12 +128,12 @@ def test_names_are_texts_not_markup(page: Page) -> None:
 
 def test_what_the_page_says(run: Path, page: Page) -> None:
     assert "yolo11n" in page.text
-    assert "not stated" in page.text  # the licence
+    assert "not stated" in page.text  # the license
     assert "train.image_size" in page.text  # differs from the default
     assert "train.momentum" not in page.text
     assert "loader.workers" in page.text
     row = json.loads((run / "metrics.jsonl").read_text())
-    assert f"{row['images_per_second']:.1f} training pictures a second" in page.text
+    assert f"{row['images_per_second']:.1f} training images/s" in page.text
 
 
 def test_a_run_that_finds_nothing(run: Path, tmp_path: Path) -> None:
@@ -155,7 +153,7 @@ def test_data_that_has_moved(run: Path, scenes: Path, tmp_path: Path) -> None:
     config = yaml.safe_load((moved / "config.yaml").read_text())
     config["data"] = str(tmp_path / "gone")
     (moved / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(DataError, match=r"gone: this data set of .* is no longer there; say with --data FOLDER"):
+    with pytest.raises(DataError, match=r"gone: this dataset of .* is no longer there; say with --data FOLDER"):
         report(moved)
     assert read_run(moved, str(scenes)).config.data == str(scenes)
 
@@ -180,7 +178,7 @@ def test_what_is_no_run(run: Path, tmp_path: Path, name: str, content: str | Non
         report(broken)
 
 
-def test_grey_and_tiny_pictures_and_one_class(tmp_path: Path) -> None:
+def test_gray_and_tiny_images_and_one_class(tmp_path: Path) -> None:
     (tmp_path / "annotations").mkdir()
     sizes = [(1, 1), (3, 40), (40, 3), (9, 7)]
     for split in ("train", "val"):
@@ -197,7 +195,7 @@ def test_grey_and_tiny_pictures_and_one_class(tmp_path: Path) -> None:
         }
         (tmp_path / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     run = train_run(tmp_path, tmp_path / "run")
-    assert Page(report(run)).pictures()
+    assert Page(report(run)).images()
 
 
 def test_a_validation_split_without_objects_has_no_curves(run: Path, tmp_path: Path) -> None:
@@ -208,18 +206,18 @@ def test_label_statistics(run: Path) -> None:
     images = read_run(run, None).train_images
     content = json.loads(images.annotations_path.read_text())
     objects = [a for a in content["annotations"] if not a["iscrowd"]]
-    statistics = label_statistics(images, FrameSize(64, 64))
-    assert statistics.per_class.sum() == statistics.per_picture.sum() == len(statistics.sizes) == len(objects)
+    statistics = label_statistics(images, InputSize(64, 64))
+    assert statistics.per_class.sum() == statistics.per_image.sum() == len(statistics.sizes) == len(objects)
     longest = {image["id"]: max(image["width"], image["height"]) for image in content["images"]}
     expected = sorted(64 * a["bbox"][2] / longest[a["image_id"]] for a in objects)
     assert np.abs(np.sort(statistics.sizes[:, 0]) - expected).max() < 0.6  # the letterbox rounds sides to pixels
-    assert (statistics.centres >= 0).all()
-    assert (statistics.centres <= 1).all()
+    assert (statistics.centers >= 0).all()
+    assert (statistics.centers <= 1).all()
 
 
 def test_charts_of_many_classes_show_the_largest_and_say_so(run: Path) -> None:
     images = read_run(run, None).train_images
-    many = dataclasses.replace(label_statistics(images, FrameSize(64, 64)), per_class=np.arange(80))
+    many = dataclasses.replace(label_statistics(images, InputSize(64, 64)), per_class=np.arange(80))
     names = tuple(f"class {label}" for label in range(80))
     axes = class_chart({"training": many}, names).axes[0]
     assert "25 of 80 classes" in axes.get_title(loc="left")
@@ -237,16 +235,16 @@ def test_charts_of_many_classes_show_the_largest_and_say_so(run: Path) -> None:
 def test_a_split_without_objects_can_be_drawn(run: Path) -> None:
     images = read_run(run, None).train_images
     empty = dataclasses.replace(
-        label_statistics(images, FrameSize(64, 64)),
+        label_statistics(images, InputSize(64, 64)),
         per_class=np.zeros(5, np.int64),
-        per_picture=np.zeros(3, np.int64),
+        per_image=np.zeros(3, np.int64),
         sizes=np.zeros((0, 2)),
-        centres=np.zeros((0, 2)),
+        centers=np.zeros((0, 2)),
     )
     for figure in (
         class_chart({"training": empty}, NAMES),
         crowding_chart({"training": empty}),
-        size_chart(empty, FrameSize(64, 64)),
+        size_chart(empty, InputSize(64, 64)),
         place_chart(empty),
     ):
         figure.savefig(io.BytesIO())
@@ -258,10 +256,10 @@ def test_most_frequent_confusions_come_first() -> None:
     assert worst_confusions(matrix, 1) == [(1, 0, 7)]
 
 
-def test_no_picture_is_shown_twice() -> None:
-    from test_curves import crowded, pictures_of
+def test_no_image_is_shown_twice() -> None:
+    from test_curves import crowded, images_of
 
-    outcomes = [outcome(picture, 0.25, 0.5) for seed in range(3) for picture in pictures_of(*crowded(seed))]
+    outcomes = [outcome(image, 0.25, 0.5) for seed in range(3) for image in images_of(*crowded(seed))]
     chosen = choose(outcomes, 4)
     everything = [id(each) for kind in chosen.values() for each in kind]
     assert len(everything) == len(set(everything))
@@ -278,7 +276,7 @@ def test_names_that_matplotlib_would_take_for_something_else() -> None:
 
 def test_train_draws_the_report(scenes: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    options = ["--train.epochs=1", "--train.image_size=32", "--loader.workers=0"]
+    options = ["--epochs=1", "--image_size=32", "--workers=0"]
     assert cli.main(["train", "--data", str(scenes), "--out", str(out), *options]) == 0
     said = capfd.readouterr()
     assert f"written: {out / 'report.html'}" in said.out
@@ -320,4 +318,4 @@ def test_a_run_of_height_times_width(run: Path, tmp_path: Path) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["train"]["image_size"] = [64, 96]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    assert read_config(tmp_path / "config.yaml").train.image_size == (64, 96)
+    assert read_config(tmp_path / "config.yaml").image_size == (64, 96)

@@ -25,8 +25,8 @@ from detector.training.checkpoint import COUNTERS, read_checkpoint, restore_rng_
 
 STEPS, EPOCHS = 3, 2
 OPTIONS = [
-    *("--train.image_size=64", "--train.batch_size=4", "--train.nominal_batch_size=4", f"--train.epochs={EPOCHS}"),
-    *("--train.warmup_epochs=0.5", "--loader.workers=2"),
+    *("--image_size=64", "--batch_size=4", "--train.nominal_batch_size=4", f"--epochs={EPOCHS}"),
+    *("--train.warmup_epochs=0.5", "--workers=2"),
 ]
 TIMES = ("seconds", "images_per_second")
 
@@ -114,7 +114,7 @@ def test_a_request_to_stop_saves_the_step_under_way(
             f" continue with: tools/train.py --resume {whole}"
         )
         content = torch.load(whole / "last.pt", weights_only=True)
-        assert (content["epoch"], content["step"], content["tally"]["batches"]) == (epoch, after, batches + 1)
+        assert (content["epoch"], content["step"], content["stats"]["batches"]) == (epoch, after, batches + 1)
 
         assert main(["train", f"--resume={whole}"]) == 0
         assert digests(whole) == digests(aside)
@@ -191,14 +191,14 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_bits(data: Path, tmp
 
 
 def test_a_changed_setting_is_refused_and_shown(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = refusal(capsys, "train", f"--resume={copy}", "--train.learning_rate=0.5", "--augment.mosaic=0")
-    assert "augment.mosaic was 1.0, is 0.0; train.learning_rate was 0.002, is 0.5" in line
+    line = refusal(capsys, "train", f"--resume={copy}", "--lr=0.5", "--augment.mosaic=0")
+    assert "augment.mosaic was 1.0, is 0.0; train.lr was 0.002, is 0.5" in line
     assert "leave them as they were, or start a new run from its weights: --weights" in line
 
 
 @pytest.mark.parametrize(
     "option",
-    ["--train.learning_rate=0.002", "--loader.workers=0", "--train.checkpoint_minutes=3", "--train.batch_size=4"],
+    ["--lr=0.002", "--workers=0", "--train.checkpoint_minutes=3", "--batch_size=4"],
 )
 def test_the_same_settings_and_those_that_change_nothing_are_accepted(copy: Path, option: str) -> None:
     before = digests(copy)
@@ -219,7 +219,7 @@ def test_moved_data_are_accepted_and_their_loss_is_told(
     config = yaml.safe_load((copy / "config.yaml").read_text())
     config["data"] = str(tmp_path / "gone")
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
-    assert f"{tmp_path / 'gone'}: this data set folder does not exist; correct --data" in refusal(
+    assert f"{tmp_path / 'gone'}: this dataset folder does not exist; correct --data" in refusal(
         capsys, "train", f"--resume={copy}"
     )
     shutil.copytree(data, tmp_path / "moved")
@@ -283,7 +283,7 @@ def test_a_damaged_checkpoint_is_one_line(copy: Path, capsys: pytest.CaptureFixt
     torch.save({"epoch": 3}, path)
     assert "not a checkpoint of this version" in refusal(capsys, "train", f"--resume={copy}")
     content = torch.load(copy / "last.pt", weights_only=True)
-    content |= {"origin": torch.load(_written(copy, good), weights_only=True)["origin"]}
+    content |= {"provenance": torch.load(_written(copy, good), weights_only=True)["provenance"]}
     torch.save(content, path)
     assert "not a checkpoint of this run's model" in refusal(capsys, "train", f"--resume={copy}")
     path.unlink()
@@ -297,7 +297,17 @@ def _written(folder: Path, content: bytes) -> Path:
 
 def test_a_checkpoint_holds_the_whole_state_and_no_code(whole: Path) -> None:
     content = read_checkpoint(whole / "last.pt", torch.device("cpu"))  # weights_only
-    assert {*COUNTERS, "origin", "model", "ema", "ema_steps", "optimizer", "scaler", "tally", "rng"} <= content.keys()
+    assert {
+        *COUNTERS,
+        "provenance",
+        "model",
+        "ema",
+        "ema_steps",
+        "optimizer",
+        "scaler",
+        "stats",
+        "rng",
+    } <= content.keys()
     assert (content["epoch"], content["step"], content["ema_steps"]) == (EPOCHS, EPOCHS * STEPS, EPOCHS * STEPS)
     assert any(not torch.equal(content["model"][name], tensor) for name, tensor in content["ema"].items())
     assert all(state["step"] == EPOCHS * STEPS for state in content["optimizer"]["state"].values())

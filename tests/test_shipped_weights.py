@@ -13,8 +13,8 @@ from lively_model import lively_model
 from safetensors.torch import load_file
 
 from detector.cli import main
-from detector.config import LoaderConfig, TrainConfig
-from detector.data.coco import CocoImages
+from detector.config import TrainConfig
+from detector.data.coco import CocoDataset
 from detector.data.layouts import find_split
 from detector.errors import WeightsError
 from detector.evaluation.evaluate import evaluate_model
@@ -90,8 +90,8 @@ def test_a_file_of_ones_own_goes_before_a_name() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_the_commands_take_names(capsys: pytest.CaptureFixture[str]) -> None:
-    picture = REPOSITORY / "detector" / "exporting" / "pictures"
-    assert main(["infer", str(picture), "--weights", "toy", "--out", "found", "--device", "cpu"]) == 0
+    image = REPOSITORY / "detector" / "exporting" / "images"
+    assert main(["infer", str(image), "--weights", "toy", "--out", "found", "--device", "cpu"]) == 0
     names = {entry["category_name"] for entry in json.loads(Path("found/detections.json").read_text())}
     assert names <= set(INFO.categories.names)
     assert main(["export", "--weights", "tot", "--out", "x.onnx"]) == 2
@@ -116,9 +116,9 @@ def test_what_is_shipped_is_whole_and_small() -> None:
 @pytest.mark.skipif(not BCCD.exists(), reason="needs ../shared/data/bccd")
 def test_the_shipped_weights_score_what_their_card_says() -> None:
     model, info = load_weights("yolo11n-bccd")
-    images = CocoImages.load(find_split(BCCD, "test"), info.categories)
+    images = CocoDataset.load(find_split(BCCD, "test"), info.categories)
     detector = Detector(model, info.categories, info.image_size, conf=0.001, device="cpu")
-    metrics = evaluate_model(detector, images, LoaderConfig(workers=0), reference=False).metrics
+    metrics = evaluate_model(detector, images, workers=0).metrics
     card = (REPOSITORY / "weights" / "README.md").read_text()
     assert f"| test | 72 | {metrics['AP']:.3f} | {metrics['AP50']:.3f} | {metrics['AP75']:.3f} |" in card
 

@@ -1,4 +1,4 @@
-"""From names on the command line to picture files, videos, cameras and URLs."""
+"""From names on the command line to image files, videos, cameras and URLs."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def _names(folder: Path, *sources: str) -> list[str]:
     return [Path(source.name).relative_to(folder).as_posix() for source in found]
 
 
-def test_a_folder_gives_its_pictures_sorted_and_not_the_hidden_ones(folder: Path) -> None:
+def test_a_folder_gives_its_images_sorted_and_not_the_hidden_ones(folder: Path) -> None:
     assert _names(folder, "") == ["a.png", "b.JPG", "odd[1]/e.jpeg", "sub/c.webp", "sub/deep/d.tiff"]
 
 
@@ -54,12 +54,12 @@ def test_order_is_kept_and_each_file_comes_once(folder: Path) -> None:
     ("source", "words"),
     [
         ("absent.jpg", "no such file or folder"),
-        ("none", "this folder holds no picture"),
-        ("*.gif", "this glob holds no picture"),
-        ("notes.txt", "not a picture by its extension"),
+        ("none", "this folder holds no image"),
+        ("*.gif", "this glob holds no image"),
+        ("notes.txt", "not an image by its extension"),
     ],
 )
-def test_a_source_without_pictures_is_refused_in_one_line(folder: Path, source: str, words: str) -> None:
+def test_a_source_without_images_is_refused_in_one_line(folder: Path, source: str, words: str) -> None:
     with pytest.raises(DataError, match=words) as caught:
         find_sources([str(folder / "a.png"), str(folder / source)])
     assert str(folder / source) in str(caught.value)
@@ -71,12 +71,12 @@ def test_an_empty_name_is_not_the_current_folder() -> None:
         find_sources([""])
 
 
-def test_videos_are_told_from_pictures(folder: Path) -> None:
+def test_videos_are_told_from_images(folder: Path) -> None:
     for name in ("sub/film.MP4", "sub/script.ts", "z.mkv"):
         (folder / name).touch()
     kinds = {Path(source.name).name: source.kind for source in find_sources([str(folder)])}
     assert kinds["film.MP4"] == kinds["z.mkv"] == "video"
-    assert kinds["a.png"] == kinds["c.webp"] == "picture"
+    assert kinds["a.png"] == kinds["c.webp"] == "image"
     assert "script.ts" not in kinds
 
 

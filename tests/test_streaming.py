@@ -1,4 +1,4 @@
-"""Pictures from videos, URLs and memory one after the other: none lost, few in memory, and what is written of them."""
+"""Images from videos, URLs and memory one after the other: none lost, few in memory, and what is written of them."""
 
 import csv
 import http.server
@@ -23,9 +23,9 @@ from lively_model import lively_model
 from PIL import Image
 
 from detector.cli import main
-from detector.data.pictures import picture_from_bytes, read_picture
 from detector.demo.scenes import make_data_set
 from detector.errors import DataError
+from detector.images.read import image_from_bytes, read_image
 from detector.inference import streaming
 from detector.inference.detector import Detector
 from detector.inference.sinks import csv_writer, json_writer
@@ -52,7 +52,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures a.jpg, c.jpg and d.jpg, and a video b.mp4."""
+    """Images a.jpg, c.jpg and d.jpg, and a video b.mp4."""
     root = tmp_path_factory.mktemp("sources")
     make_data_set(root / "data", seed=1, train=3, val=3, test=3)
     for path, name in zip(sorted((root / "data" / "val").glob("*.jpg")), "acd", strict=True):
@@ -74,16 +74,16 @@ def same(first: Detections, second: Detections) -> bool:
 # stream
 
 
-def test_every_picture_and_frame_comes_in_order_with_what_the_detector_finds(detector: Detector, folder: Path) -> None:
+def test_every_image_and_frame_comes_in_order_with_what_the_detector_finds(detector: Detector, folder: Path) -> None:
     seen = list(stream(detector, [str(folder / "a.jpg"), str(folder / "b.mp4"), str(folder / "c.jpg")]))
     names = [Path(one.source.name).name for one in seen]
     assert names == ["a.jpg", *["b.mp4"] * FRAMES, "c.jpg"]
     assert [one.frame for one in seen] == [0, *range(FRAMES), 0]
     assert [one.time for one in seen] == pytest.approx([0, *(number / RATE for number in range(FRAMES)), 0])
-    left = [one.picture[:, :40].mean() for one in seen[1:-1]]
+    left = [one.image[:, :40].mean() for one in seen[1:-1]]
     assert all(later > earlier + 1 for earlier, later in pairwise(left))
     for one in (seen[0], seen[9], seen[-1]):
-        assert same(one.detections, detector(one.picture))
+        assert same(one.detections, detector(one.image))
 
 
 def test_batches_lose_nothing(detector: Detector, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_batches_lose_nothing(detector: Detector, folder: Path, monkeypatch: pyt
         assert one.detections.labels.tolist() == alone.labels.tolist()
 
 
-def test_only_a_few_pictures_are_read_ahead(detector: Detector) -> None:
+def test_only_a_few_images_are_read_ahead(detector: Detector) -> None:
     taken = 0
 
     def endless() -> Iterator[np.ndarray]:
@@ -106,21 +106,21 @@ def test_only_a_few_pictures_are_read_ahead(detector: Detector) -> None:
 
     seen = stream(detector, endless())
     for number in range(1, 20):
-        picture = next(seen).picture
-        assert picture[0, 0, 0] == number
+        image = next(seen).image
+        assert image[0, 0, 0] == number
         assert taken <= number + AHEAD + 2  # one in the thread's hands, one in ours
     seen.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "reads pictures"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "reads images"]
 
 
-def test_a_live_source_may_lose_pictures_but_not_wait(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_live_source_may_lose_images_but_not_wait(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     camera = Source("camera:0", "video", live=True)
-    picture = np.zeros((64, 64, 3), np.uint8)
+    image = np.zeros((64, 64, 3), np.uint8)
     read = threading.Event()
 
     def frames(_source: Source) -> Iterator[tuple[float, np.ndarray]]:
         for number in range(100):
-            yield number / 25, picture
+            yield number / 25, image
         read.set()
 
     monkeypatch.setattr(streaming, "_read", frames)
@@ -133,21 +133,21 @@ def test_a_live_source_may_lose_pictures_but_not_wait(detector: Detector, monkey
     assert rest == sorted(rest)
 
 
-def test_pictures_in_memory(detector: Detector, folder: Path) -> None:
+def test_images_in_memory(detector: Detector, folder: Path) -> None:
     path = folder / "a.jpg"
-    array = read_picture(path)
+    array = read_image(path)
     kinds: list[Any] = [path.read_bytes(), array, Image.open(path), torch.from_numpy(array).permute(2, 0, 1)]
     seen = list(stream(detector, kinds))
-    assert [one.source.name for one in seen] == [f"picture {number}" for number in range(4)]
+    assert [one.source.name for one in seen] == [f"image {number}" for number in range(4)]
     assert all(same(one.detections, detector(path)) for one in seen)
 
 
-def test_bytes_that_are_no_picture(folder: Path) -> None:
+def test_bytes_that_are_no_image(folder: Path) -> None:
     content = (folder / "a.jpg").read_bytes()
-    assert np.array_equal(picture_from_bytes(content), read_picture(folder / "a.jpg"))
-    for broken, words in ((b"", "no picture"), (b"text", "no picture"), (content[:-300], "can't be read")):
+    assert np.array_equal(image_from_bytes(content), read_image(folder / "a.jpg"))
+    for broken, words in ((b"", "no image"), (b"text", "no image"), (content[:-300], "can't be read")):
         with pytest.raises(DataError, match=words):
-            picture_from_bytes(broken)
+            image_from_bytes(broken)
 
 
 def test_what_cannot_be_read_is_passed_on_in_its_place_or_raised(
@@ -158,18 +158,18 @@ def test_what_cannot_be_read_is_passed_on_in_its_place_or_raised(
     order: list[str] = []
     for one in stream(detector, sources, lambda source, error: order.append(f"{source.name}: {error}")):
         order.append(one.source.name)
-    assert [Path(text.split(":")[0]).name for text in order] == ["a.jpg", "broken.jpg", "picture 2", "c.jpg"]
+    assert [Path(text.split(":")[0]).name for text in order] == ["a.jpg", "broken.jpg", "image 2", "c.jpg"]
     with pytest.raises(DataError, match=r"broken\.jpg"):
         list(stream(detector, sources))
 
 
 def test_an_error_of_the_program_is_not_swallowed_by_the_thread(detector: Detector) -> None:
-    def pictures() -> Iterator[np.ndarray]:
+    def images() -> Iterator[np.ndarray]:
         yield np.zeros((64, 64, 3), np.uint8)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(stream(detector, pictures()))
+        list(stream(detector, images()))
 
 
 # videos
@@ -198,7 +198,7 @@ def test_a_video_that_is_cut_off_is_used_up_to_there_and_named(
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     (tmp_path / "c.jpg").write_bytes((folder / "a.jpg").read_bytes())
     assert run([str(whole), str(tmp_path / "c.jpg")], weights, tmp_path / "out") == 1
-    assert f"left out: {whole}: this video ends after" in capsys.readouterr().err
+    assert f"skipped: {whole}: this video ends after" in capsys.readouterr().err
     entries = json.loads((tmp_path / "out" / "detections.json").read_text())
     frames = {entry["frame"] for entry in entries if "frame" in entry}
     assert frames == set(range(len(frames)))
@@ -226,8 +226,8 @@ def test_what_is_no_video_is_named(
     broken.write_bytes((folder / "b.mp4").read_bytes()[:-500] if content is None else content)
     assert run([str(broken)], weights, tmp_path / "out") == 2
     told = capsys.readouterr().err.splitlines()
-    assert told[0].startswith(f"left out: {broken}: this video can't be opened")
-    assert told[1].startswith("error: none of the 1 pictures can be read")
+    assert told[0].startswith(f"skipped: {broken}: this video can't be opened")
+    assert told[1].startswith("error: none of the 1 images can be read")
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -273,7 +273,7 @@ def server(folder: Path) -> Iterator[Server]:
         thread.join()
 
 
-def test_a_picture_and_a_video_by_url(weights: Path, folder: Path, tmp_path: Path, server: Server) -> None:
+def test_a_image_and_a_video_by_url(weights: Path, folder: Path, tmp_path: Path, server: Server) -> None:
     sources = [f"{server.address}/a.jpg?size=large", f"{server.address}/b.mp4"]
     assert run(sources, weights, tmp_path / "out") == 0
     assert run([str(folder / "a.jpg"), str(folder / "b.mp4")], weights, tmp_path / "local") == 0
@@ -307,7 +307,7 @@ def test_an_address_without_answer_is_named(
 
 
 class Camera:
-    """In the place of OpenCV's: BGR pictures until its user presses Ctrl-C."""
+    """In the place of OpenCV's: BGR images until its user presses Ctrl-C."""
 
     frames = 30
 
@@ -316,8 +316,8 @@ class Camera:
 
     def read(self) -> tuple[bool, np.ndarray | None]:
         self.read_so_far += 1
-        picture = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
-        return self.read_so_far <= self.frames, picture
+        image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+        return self.read_so_far <= self.frames, image
 
     def release(self) -> None: ...
 
@@ -344,23 +344,23 @@ def test_ctrl_c_ends_a_camera_and_its_files_are_whole(
 
 
 def test_a_camera_that_fails_while_the_network_is_busy_says_so() -> None:
-    def shots() -> Iterator[streaming._Shot]:
+    def shots() -> Iterator[streaming._Item]:
         source = Source("camera:0", "video", live=True)
         for number in range(50):
-            yield streaming._Shot(source, number, 0.0, np.zeros((8, 8, 3), np.uint8))
-        yield streaming._Shot(source, 50, 0.0, DataError("camera:0: gone"))
+            yield streaming._Item(source, number, 0.0, np.zeros((8, 8, 3), np.uint8))
+        yield streaming._Item(source, 50, 0.0, DataError("camera:0: gone"))
 
     seen = []
     for shot in streaming._ahead(shots(), 2):
         time.sleep(0.01)
         seen.append(shot)
     assert len(seen) < 51
-    assert isinstance(seen[-1].picture, DataError)
+    assert isinstance(seen[-1].image, DataError)
 
 
 def test_a_camera_that_gives_nothing(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["camera:99"], weights, tmp_path) == 2
-    assert "left out: camera:99: this camera gives no picture" in capsys.readouterr().err
+    assert "left out: camera:99: this camera gives no image" in capsys.readouterr().err
 
 
 def test_ctrl_c_in_a_file_leaves_nothing_half_done(
@@ -411,14 +411,14 @@ def test_names_that_are_no_text_are_written(weights: Path, folder: Path, tmp_pat
 
 def test_crops_are_the_detections_pixels(weights: Path, detector: Detector, folder: Path, tmp_path: Path) -> None:
     assert run([str(folder / "a.jpg"), str(folder / "b.mp4"), "--save", "crops"], weights, tmp_path) == 0
-    found, picture = detector(folder / "a.jpg"), read_picture(folder / "a.jpg")
+    found, image = detector(folder / "a.jpg"), read_image(folder / "a.jpg")
     for number, (box, name) in enumerate(zip(found.boxes.tolist(), found.names, strict=True), start=1):
-        crop = read_picture(tmp_path / "crops" / name.replace("/", "_") / f"a.jpg_{number}.jpg")
+        crop = read_image(tmp_path / "crops" / name.replace("/", "_") / f"a.jpg_{number}.jpg")
         left, top = int(box[0]), int(box[1])
         height, width = crop.shape[:2]
         assert abs(width - (box[2] - box[0])) < 2
         assert abs(height - (box[3] - box[1])) < 2
-        assert np.abs(crop.astype(int) - picture[top : top + height, left : left + width]).mean() < 12
+        assert np.abs(crop.astype(int) - image[top : top + height, left : left + width]).mean() < 12
     assert len(list(tmp_path.glob("crops/*/a.jpg_*"))) == len(found)
     assert {path.name.split("_")[1] for path in tmp_path.glob("crops/*/b.mp4_*")} == {
         f"{number:06d}" for number in range(FRAMES)
@@ -433,7 +433,7 @@ def test_nothing_found_is_an_empty_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "file"), [("json", "detections.json"), ("csv", "detections.csv"), ("pictures", "b.mp4")]
+    ("wanted", "file"), [("json", "detections.json"), ("csv", "detections.csv"), ("images", "b.mp4")]
 )
 def test_a_full_disk_is_one_line_and_leaves_nothing(
     weights: Path, folder: Path, tmp_path: Path, wanted: str, file: str, capsys: pytest.CaptureFixture[str]

@@ -1,4 +1,4 @@
-"""Windows over a picture, and boxes across their seams: with a detector that sees exactly what a window shows."""
+"""Windows over an image, and boxes across their seams: with a detector that sees exactly what a window shows."""
 
 import json
 from itertools import pairwise
@@ -26,7 +26,7 @@ SIDE = 100
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(32, 300), st.floats(0, 0.9))
-def test_windows_cover_the_picture_and_are_of_one_size(width: int, height: int, side: int, overlap: float) -> None:
+def test_windows_cover_the_image_and_are_of_one_size(width: int, height: int, side: int, overlap: float) -> None:
     places = windows(width, height, side, overlap)
     seen = np.zeros((height, width), bool)
     for left, top, right, bottom in places:
@@ -38,11 +38,11 @@ def test_windows_cover_the_picture_and_are_of_one_size(width: int, height: int, 
     assert len(set(places)) == len(places)
     columns = sorted({place.left for place in places})
     for first, second in pairwise(columns):
-        assert first + side - second >= int(overlap * side)  # neighbours share at least the overlap
+        assert first + side - second >= int(overlap * side)  # neighbors share at least the overlap
 
 
 class Sighted(Detector):
-    """In the place of a Detector: finds what is drawn, each object a rectangle of its own colour whose red tells the class.
+    """In the place of a Detector: finds what is drawn, each object a rectangle of its own color whose red tells the class.
 
     An object that a window cuts is found by its visible part, up to a pixel beside, with less score.
     """
@@ -52,21 +52,21 @@ class Sighted(Detector):
         self.conf, self.iou, self.max_detections = 0.25, 0.7, 300
         self.random = np.random.default_rng(0)
 
-    def __call__(self, pictures: Any) -> Any:
-        return [self.find(p) for p in pictures] if isinstance(pictures, list) else self.find(pictures)
+    def __call__(self, images: Any) -> Any:
+        return [self.find(p) for p in images] if isinstance(images, list) else self.find(images)
 
-    def find(self, picture: np.ndarray) -> Detections:
+    def find(self, image: np.ndarray) -> Detections:
         boxes, scores, labels = [], [], []
-        for colour in np.unique(picture.reshape(-1, 3), axis=0):
-            if not colour.any():
+        for color in np.unique(image.reshape(-1, 3), axis=0):
+            if not color.any():
                 continue
-            y, x = np.nonzero((picture == colour).all(axis=2))
+            y, x = np.nonzero((image == color).all(axis=2))
             box = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1], np.float64)
-            height, width = picture.shape[:2]
+            height, width = image.shape[:2]
             cut = box[0] == 0 or box[1] == 0 or box[2] == width or box[3] == height
             boxes.append((box + self.random.uniform(-1, 1, 4)).clip(0, [width, height] * 2))
             scores.append(self.random.uniform(0.3, 0.7) if cut else self.random.uniform(0.6, 0.9))
-            labels.append(int(colour[0]) - 1)
+            labels.append(int(color[0]) - 1)
         order = np.argsort(scores)[::-1].copy()
         return Detections(
             torch.tensor(np.array(boxes).reshape(-1, 4), dtype=torch.float32)[order],
@@ -77,19 +77,19 @@ class Sighted(Detector):
 
 
 def scene(seed: int, smallest: int, largest: int, width: int = 420, height: int = 330) -> tuple[np.ndarray, list[Any]]:
-    """A picture with rectangles apart from each other, and their boxes with labels."""
+    """An image with rectangles apart from each other, and their boxes with labels."""
     random = np.random.default_rng(seed)
-    picture = np.zeros((height, width, 3), np.uint8)
+    image = np.zeros((height, width, 3), np.uint8)
     drawn: list[Any] = []
     for _ in range(200):
         w, h = random.integers(smallest, largest, 2)
         left, top = random.integers(0, width - w), random.integers(0, height - h)
-        if picture[max(top - 4, 0) : top + h + 4, max(left - 4, 0) : left + w + 4].any():
+        if image[max(top - 4, 0) : top + h + 4, max(left - 4, 0) : left + w + 4].any():
             continue
         label = int(random.integers(2))
-        picture[top : top + h, left : left + w] = (label + 1, len(drawn) % 250 + 1, 7)
+        image[top : top + h, left : left + w] = (label + 1, len(drawn) % 250 + 1, 7)
         drawn.append((label, [left, top, left + w, top + h]))
-    return picture, drawn
+    return image, drawn
 
 
 def assert_each_once(found: Detections, drawn: list[Any], tolerance: float) -> None:
@@ -106,25 +106,25 @@ def assert_each_once(found: Detections, drawn: list[Any], tolerance: float) -> N
 def test_every_object_is_found_once_whatever_seams_cut_it(smallest: int, largest: int, overlap: float) -> None:
     """Smaller than the overlap, larger than it, and larger than a window."""
     for seed in range(3):
-        picture, drawn = scene(seed, smallest, largest)
-        found = TiledDetector(Sighted(), SIDE, overlap)(picture)
+        image, drawn = scene(seed, smallest, largest)
+        found = TiledDetector(Sighted(), SIDE, overlap)(image)
         assert_each_once(found, drawn, tolerance=4)
 
 
-def test_neighbours_of_one_class_at_a_seam_stay_two() -> None:
-    picture = np.zeros((100, 180, 3), np.uint8)
-    picture[10:50, 60:95] = (1, 1, 1)
-    picture[10:50, 96:130] = (1, 2, 1)
-    picture[52:90, 70:120] = (1, 3, 1)
-    found = TiledDetector(Sighted(), SIDE, 0.2)(picture)
+def test_neighbors_of_one_class_at_a_seam_stay_two() -> None:
+    image = np.zeros((100, 180, 3), np.uint8)
+    image[10:50, 60:95] = (1, 1, 1)
+    image[10:50, 96:130] = (1, 2, 1)
+    image[52:90, 70:120] = (1, 3, 1)
+    found = TiledDetector(Sighted(), SIDE, 0.2)(image)
     assert_each_once(found, [(0, [60, 10, 95, 50]), (0, [96, 10, 130, 50]), (0, [70, 52, 120, 90])], tolerance=3)
 
 
 def test_an_object_within_another_of_another_class_stays() -> None:
-    picture = np.zeros((100, 180, 3), np.uint8)
-    picture[10:90, 50:130] = (1, 1, 1)
-    picture[40:60, 85:99] = (2, 2, 1)
-    found = TiledDetector(Sighted(), SIDE, 0.2)(picture)
+    image = np.zeros((100, 180, 3), np.uint8)
+    image[10:90, 50:130] = (1, 1, 1)
+    image[40:60, 85:99] = (2, 2, 1)
+    found = TiledDetector(Sighted(), SIDE, 0.2)(image)
     assert sorted(found.names) == ["disc", "square"]
 
 
@@ -132,11 +132,11 @@ def test_nothing_is_nothing() -> None:
     assert len(TiledDetector(Sighted(), SIDE, 0.2)(np.zeros((300, 300, 3), np.uint8))) == 0
 
 
-def test_max_detections_counts_for_the_picture() -> None:
-    picture, drawn = scene(0, 12, 20)
+def test_max_detections_counts_for_the_image() -> None:
+    image, drawn = scene(0, 12, 20)
     few = Sighted()
     few.max_detections = 5
-    assert len(drawn) > 5 == len(TiledDetector(few, SIDE, 0.2)(picture))
+    assert len(drawn) > 5 == len(TiledDetector(few, SIDE, 0.2)(image))
 
 
 @pytest.fixture(scope="module")
@@ -146,19 +146,19 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_picture_no_larger_than_a_window_is_as_without_tiles(weights: Path) -> None:
+def test_a_image_no_larger_than_a_window_is_as_without_tiles(weights: Path) -> None:
     detector = Detector.load(weights, device="cpu")
-    picture = np.random.default_rng(0).integers(0, 255, (90, 128, 3), np.uint8)
-    tiled, plain = TiledDetector(detector, 128)(picture), detector(picture)
+    image = np.random.default_rng(0).integers(0, 255, (90, 128, 3), np.uint8)
+    tiled, plain = TiledDetector(detector, 128)(image), detector(image)
     assert torch.equal(tiled.boxes, plain.boxes)
-    assert [torch.equal(a.boxes, plain.boxes) for a in TiledDetector(detector, 128)([picture, picture])] == [True] * 2
+    assert [torch.equal(a.boxes, plain.boxes) for a in TiledDetector(detector, 128)([image, image])] == [True] * 2
 
 
 def test_infer_and_evaluate_find_the_same_through_tiles(weights: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     (data / "val").mkdir(parents=True)
-    picture = np.random.default_rng(0).integers(0, 255, (14, 20, 3), np.uint8)
-    Image.fromarray(picture).resize((200, 140)).save(data / "val" / "1.png")
+    image = np.random.default_rng(0).integers(0, 255, (14, 20, 3), np.uint8)
+    Image.fromarray(image).resize((200, 140)).save(data / "val" / "1.png")
     content = {
         "images": [{"id": 1, "file_name": "1.png", "width": 200, "height": 140}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 50, 50], "area": 2500, "iscrowd": 0}],

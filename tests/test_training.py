@@ -11,31 +11,32 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from small_run import small_config
 
 import detector.training.batch_size as batch_size
 import detector.training.loop as loop
 import detector.training.loss as loss
 import detector.training.step as step
+from detector.boxes import make_anchors
 from detector.cli import COMMANDS, parse
-from detector.config import AugmentConfig, LoaderConfig, LossConfig, PathsConfig, TrainConfig, TrainLoopConfig
-from detector.data.coco import CocoImages
+from detector.config import AugmentConfig, LossConfig, PathsConfig, TrainConfig, TrainLoopConfig
+from detector.data.coco import CocoDataset
 from detector.data.layouts import find_split
-from detector.data.loader import TrainingItem, TrainingPictures, collate, training_loader
+from detector.data.loader import TrainDataset, TrainItem, collate, train_loader
 from detector.data.sampler import EpochSampler, SampleKey
 from detector.demo.scenes import make_data_set
 from detector.errors import ConfigError, DetectorError
 from detector.evaluation.coco_metrics import METRICS
-from detector.geometry.boxes import make_anchors
-from detector.geometry.frame_size import FrameSize
+from detector.images.input_size import InputSize
 from detector.models.base import scale_pixels
 from detector.models.catalog import create_model
-from detector.models.pgi import guided
-from detector.training.batch_size import batch_that_fits, largest_batch
+from detector.models.pgi import add_auxiliary
+from detector.training.batch_size import largest_batch, largest_batch_size
 from detector.training.checkpoint import TrainState
 from detector.training.ema import ModelEma
 from detector.training.loop import grouped, train
 from detector.training.loss import Losses, detection_loss, training_loss
-from detector.training.optim import build_optimizer, learning_rate, set_rates
+from detector.training.optim import build_optimizer, learning_rate, set_lr
 from detector.training.setup import Run, set_up
 from detector.training.step import backward, take_step
 from detector.weights.files import load_weights
@@ -48,13 +49,6 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def tiny(data: Path, out: Path, epochs: int = 2, workers: int = 0, **settings: object) -> TrainConfig:
-    loop = TrainLoopConfig(epochs=epochs, image_size=64, batch_size=4, nominal_batch_size=4, warmup_epochs=0.5)
-    return TrainConfig(
-        data=str(data), out=str(out), train=replace(loop, **settings), loader=LoaderConfig(workers=workers)
-    )
-
-
 def same_weights(first: Path, second: Path) -> bool:
     one, two = load_file(first / "last.safetensors"), load_file(second / "last.safetensors")
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
@@ -63,7 +57,7 @@ def same_weights(first: Path, second: Path) -> bool:
 @pytest.fixture(scope="module")
 def whole_run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
-    train(tiny(scenes, out, epochs=3))
+    train(small_config(scenes, out, epochs=3))
     return out
 
 
@@ -96,9 +90,9 @@ def test_checkpoints_load_without_running_code(whole_run: Path) -> None:
 
 
 def test_a_run_can_be_repeated_with_any_number_of_workers(scenes: Path, whole_run: Path, tmp_path: Path) -> None:
-    train(tiny(scenes, tmp_path / "again", epochs=3, workers=2))
+    train(small_config(scenes, tmp_path / "again", epochs=3, workers=2))
     assert same_weights(whole_run, tmp_path / "again")
-    train(tiny(scenes, tmp_path / "other", epochs=3, seed=1))
+    train(small_config(scenes, tmp_path / "other", epochs=3, seed=1))
     assert not same_weights(whole_run, tmp_path / "other")
 
 
@@ -116,10 +110,10 @@ def test_a_resumed_run_ends_where_the_whole_run_ends(
 
     monkeypatch.setattr(loop, "validate", interrupted)
     with pytest.raises(Exception, match=f"--resume {out}"):
-        train(tiny(scenes, out, epochs=3))
+        train(small_config(scenes, out, epochs=3))
     monkeypatch.setattr(loop, "validate", original)
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 1
-    train(replace(tiny(scenes, out, epochs=3), resume=str(out)))
+    train(replace(small_config(scenes, out, epochs=3), resume=str(out)))
     assert same_weights(whole_run, out)
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
 
@@ -128,12 +122,12 @@ def test_a_resumed_run_ends_where_the_whole_run_ends(
 def test_the_network_learns_a_batch_by_heart(name: str, scenes: Path) -> None:
     """yolov9t with its auxiliary branch."""
     torch.manual_seed(0)
-    ranges = dict.fromkeys(("mosaic", "scale", "translate", "mirror", "hue", "saturation", "brightness"), 0.0)
+    ranges = dict.fromkeys(("mosaic", "scale", "translate", "fliplr", "hue", "saturation", "brightness"), 0.0)
     augment = AugmentConfig(**ranges)
-    pictures = TrainingPictures(CocoImages.load(find_split(scenes, "train")), 96, augment, seed=0)
-    batch = collate([pictures[SampleKey(0, i, True)] for i in (0, 3, 4, 5)])
-    network = guided(create_model(name, 5))
-    optimizer = build_optimizer(network, TrainLoopConfig(learning_rate=0.003))
+    images = TrainDataset(CocoDataset.load(find_split(scenes, "train")), 96, augment, seed=0)
+    batch = collate([images[SampleKey(0, i, True)] for i in (0, 3, 4, 5)])
+    network = add_auxiliary(create_model(name, 5))
+    optimizer = build_optimizer(network, TrainConfig(lr=0.003))
     anchors = make_anchors([(12, 12), (6, 6), (3, 3)], (8, 16, 32), like=torch.zeros(1))
     images = scale_pixels(batch.images)
     for _ in range(80):
@@ -147,26 +141,26 @@ def test_the_network_learns_a_batch_by_heart(name: str, scenes: Path) -> None:
 
 
 def test_a_run_with_a_rectangle(scenes: Path, tmp_path: Path) -> None:
-    train(tiny(scenes, tmp_path / "run", epochs=1, image_size=(64, 96), repeat_threshold=0.5, multi_scale=0.4))
+    train(small_config(scenes, tmp_path / "run", epochs=1, image_size=(64, 96), repeat_threshold=0.5, multi_scale=0.4))
     _, info = load_weights(tmp_path / "run" / "best.safetensors")
     assert info.image_size == (64, 96)
     resumed = parse("train", COMMANDS["train"], ["--resume", str(tmp_path / "run")])
-    assert resumed.train.image_size == (64, 96)
+    assert resumed.image_size == (64, 96)
     run, _ = set_up(resumed)
     shapes = {tuple(batch.images.shape[2:]) for batch in run.loader}
     assert len(shapes) > 1
     assert shapes <= {(32, 64), (64, 96), (96, 128)}
-    assert len(run.anchors(FrameSize(32, 64)).points) == 4 * 8 + 2 * 4 + 1 * 2
+    assert len(run.anchors(InputSize(32, 64)).points) == 4 * 8 + 2 * 4 + 1 * 2
 
 
 def test_early_stop(scenes: Path, tmp_path: Path) -> None:
-    result = train(tiny(scenes, tmp_path / "run", epochs=9, patience=1, learning_rate=0.0))
+    result = train(small_config(scenes, tmp_path / "run", epochs=9, patience=1, learning_rate=0.0))
     assert result["epoch"] == 1
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_step_sums_the_gradients_of_its_forward_passes(scenes: Path, tmp_path: Path) -> None:
-    config = tiny(scenes, tmp_path / "run", epochs=1)
+    config = small_config(scenes, tmp_path / "run", epochs=1)
     config = replace(config, train=replace(config.train, nominal_batch_size=8))
     run, state = set_up(config)
     assert (run.accumulate, run.steps_per_epoch) == (2, 2)
@@ -186,30 +180,34 @@ def test_a_step_sums_the_gradients_of_its_forward_passes(scenes: Path, tmp_path:
 def test_a_diverged_run_stops_and_keeps_its_last_checkpoint(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(DetectorError, match=r"not finite.*--train\.learning_rate below"):
-        train(tiny(scenes, out, learning_rate=1e12, clip_gradient_norm=1e12, warmup_epochs=0.0, max_skipped_steps=2))
+        train(
+            small_config(
+                scenes, out, learning_rate=1e12, clip_gradient_norm=1e12, warmup_epochs=0.0, max_skipped_steps=2
+            )
+        )
     assert torch.load(out / "last.pt", weights_only=True)["epoch"] == 0
     assert not (out / "best.safetensors").exists()
 
 
 def bits(state: TrainState) -> list[torch.Tensor]:
-    """Copies of all that a step changes: weights, averaged weights, running statistics, the optimiser's moments."""
+    """Copies of all that a step changes: weights, EMA weights, running statistics, the optimizer's moments."""
     moments = [value for entry in state.optimizer.state.values() for value in entry.values()]
     tensors = [*state.model.state_dict().values(), *state.ema.model.state_dict().values(), *moments]
     return [tensor.clone() for tensor in tensors]
 
 
-@pytest.mark.parametrize("spoilt", ["gradient", "pictures"])
+@pytest.mark.parametrize("spoilt", ["gradient", "images"])
 def test_a_step_whose_gradient_is_not_finite_changes_nothing(
     spoilt: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of two forward passes the second is spoilt: by an infinite loss, or already in the running statistics."""
     out = tmp_path / "run"
-    run, state = set_up(tiny(scenes, out, nominal_batch_size=8))
+    run, state = set_up(small_config(scenes, out, nominal_batch_size=8))
     first, second = list(run.loader)[:2]
     state.model.train()
     take_step(run, state, [first, second])
     before, ema_steps = bits(state), state.ema.steps
-    losses, passes = state.tally.losses.clone(), state.tally.passes
+    losses, passes = state.stats.losses.clone(), state.stats.passes
 
     with monkeypatch.context() as patch:
         if spoilt == "gradient":
@@ -226,14 +224,14 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing(
         take_step(run, state, [first, second])
 
     assert all(torch.equal(one, two) for one, two in zip(before, bits(state), strict=True))
-    assert (state.ema.steps, state.step, state.skipped_in_row, state.tally.skipped_steps) == (ema_steps, 2, 1, 1)
-    assert torch.equal(state.tally.losses, losses)
-    assert state.tally.passes == passes
+    assert (state.ema.steps, state.step, state.skipped_in_row, state.stats.skipped_steps) == (ema_steps, 2, 1, 1)
+    assert torch.equal(state.stats.losses, losses)
+    assert state.stats.passes == passes
     (entry,) = [json.loads(line) for line in (out / "skipped_steps.jsonl").read_text().splitlines()]
-    pictures = dict.fromkeys((*first.pictures, *second.pictures))  # of all the mosaics, each once
-    names = [run.train_images.file_name(picture) for picture in pictures]
-    assert entry == {"epoch": 1, "step": 2, "pictures": names}
-    assert f"step 2 left out, its gradient is not finite; its pictures: {', '.join(names)}" in capsys.readouterr().out
+    images = dict.fromkeys((*first.images, *second.images))  # of all the mosaics, each once
+    names = [run.train_images.file_name(image) for image in images]
+    assert entry == {"epoch": 1, "step": 2, "images": names}
+    assert f"step 2 left out, its gradient is not finite; its images: {', '.join(names)}" in capsys.readouterr().out
 
     take_step(run, state, [first, second])  # and the next one counts again
     assert state.skipped_in_row == 0
@@ -243,7 +241,7 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing(
 def test_skipped_steps_are_counted_and_too_many_in_a_row_stop_the_run(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """12 pictures in batches of 4: one bad step in the first epoch, then only bad ones."""
+    """12 images in batches of 4: one bad step in the first epoch, then only bad ones."""
     bad, taken, out = (1, 3, 4, 5), [0], tmp_path / "run"
 
     def losses_of(*arguments: object) -> Losses:
@@ -253,7 +251,7 @@ def test_skipped_steps_are_counted_and_too_many_in_a_row_stop_the_run(
 
     monkeypatch.setattr(loss, "detection_loss", losses_of)
     with pytest.raises(DetectorError) as refusal:
-        train(tiny(scenes, out, epochs=3, max_skipped_steps=3))
+        train(small_config(scenes, out, epochs=3, max_skipped_steps=3))
     assert re.search(
         r"3 steps in a row .* up to step 6 in epoch 2: .*--train\.learning_rate below 0\.002", str(refusal.value)
     )
@@ -265,7 +263,7 @@ def test_skipped_steps_are_counted_and_too_many_in_a_row_stop_the_run(
     assert [(entry["epoch"], entry["step"]) for entry in entries] == [(1, 2), (2, 4), (2, 5), (2, 6)]
 
     monkeypatch.undo()
-    train(replace(tiny(scenes, out, epochs=3, max_skipped_steps=3), resume=str(out)))  # the cause is gone
+    train(replace(small_config(scenes, out, epochs=3, max_skipped_steps=3), resume=str(out)))  # the cause is gone
     entries = [json.loads(line) for line in (out / "skipped_steps.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in entries] == [2]
 
@@ -273,9 +271,13 @@ def test_skipped_steps_are_counted_and_too_many_in_a_row_stop_the_run(
 def test_a_run_begun_again_knows_no_skipped_steps_of_the_one_that_failed(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(DetectorError, match="not finite"):
-        train(tiny(scenes, out, learning_rate=1e12, clip_gradient_norm=1e12, warmup_epochs=0.0, max_skipped_steps=1))
+        train(
+            small_config(
+                scenes, out, learning_rate=1e12, clip_gradient_norm=1e12, warmup_epochs=0.0, max_skipped_steps=1
+            )
+        )
     assert (out / "skipped_steps.jsonl").exists()
-    train(tiny(scenes, out, epochs=1))
+    train(small_config(scenes, out, epochs=1))
     assert not (out / "skipped_steps.jsonl").exists()
 
 
@@ -301,7 +303,7 @@ def test_the_largest_batch_stays_within_its_limit() -> None:
 
 
 def no_card(monkeypatch: pytest.MonkeyPatch, fitting: int) -> None:
-    """A card that takes `fitting` pictures of a step, played on the CPU."""
+    """A card that takes `fitting` images of a step, played on the CPU."""
 
     def try_step(_network: object, _strides: object, _settings: object, _autocast: object, size: int) -> None:
         if size > fitting:
@@ -317,7 +319,7 @@ def no_card(monkeypatch: pytest.MonkeyPatch, fitting: int) -> None:
 @pytest.mark.parametrize(
     ("fitting", "advice"), [(3, r"3 fit: start again with --train\.batch_size 3"), (0, "not even one")]
 )
-def test_out_of_memory_is_told_with_the_batch_that_fits(
+def test_out_of_memory_is_told_with_the_largest_batch_size(
     fitting: int, advice: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_much(*_: object) -> None:
@@ -326,7 +328,7 @@ def test_out_of_memory_is_told_with_the_batch_that_fits(
     no_card(monkeypatch, fitting)
     monkeypatch.setattr(loop, "take_step", too_much)
     with pytest.raises(DetectorError, match=f"^CUDA ran out of memory.*{advice}") as refusal:
-        train(tiny(scenes, tmp_path / "run"))
+        train(small_config(scenes, tmp_path / "run"))
     assert "\n" not in str(refusal.value)
 
 
@@ -334,11 +336,11 @@ def test_a_batch_fits_only_with_memory_to_spare(monkeypatch: pytest.MonkeyPatch)
     no_card(monkeypatch, 100)
     reserved = [0]
     monkeypatch.setattr(batch_size, "try_step", lambda *arguments: reserved.append(arguments[-1]))
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: reserved[-1])  # a picture takes 1 of 100
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: reserved[-1])  # an image takes 1 of 100
     model, autocast = create_model("yolo11n", 1), torch.autocast("cpu", enabled=False)
-    few, many = (TrainLoopConfig(nominal_batch_size=pictures) for pictures in (64, 128))
-    assert 80 <= batch_that_fits(model, (8, 16, 32), many, autocast) <= 90  # a tenth stays free
-    assert batch_that_fits(model, (8, 16, 32), few, autocast) == 64  # no more than a step needs
+    few, many = (TrainConfig(train=TrainLoopConfig(nominal_batch_size=images)) for images in (64, 128))
+    assert 80 <= largest_batch_size(model, (8, 16, 32), many, autocast) <= 90  # a tenth stays free
+    assert largest_batch_size(model, (8, 16, 32), few, autocast) == 64  # no more than a step needs
 
 
 def test_trying_batches_leaves_the_running_statistics_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,17 +349,17 @@ def test_trying_batches_leaves_the_running_statistics_alone(monkeypatch: pytest.
     monkeypatch.setattr(batch_size, "try_step", original)
     model = create_model("yolo11n", 1).train()
     before = [buffer.clone() for buffer in model.buffers()]
-    settings = TrainLoopConfig(image_size=64, nominal_batch_size=2)
-    assert batch_that_fits(model, model.head.strides, settings, torch.autocast("cpu", enabled=False)) == 2
+    config = TrainConfig(image_size=64, train=TrainLoopConfig(nominal_batch_size=2))
+    assert largest_batch_size(model, model.head.strides, config, torch.autocast("cpu", enabled=False)) == 2
     assert all(torch.equal(one, two) for one, two in zip(before, model.buffers(), strict=True))
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_a_batch_of_automatic_size_needs_a_card(scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"^train\.batch_size: auto measures a CUDA card's memory; on a CPU give a number"
+        ConfigError, match=r"^batch_size: auto measures the memory of a CUDA GPU; on a CPU give a number"
     ):
-        set_up(tiny(scenes, tmp_path / "run", batch_size="auto"))
+        set_up(small_config(scenes, tmp_path / "run", batch_size="auto"))
     assert not (tmp_path / "run").exists()
 
 
@@ -372,14 +374,14 @@ def test_the_stopping_metric_tells_the_best_epoch_and_when_to_stop(
         return {**dict.fromkeys(METRICS, 0.0), "AP": ap, "AP50": ap50}
 
     monkeypatch.setattr(loop, "validate", validate)
-    result = train(tiny(scenes, tmp_path / "run", epochs=9, stopping_metric="AP50", patience=2))
+    result = train(small_config(scenes, tmp_path / "run", epochs=9, stopping_metric="AP50", patience=2))
     assert (result["epoch"], result["AP"], result["AP50"]) == (2, 0.2, 0.5)
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
 
 
 def test_deterministic_training_changes_no_bit_on_the_cpu(scenes: Path, whole_run: Path, tmp_path: Path) -> None:
     try:
-        train(tiny(scenes, tmp_path / "run", epochs=3, deterministic=True))
+        train(small_config(scenes, tmp_path / "run", epochs=3, deterministic=True))
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
@@ -390,7 +392,7 @@ def test_a_run_can_be_resumed_from_another_folder(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(scenes)
-    config = tiny(Path(), tmp_path / "run", epochs=1)
+    config = small_config(Path(), tmp_path / "run", epochs=1)
     train(replace(config, paths=PathsConfig(val_json="annotations/instances_test.json", val_images="test")))
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert written["data"] == str(scenes)
@@ -402,14 +404,14 @@ def test_the_last_epochs_are_closing_ones_also_after_a_resume_in_them(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, bool]] = []
-    made = TrainingPictures.__getitem__
+    made = TrainDataset.__getitem__
 
-    def watched(self: TrainingPictures, key: SampleKey) -> TrainingItem:
-        seen.append((key.epoch, key.closing))
+    def watched(self: TrainDataset, key: SampleKey) -> TrainItem:
+        seen.append((key.epoch, key.weak_aug))
         return made(self, key)
 
-    monkeypatch.setattr(TrainingPictures, "__getitem__", watched)
-    config = replace(tiny(scenes, tmp_path / "run", epochs=4), augment=AugmentConfig(closing_epochs=2))
+    monkeypatch.setattr(TrainDataset, "__getitem__", watched)
+    config = replace(small_config(scenes, tmp_path / "run", epochs=4), augment=AugmentConfig(weak_aug_epochs=2))
     finish = loop.finish_epoch
 
     def interrupted(run: Run, state: TrainState, *rest: Any) -> None:
@@ -422,62 +424,62 @@ def test_the_last_epochs_are_closing_ones_also_after_a_resume_in_them(
         with pytest.raises(DetectorError):
             train(config)
     train(replace(config, resume=config.out))
-    in_order = list(dict.fromkeys(seen))  # the first sheet for the log shows epoch 0, too
+    in_order = list(dict.fromkeys(seen))  # the first plot for the log shows epoch 0, too
     assert in_order == [(0, False), (1, False), (2, True), (3, True)]
 
 
 @pytest.mark.parametrize(("strength", "least", "most"), [(0.0, 0, 0), (0.5, 5, 25), (1.0, 30, 30)])
 def test_transforms_come_less_often_in_the_closing_epochs(scenes: Path, strength: float, least: int, most: int) -> None:
-    images = CocoImages.load(find_split(scenes, "train"))
-    plain = AugmentConfig(scale=0, translate=0, mirror=0, hue=0, saturation=0, brightness=0, closing_strength=strength)
+    images = CocoDataset.load(find_split(scenes, "train"))
+    plain = AugmentConfig(scale=0, translate=0, fliplr=0, hue=0, saturation=0, brightness=0, weak_aug_strength=strength)
     turned = replace(plain, transforms=[{"VerticalFlip": {"p": 1.0}}])
-    one, other = (TrainingPictures(images, 64, config, seed=0) for config in (plain, turned))
+    one, other = (TrainDataset(images, 64, config, seed=0) for config in (plain, turned))
     keys = [SampleKey(epoch, 3, True) for epoch in range(30)]
     changed = [(one[key].sample.image != other[key].sample.image).any() for key in keys]
     assert least <= sum(changed) <= most
 
 
 def test_a_sample_follows_from_its_key_alone(scenes: Path) -> None:
-    images = CocoImages.load(find_split(scenes, "train"))
-    pictures = TrainingPictures(images, 64, AugmentConfig(), seed=3)
-    first, again, other_epoch = (pictures[SampleKey(e, 5, False)].sample for e in (0, 0, 1))
+    images = CocoDataset.load(find_split(scenes, "train"))
+    images = TrainDataset(images, 64, AugmentConfig(), seed=3)
+    first, again, other_epoch = (images[SampleKey(e, 5, False)].sample for e in (0, 0, 1))
     assert first is not None
     assert (first.image == again.image).all()
     assert (first.boxes == again.boxes).all()
     assert (first.image != other_epoch.image).any()
     sampler = EpochSampler(len(images), 5, seed=3)
-    loaders = [training_loader(pictures, sampler, LoaderConfig(workers=n), pin_memory=False) for n in (0, 2)]
+    loaders = [train_loader(images, sampler, n, pin_memory=False) for n in (0, 2)]
     for one, two in zip(*loaders, strict=True):
         assert torch.equal(one.images, two.images)
 
 
-def test_every_picture_comes_once_an_epoch_and_in_another_order_in_the_next() -> None:
+def test_every_image_comes_once_an_epoch_and_in_another_order_in_the_next() -> None:
     sampler = EpochSampler(23, 5, seed=0)
     orders = []
     for epoch in range(2):
         sampler.epoch = epoch
-        orders.append([key.picture for batch in sampler for key in batch])
+        orders.append([key.image for batch in sampler for key in batch])
     assert sorted(orders[0]) == list(range(23))
     assert orders[0] != orders[1]
     assert len(sampler) == len(list(sampler)) == 5
 
 
-def test_unreadable_pictures_are_left_out_and_named(tmp_path: Path) -> None:
+def test_unreadable_images_are_left_out_and_named(tmp_path: Path) -> None:
     make_data_set(tmp_path, seed=1, train=4, val=3, test=3)
     broken = sorted((tmp_path / "train").glob("*.jpg"))[2]
     broken.write_bytes(broken.read_bytes()[:500])
-    pictures = TrainingPictures(CocoImages.load(find_split(tmp_path, "train")), 64, AugmentConfig(), seed=0)
-    batch = collate([pictures[SampleKey(0, i, True)] for i in range(4)])
+    images = TrainDataset(CocoDataset.load(find_split(tmp_path, "train")), 64, AugmentConfig(), seed=0)
+    batch = collate([images[SampleKey(0, i, True)] for i in range(4)])
     assert len(batch.images) == len(batch.targets) == 3
     assert [str(broken) in line for line in batch.unreadable] == [True]
-    mosaic = [pictures[SampleKey(0, i, False)] for i in range(4)]
+    mosaic = [images[SampleKey(0, i, False)] for i in range(4)]
     assert all(item.sample is not None for item in mosaic if not item.unreadable)
 
 
 def test_learning_rate_rises_then_falls_to_its_last_share() -> None:
-    config = TrainLoopConfig(learning_rate=1.0, final_learning_rate=0.1)
     for schedule in ("linear", "cosine"):
-        rates = [learning_rate(i, 100, 10, replace(config, schedule=schedule)) for i in range(100)]
+        config = TrainConfig(lr=1.0, train=TrainLoopConfig(final_lr_factor=0.1, schedule=schedule))
+        rates = [learning_rate(i, 100, 10, config) for i in range(100)]
         assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
         assert all(a >= b for a, b in pairwise(rates[9:]))
         assert rates[-1] == pytest.approx(0.1)
@@ -486,7 +488,7 @@ def test_learning_rate_rises_then_falls_to_its_last_share() -> None:
 
 def test_norms_and_biases_get_no_weight_decay() -> None:
     model = create_model("yolo11n", 3)
-    groups = build_optimizer(model, TrainLoopConfig()).param_groups
+    groups = build_optimizer(model, TrainConfig()).param_groups
     weights, norms, biases = ({id(p) for p in group["params"]} for group in groups)
     assert [group["weight_decay"] for group in groups] == [0.0005, 0, 0]
     assert weights == {id(p) for p in model.parameters() if p.ndim == 4}
@@ -497,12 +499,11 @@ def test_norms_and_biases_get_no_weight_decay() -> None:
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_warm_up_of_momentum_and_biases(name: str) -> None:
-    config = TrainLoopConfig(
-        optimizer=name, learning_rate=0.01, momentum=0.9, warmup_momentum=0.8, warmup_bias_rate=0.1, schedule="linear"
-    )
+    loop = TrainLoopConfig(optimizer=name, momentum=0.9, warmup_momentum=0.8, warmup_bias_lr=0.1, schedule="linear")
+    config = TrainConfig(lr=0.01, train=loop)
     optimizer = build_optimizer(create_model("yolo11n", 3), config)
     for number in range(100):
-        set_rates(optimizer, number, 100, 10, config)
+        set_lr(optimizer, number, 100, 10, config)
         share = min((number + 1) / 10, 1.0)  # of the warm-up that lies behind
         rate = learning_rate(number, 100, 10, config)
         expected = 0.1 + share * (0.01 - 0.1) if number < 10 else rate
@@ -513,10 +514,10 @@ def test_warm_up_of_momentum_and_biases(name: str) -> None:
 
 
 def test_without_warm_up_values_momentum_stays_and_biases_rise_like_the_rest() -> None:
-    config = TrainLoopConfig(optimizer="sgd")
+    config = TrainConfig(train=TrainLoopConfig(optimizer="sgd"))
     optimizer = build_optimizer(create_model("yolo11n", 3), config)
     for number in (0, 3, 50):
-        set_rates(optimizer, number, 100, 10, config)
+        set_lr(optimizer, number, 100, 10, config)
         assert {group["lr"] for group in optimizer.param_groups} == {learning_rate(number, 100, 10, config)}
         assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
 
@@ -537,7 +538,7 @@ def test_ema_follows_the_formula() -> None:
 def test_a_run_interrupted_in_its_first_epoch_is_not_overwritten(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny(scenes, tmp_path / "run", checkpoint_minutes=0.0)
+    config = small_config(scenes, tmp_path / "run", checkpoint_minutes=0.0)
     original, taken = loop.take_step, []
 
     def interrupted(*arguments: object) -> None:

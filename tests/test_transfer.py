@@ -1,4 +1,4 @@
-"""Weights of other classes: rows go by name, layers that don't fit stay as initialised, all else is taken."""
+"""Weights of other classes: rows go by name, layers that don't fit stay as initialized, all else is taken."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def transferred(
 
 
 def require_rows(own: Categories, known: Categories, rows: dict[int, int]) -> str:
-    """Row i of the result is row rows[i] of the source, or as initialised; everything else is the source's."""
+    """Row i of the result is row rows[i] of the source, or as initialized; everything else is the source's."""
     before, source, after, line = transferred(own, known)
     for name, tensor in after.items():
         if name not in ROWS:

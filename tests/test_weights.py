@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from detector.errors import DetectorError, WeightsError
-from detector.fileio import atomic_write, write_json
 from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
 from detector.structures import Categories
+from detector.utils.fileio import atomic_write, write_json
 from detector.weights.files import WeightsInfo, load_weights, save_weights
-from detector.weights.importers import from_published, to_published
+from detector.weights.published.names import from_published, to_published
 
 INFO = WeightsInfo(
     model="yolo11n",
@@ -30,7 +30,7 @@ INFO = WeightsInfo(
     image_size=320,
     training={"epoch": 4, "config": {"train": {"learning_rate": 0.001}, "weights": None}},
     metrics={"AP": 0.125, "APsmall": None},
-    licence="CC0-1.0",
+    license="CC0-1.0",
 )
 
 
@@ -135,7 +135,7 @@ def without(metadata: dict[str, str], key: str) -> dict[str, str]:
     [
         (lambda _: None, "'format'"),
         (lambda m: m | {"format": "detector-2"}, "format is 'detector-2'"),
-        (lambda m: without(m, "licence"), "'licence'"),
+        (lambda m: without(m, "license"), "'license'"),
         (lambda m: m | {"model": "yolo11n"}, "lack"),  # no JSON
         (lambda m: m | {"model": '["yolo11n"]'}, "model is no str"),
         (lambda m: m | {"image_size": '"large"'}, "image_size is neither"),

@@ -1,4 +1,4 @@
-"""The processes that read pictures."""
+"""The processes that read images."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The figures of one file, measured in a process of its own: `python -m detector.benchmarking.measure JOB OUT`."""
+"""Results of one file, measured in a process of its own: `python -m detector.benchmarking.measure JOB OUT`."""
 
 import json
 import sys
@@ -12,30 +12,31 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from detector.data.pictures import read_picture
 from detector.errors import DetectorError
-from detector.fileio import write_json
-from detector.inference.detector import Detector, as_frame
-from detector.runtimes.base import HeadRuntime, Runtime
-from detector.runtimes.eager import EagerRuntime
+from detector.formats.pytorch import EagerRuntime
+from detector.formats.runtime import HeadRuntime, Runtime
+from detector.images.read import read_image
+from detector.inference.detector import Detector, to_tensor
+from detector.utils.fileio import write_json
+from detector.utils.memory import tune_malloc
 
 WARM_UP = 5
 """Calls before anything is measured."""
 AP_CONF = 0.001
 """As `evaluate` has it."""
-Picture = UInt8[np.ndarray, "_h _w 3"]
+Image = UInt8[np.ndarray, "_h _w 3"]
 
 
 @dataclass(frozen=True)
 class Job:
     """What to measure.
 
-    file: to load; pictures: files to detect in; data, split: what the AP is of; started: when the process was asked for, in
+    file: to load; images: files to detect in; data, split: what the AP is of; started: when the process was asked for, in
     seconds since the epoch; the rest as in `BenchmarkConfig`.
     """
 
     file: str
-    pictures: list[str]
+    images: list[str]
     data: str
     split: str
     image_size: int | tuple[int, int]
@@ -46,13 +47,13 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Figures:
+class BenchmarkResult:
     """What came out.
 
     start_seconds: from the process's start to its first detections; memory_mib: the largest resident size of the process while
-    it detected in one picture, None where the system doesn't tell; latency: from a decoded picture to its `Detections`;
-    network: from a letterboxed picture to what the network says, None for a file that holds more than the network;
-    images_per_second: end to end, `batch` pictures at a time.
+    it detected in one image, None where the system doesn't tell; latency: from a decoded image to its `Detections`;
+    network: from a letterboxed image to what the network says, None for a file that holds more than the network;
+    images_per_second: end to end, `batch` images at a time.
     """
 
     start_seconds: float
@@ -66,21 +67,21 @@ class Figures:
     ap: float
 
 
-def measure(job: Job) -> Figures:
+def measure(job: Job) -> BenchmarkResult:
     """Raises DetectorError kinds for a file that can't be used here."""
     detector = Detector.load(job.file, image_size=job.image_size, device=job.device, threads=job.threads)
-    first = read_picture(Path(job.pictures[0]))
+    first = read_image(Path(job.images[0]))
     detector(first)
     start_seconds = time.time() - job.started
     for _ in range(WARM_UP):
         detector(first)
     memory_mib = peak_memory()
-    pictures = [read_picture(Path(path)) for path in job.pictures]
-    latency_ms, latency_p95_ms = middle_and_p95(times(lambda picture: detector(picture), pictures, job.rounds))
-    alone = network_times(detector, pictures, job.rounds)
+    images = [read_image(Path(path)) for path in job.images]
+    latency_ms, latency_p95_ms = middle_and_p95(times(lambda image: detector(image), images, job.rounds))
+    alone = network_times(detector, images, job.rounds)
     network_ms, network_p95_ms = middle_and_p95(alone) if alone else (None, None)
-    batch, images_per_second = throughput(detector, pictures, job.rounds)
-    return Figures(
+    batch, images_per_second = throughput(detector, images, job.rounds)
+    return BenchmarkResult(
         start_seconds=start_seconds,
         memory_mib=memory_mib,
         latency_ms=latency_ms,
@@ -105,21 +106,21 @@ def times(run: Callable[[Any], object], inputs: Sequence[Any], rounds: int) -> l
 
 
 @torch.no_grad()
-def network_times(detector: Detector, pictures: Sequence[Picture], rounds: int) -> list[float]:
+def network_times(detector: Detector, images: Sequence[Image], rounds: int) -> list[float]:
     """Milliseconds of the network alone; none for a file that holds more than that."""
     run = network_of(detector.runtime)
     if run is None:
         return []
-    placed = [(picture, detector.letterbox(picture.shape[1], picture.shape[0])) for picture in pictures]
-    frames = [as_frame(letterbox.image(picture))[None] for picture, letterbox in placed]
+    placed = [(image, detector.letterbox(image.shape[1], image.shape[0])) for image in images]
+    inputs = [to_tensor(letterbox.apply(image))[None] for image, letterbox in placed]
 
-    def finished(frame: torch.Tensor) -> None:
-        run(frame)
+    def finished(one: torch.Tensor) -> None:
+        run(one)
         if detector.device.type == "cuda":
             torch.cuda.synchronize(detector.device)
 
-    times(finished, frames[:1] * WARM_UP, 1)
-    return times(finished, frames, rounds)
+    times(finished, inputs[:1] * WARM_UP, 1)
+    return times(finished, inputs, rounds)
 
 
 def network_of(runtime: Runtime) -> Callable[[torch.Tensor], object] | None:
@@ -128,30 +129,30 @@ def network_of(runtime: Runtime) -> Callable[[torch.Tensor], object] | None:
     return runtime.predict if isinstance(runtime, HeadRuntime) else None
 
 
-def throughput(detector: Detector, pictures: Sequence[Picture], rounds: int) -> tuple[int, float]:
-    """Pictures at a time, as many as the file takes and at most `Detector.BATCH`, and pictures a second."""
+def throughput(detector: Detector, images: Sequence[Image], rounds: int) -> tuple[int, float]:
+    """Images at a time, as many as the file takes and at most `Detector.BATCH`, and images/s."""
     one_by_one = detector.batch
-    detector.batch = batch = min(Detector.BATCH, detector.runtime.most or Detector.BATCH, len(pictures))
-    detector(pictures[:batch])
+    detector.batch = batch = min(Detector.BATCH, detector.runtime.max_batch_size or Detector.BATCH, len(images))
+    detector(images[:batch])
     started = time.perf_counter()
     for _ in range(rounds):
-        detector(pictures)
+        detector(images)
     spent = time.perf_counter() - started
     detector.batch = one_by_one
-    return batch, rounds * len(pictures) / spent
+    return batch, rounds * len(images) / spent
 
 
 def average_precision(detector: Detector, job: Job) -> float:
     """AP on the whole split."""
     # here, so that start-up and memory are those of a program that only detects
-    from detector.config import LoaderConfig, PathsConfig
-    from detector.data.coco import CocoImages
-    from detector.data.splits import split_paths
+    from detector.config import PathsConfig
+    from detector.data.coco import CocoDataset
+    from detector.data.layouts import split_paths
     from detector.evaluation.evaluate import evaluate_model
 
     detector.conf = AP_CONF
-    images = CocoImages.load(split_paths(job.data, PathsConfig(), job.split), detector.categories)  # type: ignore[arg-type]
-    ap: float = evaluate_model(detector, images, LoaderConfig(workers=0), reference=True).metrics["AP"]
+    dataset = CocoDataset.load(split_paths(job.data, PathsConfig(), job.split), detector.categories)  # type: ignore[arg-type]
+    ap: float = evaluate_model(detector, dataset, workers=0).metrics["AP"]
     return ap
 
 
@@ -174,6 +175,7 @@ def main() -> int:
     size = values.pop("image_size")
     job = Job(**values, image_size=size if isinstance(size, int) else tuple(size))
     try:
+        tune_malloc()
         write_json(Path(sys.argv[2]), asdict(measure(job)))
     except DetectorError as error:
         print(" ".join(str(error).split()), file=sys.stderr)

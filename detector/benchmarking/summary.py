@@ -8,8 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from detector.benchmarking.measure import Figures
-from detector.reporting.charts import COLOURS, new_chart, plain, save_chart
+from detector.benchmarking.measure import BenchmarkResult
+from detector.utils.charts import COLORS, new_chart, plain, save_chart
 
 MARKERS = ("o", "s", "^")
 
@@ -19,7 +19,7 @@ class Row(NamedTuple):
 
     name: str
     size: int
-    figures: Figures
+    result: BenchmarkResult
 
 
 def print_rows(rows: Sequence[Row]) -> None:
@@ -60,13 +60,13 @@ def draw(rows: Sequence[Row], path: Path, weights: str, data: str) -> None:
     """AP over latency; a line goes from each median to its p95."""
     figure, axes = new_chart(f"AP over latency: {plain(weights)}, {plain(data)}", height=5.2)
     for place, (name, _, figures) in enumerate(rows):
-        colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS)]
+        color, marker = COLORS[place % len(COLORS)], MARKERS[place // len(COLORS)]
         ends = (figures.latency_ms, figures.latency_p95_ms)
-        axes.plot(ends, (figures.ap, figures.ap), color=colour, linewidth=1.4, alpha=0.7)
+        axes.plot(ends, (figures.ap, figures.ap), color=color, linewidth=1.4, alpha=0.7)
         axes.plot(
             ends[0],
             figures.ap,
-            color=colour,
+            color=color,
             marker=marker,
             markersize=8,
             linestyle="",
@@ -77,8 +77,8 @@ def draw(rows: Sequence[Row], path: Path, weights: str, data: str) -> None:
     axes.set_xlim(left=0)
     axes.set_xlabel("latency end to end, ms: median, with a line to p95")
     axes.set_ylabel("AP at IoU 0.50 to 0.95")
-    middle = sum(row.figures.ap for row in rows) / len(rows)
-    reach = max(0.01, *(1.5 * abs(row.figures.ap - middle) for row in rows))
+    middle = sum(row.result.ap for row in rows) / len(rows)
+    reach = max(0.01, *(1.5 * abs(row.result.ap - middle) for row in rows))
     axes.set_ylim(middle - reach, middle + reach)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     save_chart(figure, path)

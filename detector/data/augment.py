@@ -1,4 +1,4 @@
-"""What is done to a training picture once it is placed: mirror, colours, and the albumentations transforms of the configuration."""
+"""What is done to a training image once it is placed: fliplr, colors, and the albumentations transforms of the configuration."""
 
 import difflib
 import math
@@ -18,42 +18,42 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask the network for a n
 import albumentations
 
 CROWD = -1
-"""Label under which crowd regions travel through the pipeline, so that they move with the picture."""
+"""Label under which crowd regions travel through the pipeline, so that they move with the image."""
 
 TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-"""RGB to luma and two axes of colour, which are 0 for grey. Source: the NTSC colour space (FCC, 1953)."""
+"""RGB to luma and two axes of color, which are 0 for gray. Source: the NTSC color space (FCC, 1953)."""
 
 
-def mirror_and_recolour(sample: Sample, config: AugmentConfig, rng: np.random.Generator) -> Sample:
-    """The sample mirrored and with other colours, as `config` says; all randomness comes from `rng`."""
-    mirrored = rng.random() < config.mirror
+def flip_and_adjust_colors(sample: Sample, config: AugmentConfig, rng: np.random.Generator) -> Sample:
+    """The sample mirrored and with other colors, as `config` says; all randomness comes from `rng`."""
+    mirrored = rng.random() < config.fliplr
     turn = rng.uniform(-config.hue, config.hue)
     saturation = rng.uniform(1 - config.saturation, 1 + config.saturation)
     brightness = rng.uniform(1 - config.brightness, 1 + config.brightness)
-    image = cv2.transform(sample.image, colour_matrix(turn, saturation, brightness))
+    image = cv2.transform(sample.image, color_matrix(turn, saturation, brightness))
     if not mirrored:
         return Sample(image, sample.boxes, sample.labels, sample.crowd_boxes)
     width = image.shape[1]
-    boxes, crowd_boxes = (_mirror_boxes(each, width) for each in (sample.boxes, sample.crowd_boxes))
+    boxes, crowd_boxes = (_flip_boxes(each, width) for each in (sample.boxes, sample.crowd_boxes))
     return Sample(cv2.flip(image, 1), boxes, sample.labels, crowd_boxes)
 
 
-def colour_matrix(turn: float, saturation: float, brightness: float) -> Float64[np.ndarray, "3 3"]:
-    """RGB to RGB: colours turned by `turn` circles and multiplied by `saturation`, with luma unchanged; then all multiplied
+def color_matrix(turn: float, saturation: float, brightness: float) -> Float64[np.ndarray, "3 3"]:
+    """RGB to RGB: colors turned by `turn` circles and multiplied by `saturation`, with luma unchanged; then all multiplied
     by `brightness`. One matrix and one rounding, where steps of their own would round and clip after each."""
     sine, cosine = saturation * math.sin(2 * math.pi * turn), saturation * math.cos(2 * math.pi * turn)
-    colours = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
-    return np.asarray(brightness * np.linalg.inv(TO_YIQ) @ colours @ TO_YIQ)
+    colors = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+    return np.asarray(brightness * np.linalg.inv(TO_YIQ) @ colors @ TO_YIQ)
 
 
-def _mirror_boxes(boxes: Float32[np.ndarray, "n 4"], width: int) -> Float32[np.ndarray, "n 4"]:
+def _flip_boxes(boxes: Float32[np.ndarray, "n 4"], width: int) -> Float32[np.ndarray, "n 4"]:
     mirrored = boxes.copy()
     mirrored[:, [0, 2]] = width - boxes[:, [2, 0]]
     return mirrored
 
 
 class Pipeline:
-    """albumentations transforms on pictures with boxes (xyxy pixels, of the picture before and after)."""
+    """albumentations transforms on images with boxes (xyxy pixels, of the image before and after)."""
 
     def __init__(self, transforms: list[dict[str, dict[str, Any]]]) -> None:
         self._compose = albumentations.Compose(
@@ -74,9 +74,7 @@ class Pipeline:
         )
         if result["image"].shape != sample.image.shape:
             shapes = f"from {sample.image.shape} to {result['image'].shape}"
-            raise ConfigError(
-                f"augment.transforms change the picture's shape {shapes}: leave out what crops or resizes"
-            )
+            raise ConfigError(f"augment.transforms change the image's shape {shapes}: leave out what crops or resizes")
         boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
         labels = np.asarray(result["labels"], dtype=np.int64).reshape(-1)
         crowd = labels == CROWD

@@ -1,4 +1,4 @@
-"""Decoded pictures in memory that all workers share, so that each file is decoded once a run and not once a sight.
+"""Decoded images in memory that all workers share, so that each file is decoded once a run and not once a sight.
 
 One piece of anonymous memory (Linux's memfd) holds all of it. It is not limited by /dev/shm, which containers keep small,
 and each part is reserved before it is written, so that too little memory is an error code here and not a bus error.
@@ -39,25 +39,25 @@ class FileState(NamedTuple):
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-class PictureCache:
-    """Decoded pictures, in at most `capacity` bytes with all bookkeeping, numbered 0..pictures - 1.
+class ImageCache:
+    """Decoded images, in at most `capacity` bytes with all bookkeeping, numbered 0..images - 1.
 
-    A picture is served only while its file is in the state that was decoded; files of the same content share one copy.
+    An image is served only while its file is in the state that was decoded; files of the same content share one copy.
     What is full stays as it is: nothing is ever thrown out, so an entry never changes once it can be found.
 
-    Layout, in 64-bit words: the first free byte; for each picture where its entry starts (0: none); a hash table of the
+    Layout, in 64-bit words: the first free byte; for each image where its entry starts (0: none); a hash table of the
     entries by content, open addressing; then entries (`FileState`, digest in two words, height, width, where the pixels
     start) and pixels. Readers take no lock: the word that leads to an entry is written last. Writers lock the file, a
     lock that the kernel takes back from a process that dies.
     """
 
-    def __init__(self, pictures: int, capacity: int) -> None:
+    def __init__(self, images: int, capacity: int) -> None:
         """Raises OSError where the bookkeeping finds no memory."""
-        descriptor = os.memfd_create("detector-pictures")
+        descriptor = os.memfd_create("detector-images")
         os.ftruncate(descriptor, capacity)
-        self._open(pictures, capacity, descriptor)
-        os.posix_fallocate(descriptor, 0, bookkeeping(pictures))
-        self._words[0] = bookkeeping(pictures)
+        self._open(images, capacity, descriptor)
+        os.posix_fallocate(descriptor, 0, bookkeeping(images))
+        self._words[0] = bookkeeping(images)
 
     def read(
         self, index: int, path: Path, variant: bytes, decode: Callable[[], UInt8[np.ndarray, "h w 3"]]
@@ -70,19 +70,19 @@ class PictureCache:
             state = FileState.of(path)
         except OSError:
             return decode()
-        picture = self._find(index, state)
-        if picture is not None:
-            return picture
-        picture = decode()
-        if self._words[0] + needed(picture.nbytes) <= len(self._bytes):
+        image = self._find(index, state)
+        if image is not None:
+            return image
+        image = decode()
+        if self._words[0] + needed(image.nbytes) <= len(self._bytes):
             try:
                 digest = hashlib.blake2b(path.read_bytes() + variant, digest_size=16).digest()
                 unchanged = FileState.of(path) == state
             except OSError:  # the file has just gone
-                return picture
+                return image
             if unchanged:
-                self._keep(index, state, digest, picture)
-        return picture
+                self._keep(index, state, digest, image)
+        return image
 
     def _find(self, index: int, state: FileState) -> UInt8[np.ndarray, "h w 3"] | None:
         start = int(self._slots[index])
@@ -91,19 +91,19 @@ class PictureCache:
         *known, _, _, height, width, pixels = self._entry(start).tolist()
         return self._pixels(pixels, height, width) if tuple(known) == state else None
 
-    def _keep(self, index: int, state: FileState, digest: bytes, picture: UInt8[np.ndarray, "h w 3"]) -> None:
+    def _keep(self, index: int, state: FileState, digest: bytes, image: UInt8[np.ndarray, "h w 3"]) -> None:
         words = np.frombuffer(digest, np.int64)
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         with self._locked():
             if self._find(index, state) is not None:  # another process was faster
                 return
             cell, twin = self._look_up(words)
-            start = self._reserve(0 if twin else picture.nbytes)
+            start = self._reserve(0 if twin else image.nbytes)
             if start is None:
                 return
             pixels = int(self._entry(twin)[-1]) if twin else start + ALIGNMENT
             if not twin:
-                self._pixels(pixels, height, width, writable=True)[:] = picture
+                self._pixels(pixels, height, width, writable=True)[:] = image
             self._entry(start)[:] = [*state, *words, height, width, pixels]
             if cell is not None and not twin:
                 self._table[cell] = start
@@ -147,30 +147,30 @@ class PictureCache:
         finally:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
-    def _open(self, pictures: int, capacity: int, descriptor: int) -> None:
+    def _open(self, images: int, capacity: int, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._pictures = pictures
+        self._images = images
         weakref.finalize(self, os.close, descriptor)
         self._bytes = np.frombuffer(mmap.mmap(descriptor, capacity), np.uint8)
         self._words = self._bytes[: capacity // 8 * 8].view(np.int64)
-        self._slots = self._words[1 : 1 + pictures]
-        self._table = self._words[1 + pictures : 1 + pictures + 2 * pictures]
+        self._slots = self._words[1 : 1 + images]
+        self._table = self._words[1 + images : 1 + images + 2 * images]
 
     def __getstate__(self) -> tuple[int, int, Any]:
-        return self._pictures, len(self._bytes), reduction.DupFd(self._descriptor)
+        return self._images, len(self._bytes), reduction.DupFd(self._descriptor)
 
     def __setstate__(self, state: tuple[int, int, Any]) -> None:
-        pictures, capacity, descriptor = state
-        self._open(pictures, capacity, descriptor.detach())
+        images, capacity, descriptor = state
+        self._open(images, capacity, descriptor.detach())
 
 
-def bookkeeping(pictures: int) -> int:
-    """Bytes that a cache of that many pictures takes before the first comes in."""
-    return _aligned(8 * (1 + pictures + 2 * pictures))
+def bookkeeping(images: int) -> int:
+    """Bytes that a cache of that many images takes before the first comes in."""
+    return _aligned(8 * (1 + images + 2 * images))
 
 
 def needed(pixels: int) -> int:
-    """Bytes that a picture of `pixels` bytes takes in a cache."""
+    """Bytes that an image of `pixels` bytes takes in a cache."""
     return ALIGNMENT + _aligned(pixels)
 
 

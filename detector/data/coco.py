@@ -1,9 +1,10 @@
-"""The pictures of a split and their objects, where the loader's workers share them.
+"""The images of a split and their objects, where the loader's workers share them.
 
 What passes the checks of `annotation_file` is kept in a few tensors in shared memory: workers hold no copies, however
 they are started.
 """
 
+import hashlib
 import ntpath
 import os
 import posixpath
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +21,9 @@ from torch import Tensor
 
 from detector.data.annotation_file import AnnotationFile
 from detector.data.layouts import SplitPaths
-from detector.data.pictures import UnreadablePictureError, read_picture
 from detector.data.sample import Sample
 from detector.errors import DataError
+from detector.images.read import UnreadableImageError, read_image
 from detector.structures import Categories
 
 ROUNDING = 0.01  # px; annotation files are written with two decimals: a box this little outside is not worth a line
@@ -32,25 +33,35 @@ FOLDER_OPTIONS = "--paths.train_images, --paths.val_images or --paths.test_image
 
 @dataclass(frozen=True, eq=False)
 class SharedRows:
-    """Rows grouped by picture, in shared memory: picture `i` has `rows[starts[i] : starts[i + 1]]`."""
+    """Rows grouped by image, in shared memory: image `i` has `rows[starts[i] : starts[i + 1]]`."""
 
     rows: Tensor
     starts: Tensor
 
     @classmethod
-    def share(cls, rows: np.ndarray, counts: Int64[np.ndarray, " pictures"]) -> "SharedRows":
+    def share(cls, rows: np.ndarray, counts: Int64[np.ndarray, " images"]) -> "SharedRows":
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
         return cls(_share(rows), _share(starts))
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """A copy of the rows of one picture."""
+        """A copy of the rows of one image."""
         start, end = self.starts[index : index + 2].tolist()
         return self.rows[start:end].numpy().copy()
 
 
+class Annotations(NamedTuple):
+    """Annotations of one image: boxes x, y, width, height in pixels of the original, areas in square pixels, labels, and
+    which of them are `iscrowd` regions."""
+
+    boxes: Float64[np.ndarray, "n 4"]
+    areas: Float64[np.ndarray, " n"]
+    labels: Int64[np.ndarray, " n"]
+    crowd: Bool[np.ndarray, " n"]
+
+
 @dataclass(frozen=True, eq=False)
-class CocoImages:
-    """The pictures of one split with their objects, in the order of the annotation file.
+class CocoDataset:
+    """The images of one split with their objects, in the order of the annotation file.
 
     categories: the classes in label order (by category id), also those without objects; annotations_path: the JSON
     file; images_folder: what its `file_name`s are relative to; problems: lines to show once, such as clipped boxes.
@@ -67,10 +78,11 @@ class CocoImages:
     _boxes: SharedRows
     _labels: SharedRows
     _crowd_boxes: SharedRows
+    _annotations: SharedRows
 
     @classmethod
-    def load(cls, paths: SplitPaths, categories: Categories | None = None) -> "CocoImages":
-        """Parses and checks the annotation file, and that every picture it names is in the folder.
+    def load(cls, paths: SplitPaths, categories: Categories | None = None) -> "CocoDataset":
+        """Parses and checks the annotation file, and that every image it names is in the folder.
 
         categories: the classes of the training split or of the weights, to which the file's must belong; by default
         the file's own. Raises DataError, one line that names the file and the entry, for anything wrong.
@@ -85,7 +97,8 @@ class CocoImages:
         image_of = file.look_up("image_id", image_ids, "images")
         label_of = file.look_up("category_id", np.array(categories.ids, np.int64), "categories")
         crowd = file.crowd_flags()
-        boxes, keep, problems = _clip_boxes(file.boxes(), sizes[image_of], paths.annotations)
+        xywh = file.boxes()
+        boxes, keep, problems = _clip_boxes(xywh, sizes[image_of], paths.annotations)
 
         by_image = np.argsort(image_of, kind="stable")
         objects, crowds = by_image[(keep & ~crowd)[by_image]], by_image[(keep & crowd)[by_image]]
@@ -103,13 +116,17 @@ class CocoImages:
             SharedRows.share(boxes[objects], object_counts),
             SharedRows.share(label_of[objects], object_counts),
             SharedRows.share(boxes[crowds], crowd_counts),
+            SharedRows.share(
+                np.column_stack((xywh, file.areas(xywh), label_of, crowd))[by_image],
+                np.bincount(image_of, minlength=len(names)),
+            ),
         )
 
     def __len__(self) -> int:
         return len(self._image_ids)
 
     def image_id(self, index: int) -> int:
-        """The data set's own id of the picture."""
+        """The dataset's own id of the image."""
         return int(self._image_ids[index])
 
     def file_name(self, index: int) -> str:
@@ -125,7 +142,7 @@ class CocoImages:
         return width, height
 
     def boxes(self, index: int) -> Float32[np.ndarray, "n 4"]:
-        """The objects: xyxy pixels in the original picture, inside it; a copy."""
+        """The objects: xyxy pixels in the original image, inside it; a copy."""
         return self._boxes[index]
 
     def labels(self, index: int) -> Int64[np.ndarray, " n"]:
@@ -133,28 +150,65 @@ class CocoImages:
         return self._labels[index]
 
     def crowd_boxes(self, index: int) -> Float32[np.ndarray, "m 4"]:
-        """The `iscrowd` regions: xyxy pixels in the original picture, inside it; a copy."""
+        """The `iscrowd` regions: xyxy pixels in the original image, inside it; a copy."""
         return self._crowd_boxes[index]
 
-    def read(self, index: int) -> Sample:
-        """The picture, turned so that it has the size in the annotation file, and its objects in the same frame.
+    def annotations(self, index: int) -> Annotations:
+        """All annotations of the image as they stand in the file: not clipped, none dropped, crowd regions among them."""
+        rows = self._annotations[index]
+        return Annotations(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64), rows[:, 6].astype(np.bool_))
 
-        Raises UnreadablePictureError as `read_picture` does.
+    def ground_truth(self) -> dict[str, Any]:
+        """The split as COCOeval takes it, with image ids 0..len - 1 and labels as category ids.
+
+        Annotations are numbered from 1: COCOeval takes one with id 0 for an object that was not found.
         """
-        image = read_picture(self.path(index), self.size(index))
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for index in range(len(self)):
+            width, height = self.size(index)
+            images.append({"id": index, "width": width, "height": height})
+            for bbox, area, label, crowd in zip(*(column.tolist() for column in self.annotations(index)), strict=True):
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": index,
+                        "category_id": label,
+                        "bbox": bbox,
+                        "area": area,
+                        "iscrowd": int(crowd),
+                    }
+                )
+        categories = [{"id": label, "name": name} for label, name in enumerate(self.categories.names)]
+        return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the annotation file and the names and lengths (in bytes) of the images."""
+        digest = hashlib.sha256(self.annotations_path.read_bytes())
+        for index in range(len(self)):
+            length = self.path(index).stat().st_size
+            digest.update(f"{self.file_name(index)} {length}\n".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+    def read(self, index: int) -> Sample:
+        """The image, turned so that it has the size in the annotation file, and its objects in the same frame.
+
+        Raises UnreadableImageError as `read_image` does.
+        """
+        image = read_image(self.path(index), self.size(index))
         return Sample(image, self.boxes(index), self.labels(index), self.crowd_boxes(index))
 
     def readable(self, indices: Iterable[int]) -> Iterator[tuple[int, Sample]]:
-        """Those pictures, each with its index; one that can't be read is named on stderr and passed over."""
+        """Those images, each with its index; one that can't be read is named on stderr and skipped."""
         for index in indices:
             try:
                 yield index, self.read(index)
-            except UnreadablePictureError as error:
-                print(f"left out: {error}", file=sys.stderr)
+            except UnreadableImageError as error:
+                print(f"skipped: {error}", file=sys.stderr)
 
 
 def read_categories(annotations: Path) -> Categories:
-    """The categories of an annotation file, by id. Raises DataError as `CocoImages.load` does."""
+    """The categories of an annotation file, by id. Raises DataError as `CocoDataset.load` does."""
     return _agreed_categories(AnnotationFile.parse(annotations), None)
 
 
@@ -235,18 +289,18 @@ def _is_file(path: Path) -> bool:
 def _clip_boxes(
     xywh: Float64[np.ndarray, "annotations 4"], sizes: Int64[np.ndarray, "annotations 2"], path: Path
 ) -> tuple[Float32[np.ndarray, "annotations 4"], Bool[np.ndarray, " annotations"], tuple[str, ...]]:
-    """Each box as xyxy pixels clipped to its picture, whether any of it is left, and the line that tells how many."""
+    """Each box as xyxy pixels clipped to its image, whether any of it is left, and the line that tells how many."""
     xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     limits = np.concatenate([sizes, sizes], axis=1)
     boxes = xyxy.clip(0, limits).astype(np.float32)
     keep = np.asarray((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
     outside = ((xyxy < -ROUNDING) | (xyxy > limits + ROUNDING)).any(axis=1)
-    told = []
+    counts = []
     if clipped := np.count_nonzero(outside & keep):
-        told.append("1 box clipped to its picture" if clipped == 1 else f"{clipped} boxes clipped to their picture")
+        counts.append("1 box clipped to its image" if clipped == 1 else f"{clipped} boxes clipped to their image")
     if dropped := np.count_nonzero(~keep):
-        told.append("1 empty box dropped" if dropped == 1 else f"{dropped} empty boxes dropped")
-    return boxes, keep, (f"{path}: {', '.join(told)}",) if told else ()
+        counts.append("1 empty box dropped" if dropped == 1 else f"{dropped} empty boxes dropped")
+    return boxes, keep, (f"{path}: {', '.join(counts)}",) if counts else ()
 
 
 def _share(values: np.ndarray) -> Tensor:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from detector.errors import DataError
+from detector.config import PathsConfig
+from detector.errors import ConfigError, DataError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -24,6 +25,20 @@ class SplitPaths:
     images: Path
 
 
+def split_paths(data: str | None, paths: PathsConfig, split: Split) -> SplitPaths:
+    """Annotation file and image folder of `split`. Raises ConfigError or DataError saying which option is missing."""
+    annotations, images = getattr(paths, f"{split}_json"), getattr(paths, f"{split}_images")
+    if annotations is not None and images is not None:
+        return SplitPaths(Path(annotations), Path(images))
+    if annotations is not None or images is not None:
+        raise ConfigError(f"--paths.{split}_json and --paths.{split}_images belong together: give both or none")
+    if data is None:
+        raise ConfigError(
+            f"there is no dataset: give --data FOLDER, or --paths.{split}_json and --paths.{split}_images"
+        )
+    return find_split(Path(data), split)
+
+
 def find_split(root: Path, split: Split) -> SplitPaths:
     """The paths of a split below `root`, in either layout:
 
@@ -34,7 +49,7 @@ def find_split(root: Path, split: Split) -> SplitPaths:
     """
     remedy = f"name the paths with --paths.{split}_json and --paths.{split}_images (train and evaluate take them)"
     if not root.is_dir():
-        raise DataError(f"{root}: this data set folder does not exist; correct --data, or {remedy}")
+        raise DataError(f"{root}: this dataset folder does not exist; correct --data, or {remedy}")
     found = _annotation_files(root, split)
     if len(found) > 1:
         raise DataError(f"{root}: several {split} splits: {', '.join(str(path) for path in found)}; {remedy}")
@@ -69,7 +84,7 @@ def _first_file_name(annotations: Path) -> str | None:
         with annotations.open("rb") as file:
             match = FIRST_FILE_NAME.search(file.read(PEEKED_BYTES))
         return str(json.loads(match[1])) if match else None
-    except (OSError, ValueError):  # `CocoImages.load` says what is wrong with the file
+    except (OSError, ValueError):  # `CocoDataset.load` says what is wrong with the file
         return None
 
 

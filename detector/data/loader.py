@@ -1,4 +1,4 @@
-"""Training batches: read, place, augment, collate. All randomness of a picture follows from the seed and its key."""
+"""Training batches: read, place, augment, collate. All randomness of an image follows from the seed and its key."""
 
 from typing import NamedTuple
 
@@ -8,115 +8,108 @@ from jaxtyping import Float64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from detector.config import AugmentConfig, LoaderConfig
-from detector.data.augment import Pipeline, mirror_and_recolour
-from detector.data.coco import CocoImages
+from detector.config import AugmentConfig
+from detector.data.augment import Pipeline, flip_and_adjust_colors
+from detector.data.cached_images import CachedImages
+from detector.data.coco import CocoDataset
 from detector.data.mosaic import MIXUP_BETA, compose, longest_source_side, mix_up, random_placements
-from detector.data.pictures import UnreadablePictureError
 from detector.data.sample import Sample
 from detector.data.sampler import SampleKey
-from detector.data.sources import SourcePictures
 from detector.data.workers import start_worker, worker_count
-from detector.geometry.frame_size import FrameSize
+from detector.images.input_size import InputSize
+from detector.images.read import UnreadableImageError
 from detector.structures import Batch, Targets
 
 
-class TrainingItem(NamedTuple):
-    """What a worker hands back: the sample, or None if no picture of it was readable; a line for each unreadable one; and
-    the indices of the pictures that the sample is made of."""
+class TrainItem(NamedTuple):
+    """One training image as a worker hands it back.
+
+    sample: None if no image of it was readable; unreadable: a line for each image that was not; sources: the indices of
+    the images that the sample is made of.
+    """
 
     sample: Sample | None
     unreadable: tuple[str, ...]
     sources: tuple[int, ...]
 
 
-class TrainingPictures(Dataset[TrainingItem]):
-    """Augmented training pictures; the same key gives the same picture in any process.
+class TrainDataset(Dataset[TrainItem]):
+    """Augmented training images; the same key gives the same image in any process.
 
-    image_size: in pixels, the side of a square or (height, width); factors: see `repeat_factors`; a picture joins the
-    mosaics of others in proportion to its factor, too; sources: the pictures before, kept in at most `cache_gb` GiB of
-    memory; multi_scale: how much larger or smaller than image_size a key may ask for.
+    image_size: in pixels, the side of a square or (height, width); factors: see `repeat_factors`; an image joins the
+    mosaics of others in proportion to its factor, too; cache_gb: memory for decoded images in GiB; multi_scale: how much
+    larger or smaller than image_size a key may ask for.
     """
 
     def __init__(
         self,
-        images: CocoImages,
+        dataset: CocoDataset,
         image_size: int | tuple[int, int],
         config: AugmentConfig,
         seed: int,
-        factors: Float64[np.ndarray, " pictures"] | None = None,
+        factors: Float64[np.ndarray, " images"] | None = None,
         cache_gb: float = 0.0,
         multi_scale: float = 0.0,
     ) -> None:
         self._odds = None if factors is None else np.cumsum(factors) / factors.sum()
-        self._frame = FrameSize.of(image_size)
-        largest = self._frame.scaled(max(self._frame.scales(multi_scale)))
-        self.sources = SourcePictures(images, longest_source_side(largest, config), cache_gb)
-        self._config, self._closing = config, config.closing()
+        self._input_size = InputSize.of(image_size)
+        largest = self._input_size.scaled(max(self._input_size.scales(multi_scale)))
+        self.images = CachedImages(dataset, longest_source_side(largest, config), cache_gb)
+        self._config, self._weak_config = config, config.weak()
         self._seed = seed
         self._pipeline = Pipeline(config.transforms) if config.transforms else None
 
-    def __getitem__(self, key: SampleKey) -> TrainingItem:
-        rng = np.random.default_rng((self._seed, key.epoch, key.picture, key.repeat))
-        config = self._closing if key.closing else self._config
+    def __getitem__(self, key: SampleKey) -> TrainItem:
+        rng = np.random.default_rng((self._seed, key.epoch, key.image, key.repeat))
+        config = self._weak_config if key.weak_aug else self._config
         assert not isinstance(config.mixup, dict), "AugmentConfig.for_model makes it a number"
-        used: list[int] = []
-        unreadable: list[str] = []
-        frame = self._frame.scaled(key.scale)
-        sample = self._composed(key.picture, frame, config, rng, used, unreadable)
+        size = self._input_size.scaled(key.scale)
+        sample, unreadable, sources = self._composed(key.image, size, config, rng)
         if config.mixup > 0 and rng.random() < config.mixup:
-            other = self._composed(self._others(1, rng)[0], frame, config, rng, used, unreadable)
+            other, more_unreadable, more_sources = self._composed(self._others(1, rng)[0], size, config, rng)
+            unreadable, sources = unreadable + more_unreadable, sources + more_sources
             if sample is not None and other is not None:
                 sample = mix_up(sample, other, rng.beta(MIXUP_BETA, MIXUP_BETA))
         if sample is not None:
-            sample = mirror_and_recolour(sample, config, rng)
-        transformed = not key.closing or rng.random() < config.closing_strength
+            sample = flip_and_adjust_colors(sample, config, rng)
+        transformed = not key.weak_aug or rng.random() < config.weak_aug_strength
         if sample is not None and self._pipeline is not None and transformed:
             sample = self._pipeline(sample, rng)
-        return TrainingItem(sample, tuple(unreadable), tuple(used))
+        return TrainItem(sample, unreadable, sources)
 
-    def _composed(
-        self,
-        picture: int,
-        frame: FrameSize,
-        config: AugmentConfig,
-        rng: np.random.Generator,
-        used: list[int],
-        unreadable: list[str],
-    ) -> Sample | None:
-        """A picture or its mosaic, placed at random; adds to `used` each picture in it, to `unreadable` a line for each that
-        can't be read."""
-        indices = [picture]
+    def _composed(self, index: int, size: InputSize, config: AugmentConfig, rng: np.random.Generator) -> TrainItem:
+        """An image or its mosaic, placed at random in a network input of `size`."""
+        indices = [index]
         if config.mosaic > 0 and rng.random() < config.mosaic:
             indices += self._others(3, rng)
-        samples = []
-        for index in indices:
+        samples, unreadable, sources = [], [], []
+        for each in indices:
             try:
-                samples.append(self.sources.read(index))
-                used.append(index)
-            except UnreadablePictureError as error:
+                samples.append(self.images.read(each))
+                sources.append(each)
+            except UnreadableImageError as error:
                 unreadable.append(str(error))
         if not samples:
-            return None
+            return TrainItem(None, tuple(unreadable), ())
         if len(samples) < len(indices):
             samples = samples[:1]
         sizes = [(sample.image.shape[1], sample.image.shape[0]) for sample in samples]
-        placements = random_placements(sizes, frame, config, rng)
-        return compose(samples, placements, frame)
+        placements = random_placements(sizes, size, config, rng)
+        return TrainItem(compose(samples, placements, size), tuple(unreadable), tuple(sources))
 
     def _others(self, count: int, rng: np.random.Generator) -> list[int]:
         drawn: np.ndarray
         if self._odds is None:
-            drawn = rng.integers(len(self.sources), size=count)
+            drawn = rng.integers(len(self.images), size=count)
         else:
             drawn = np.searchsorted(self._odds[:-1], rng.random(count), side="right")
         return [int(index) for index in drawn]
 
 
-def collate(items: list[TrainingItem]) -> Batch:
+def collate(items: list[TrainItem]) -> Batch:
     """Stack what was readable; the images lie in memory with their channels last, as the networks take them."""
     samples = [item.sample for item in items if item.sample is not None]
-    pictures = tuple(index for item in items if item.sample is not None for index in item.sources)
+    image_indices = tuple(index for item in items if item.sample is not None for index in item.sources)
     targets = tuple(
         Targets(torch.from_numpy(s.boxes), torch.from_numpy(s.labels), torch.from_numpy(s.crowd_boxes)) for s in samples
     )
@@ -126,14 +119,14 @@ def collate(items: list[TrainingItem]) -> Batch:
     images: Tensor = default_collate(
         [torch.from_numpy(sample.image) for sample in samples]
     )  # a worker's: shared memory
-    return Batch(images.permute(0, 3, 1, 2), targets, unreadable, pictures)
+    return Batch(images.permute(0, 3, 1, 2), targets, unreadable, image_indices)
 
 
-def training_loader(
-    dataset: TrainingPictures, sampler: Sampler[list[SampleKey]], config: LoaderConfig, pin_memory: bool
-) -> "DataLoader[TrainingItem]":
+def train_loader(
+    dataset: TrainDataset, sampler: Sampler[list[SampleKey]], workers: int, pin_memory: bool
+) -> "DataLoader[TrainItem]":
     """A loader of `Batch`es whose workers live as long as it does."""
-    workers = worker_count(config)
+    workers = worker_count(workers)
     return DataLoader(
         dataset,
         batch_sampler=sampler,

@@ -1,4 +1,4 @@
-"""One picture with what it holds, as it travels from the annotation file through augmentation to the letterbox."""
+"""One image with what it holds, as it travels from the annotation file through augmentation to the letterbox."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from jaxtyping import Float32, Int64, UInt8
 
 @dataclass
 class Sample:
-    """A picture and its objects; boxes are in the frame of `image` as it is now (augmentation changes both together).
+    """An image and its objects; boxes are in the frame of `image` as it is now (augmentation changes both together).
 
     image: (height, width, 3) uint8 RGB; boxes: (n, 4) float32 xyxy pixels; labels: (n,) int64 in 0..C-1;
     crowd_boxes: (m, 4) float32 xyxy pixels, `iscrowd` regions: neither objects nor background.

@@ -1,4 +1,4 @@
-"""Which pictures come in which batch of an epoch, how often, and at what size. All of it follows from (seed, epoch)."""
+"""Which images come in which batch of an epoch, how often, and at what size. All of it follows from (seed, epoch)."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -9,15 +9,15 @@ from torch.utils.data import Sampler
 
 
 class SampleKey(NamedTuple):
-    """Names one training picture of a run.
+    """Names one training image of a run.
 
-    closing: whether it is augmented as `AugmentConfig.closing` says; scale: of the picture's size, as a share of the run's;
-    repeat: 0 when the picture comes first in an epoch, 1 the second time, and so on.
+    weak_aug: whether it is augmented as `AugmentConfig.weak` says; scale: of the image's size, as a share of the run's;
+    repeat: 0 when the image comes first in an epoch, 1 the second time, and so on.
     """
 
     epoch: int
-    picture: int
-    closing: bool
+    image: int
+    weak_aug: bool
     scale: float = 1.0
     repeat: int = 0
 
@@ -25,17 +25,16 @@ class SampleKey(NamedTuple):
 class EpochSampler(Sampler[list[SampleKey]]):
     """Batches of keys in an order that follows from (seed, epoch).
 
-    pictures: how many there are, each once an epoch, or how often each comes in an epoch on average, from 1 on;
+    images: how many there are, each once an epoch, or how often each comes in an epoch on average, from 1 on;
     batch_size: keys of a batch, of all ranks together; rank, world: number r of w processes takes the keys
     [r·b/w, (r+1)·b/w) of each batch of b; scales: what the size of a batch is drawn from.
 
-    Set before iterating: `epoch`; `closing`; `start`, the batches at the epoch's beginning to leave out, as a run that is
-    resumed does. `len` counts the batches of a whole epoch, the same in every one.
+    `set_epoch` before iterating. `len` counts the batches of a whole epoch, the same in every one.
     """
 
     def __init__(
         self,
-        pictures: int | Float64[np.ndarray, " pictures"],
+        images: int | Float64[np.ndarray, " images"],
         batch_size: int,
         seed: int,
         rank: int = 0,
@@ -43,31 +42,37 @@ class EpochSampler(Sampler[list[SampleKey]]):
         scales: Sequence[float] = (1.0,),
     ) -> None:
         assert 0 <= rank < world <= batch_size
-        self.epoch = 0
-        self.closing = False
-        self.start = 0
-        self._factors = np.ones(pictures) if isinstance(pictures, int) else pictures
+        self._factors = np.ones(images) if isinstance(images, int) else images
         self._batch_size = batch_size
         self._seed = seed
         self._rank, self._world = rank, world
         self._scales = scales
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, weak_aug: bool = False, start: int = 0) -> None:
+        """What to iterate over next.
+
+        weak_aug: whether the images get the weak augmentation of the last epochs; start: batches at the epoch's beginning
+        to leave out, as a resumed run does.
+        """
+        self._epoch, self._weak_aug, self._start = epoch, weak_aug, start
 
     def __len__(self) -> int:
         return -(-self._keys_per_epoch() // self._batch_size)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        rng = np.random.default_rng((self._seed, self.epoch))
+        rng = np.random.default_rng((self._seed, self._epoch))
         entries = self._entries(rng)
         scales = rng.choice(np.asarray(self._scales), size=len(self)).tolist()
         missing = self._world - (len(entries) - 1) % self._batch_size - 1
-        if missing > 0:  # no rank may go without a picture in the last batch: the first ones come again
+        if missing > 0:  # no rank may go without an image in the last batch: the first ones come again
             entries = np.resize(entries, (len(entries) + missing, 2))
-        for batch in range(self.start, len(self)):
+        for batch in range(self._start, len(self)):
             shared = entries[batch * self._batch_size : (batch + 1) * self._batch_size]
             first, end = (len(shared) * rank // self._world for rank in (self._rank, self._rank + 1))
             yield [
-                SampleKey(self.epoch, picture, self.closing, scales[batch], repeat)
-                for picture, repeat in shared[first:end].tolist()
+                SampleKey(self._epoch, image, self._weak_aug, scales[batch], repeat)
+                for image, repeat in shared[first:end].tolist()
             ]
 
     def _keys_per_epoch(self) -> int:
@@ -75,9 +80,9 @@ class EpochSampler(Sampler[list[SampleKey]]):
         return int(whole.sum()) + round(float((self._factors - whole).sum()))
 
     def _entries(self, rng: np.random.Generator) -> Int64[np.ndarray, "keys 2"]:
-        """Picture and repeat of each key of the epoch, in its order.
+        """Image and repeat of each key of the epoch, in its order.
 
-        A picture of factor 2.3 comes twice, and a third time in about 3 of 10 epochs. Which pictures get the third time is
+        An image of factor 2.3 comes twice, and a third time in about 3 of 10 epochs. Which images get the third time is
         drawn by systematic sampling: the fractional parts are laid end to end, in random order, and points at equal
         distances from a random start hit them. So each is hit as often as its fraction says, and yet every epoch has
         the same length, which the schedule of the learning rate needs; that is the sum of the factors, rounded.
@@ -97,9 +102,9 @@ class EpochSampler(Sampler[list[SampleKey]]):
 
 def repeat_factors(
     labels: Sequence[Int64[np.ndarray, " _objects"]], threshold: float
-) -> Float64[np.ndarray, " pictures"]:
-    """How often each picture comes in an epoch: the largest r(c) = max(1, sqrt(threshold / f(c))) of its classes c, where
-    f(c) is the share of the pictures that hold c; 1 for a picture without objects. `labels`: those of each picture.
+) -> Float64[np.ndarray, " images"]:
+    """How often each image comes in an epoch: the largest r(c) = max(1, sqrt(threshold / f(c))) of its classes c, where
+    f(c) is the share of the images that hold c; 1 for an image without objects. `labels`: those of each image.
 
     Source: Gupta et al., LVIS, 2019, repeat factor sampling (after Mahajan et al., 2018).
     """

@@ -1,1 +1,1 @@
-"""A small data set drawn by the program itself, so that the whole chain can be tried without downloading anything."""
+"""A small dataset drawn by the program itself, so that the whole chain can be tried without downloading anything."""

@@ -1,4 +1,4 @@
-"""The whole way on a drawn data set: draw, train, evaluate, infer, export."""
+"""The whole way on a drawn dataset: draw, train, evaluate, infer, export."""
 
 import shutil
 from pathlib import Path
@@ -12,13 +12,12 @@ from detector.config import (
     ExportConfig,
     InferConfig,
     TrainConfig,
-    TrainLoopConfig,
 )
 from detector.demo.scenes import make_data_set
 from detector.errors import DataError
 from detector.evaluation.evaluate import evaluate
 from detector.exporting.export import export
-from detector.inference.draw import contact_sheet
+from detector.images.draw import contact_sheet
 from detector.inference.infer import infer
 from detector.reporting.report import report
 from detector.training.loop import train
@@ -30,33 +29,35 @@ MARK = ".detector-demo"
 
 
 def demo(config: DemoConfig) -> None:
-    """Leaves in `config.out`: data/, train/, metrics.json, detections.json, pictures/, model.onnx, contact_sheet.png."""
+    """Leaves in `config.out`: data/, train/, metrics.json, detections.json, images/, model.onnx, contact_sheet.png."""
     out = Path(config.out)
     data, run = out / "data", out / "train"
     replace_earlier(out)
-    print(f"drawing a data set: {data}")
+    print(f"drawing a dataset: {data}")
     make_data_set(data, config.seed)
     train(
         TrainConfig(
             data=str(data),
             out=str(run),
-            train=TrainLoopConfig(epochs=EPOCHS, image_size=IMAGE_SIZE, seed=config.seed),
+            epochs=EPOCHS,
+            image_size=IMAGE_SIZE,
+            seed=config.seed,
         )
     )
     report(run)
     weights = str(run / "best.safetensors")
     metrics = evaluate(EvaluateConfig(weights=weights, out=str(out), data=str(data), split="test"))
-    infer(InferConfig(sources=[str(data / "test")], weights=weights, out=str(out / "pictures")))
+    infer(InferConfig(sources=[str(data / "test")], weights=weights, out=str(out / "images")))
     export(ExportConfig(weights=weights, out=str(out / "model.onnx"), data=str(data)))
-    pictures = [np.asarray(Image.open(path)) for path in sorted((out / "pictures").glob("*.[jp][pn]g"))[:16]]
-    Image.fromarray(contact_sheet(pictures, columns=4, cell=(320, 320))).save(out / "contact_sheet.png")
+    images = [np.asarray(Image.open(path)) for path in sorted((out / "images").glob("*.[jp][pn]g"))[:16]]
+    Image.fromarray(contact_sheet(images, columns=4, cell=(320, 320))).save(out / "contact_sheet.png")
     print(
-        f"\nAP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f} on {metrics['images']} pictures that training never saw\n"
-        f"  data set        {data}\n"
+        f"\nAP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f} on {metrics['images']} images that training never saw\n"
+        f"  dataset         {data}\n"
         f"  run, weights    {run}\n"
         f"  report          {run / 'report.html'}\n"
-        f"  figures         {out / 'metrics.json'}\n"
-        f"  pictures        {out / 'pictures'}\n"
+        f"  metrics         {out / 'metrics.json'}\n"
+        f"  images          {out / 'images'}\n"
         f"  contact sheet   {out / 'contact_sheet.png'}\n"
         f"  ONNX file       {out / 'model.onnx'}"
     )
@@ -68,9 +69,9 @@ def replace_earlier(out: Path) -> None:
     try:
         if out.exists() and any(out.iterdir()) and not mark.exists():
             raise DataError(f"--out: {out} holds files that no demo made; choose another folder")
-        for name in ("data", "train", "pictures"):
+        for name in ("data", "train", "images"):
             shutil.rmtree(out / name, ignore_errors=True)
         out.mkdir(parents=True, exist_ok=True)
-        mark.write_text("made by detector demo, which replaces data/, train/ and pictures/ here\n", encoding="utf-8")
+        mark.write_text("made by detector demo, which replaces data/, train/ and images/ here\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"--out: {out} can't be used ({error.strerror}); choose another folder") from error

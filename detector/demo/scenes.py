@@ -1,4 +1,4 @@
-"""Draws a small COCO-format data set: five kinds of things on cluttered backgrounds, everything from one seed.
+"""Draws a small COCO-format dataset: five kinds of things on cluttered backgrounds, everything from one seed.
 
 Shapes are given in their own unit square (x right, y down, both -0.5..0.5), as polygons painted one over the other.
 They are drawn `FINE` times too large and averaged down, so edges are smooth and boxes are exact to 1/FINE pixel.
@@ -21,21 +21,21 @@ from detector.demo.shapes import CATEGORIES, DISTRACTORS, Part
 from detector.errors import DataError
 
 DESCRIPTION = "Detector demo: drawn scenes"
-FINE = 3  # drawn pixels per picture pixel, along each axis
-PICTURE_SIZES = ((320, 240), (240, 320), (288, 288), (320, 208), (224, 304))  # width, height
-OBJECT_SIZES = ((0.105, 0.14), (0.15, 0.26), (0.28, 0.42))  # small, medium, large: parts of the picture's longest side
+FINE = 3  # drawn pixels per image pixel, along each axis
+IMAGE_SIZES = ((320, 240), (240, 320), (288, 288), (320, 208), (224, 304))  # width, height
+OBJECT_SIZES = ((0.105, 0.14), (0.15, 0.26), (0.28, 0.42))  # small, medium, large: parts of the image's longest side
 TINY_SIZE = 13.0  # pixels, the members of a crowd
 MIN_VISIBLE = 0.55  # part of an object that the ones before it must leave in sight
 
 Canvas = Float32[np.ndarray, "height width 3"]  # RGB, 0..255
-FIXED_COLOURS = {"white": (244, 240, 228), "dark": (42, 38, 44), "wood": (134, 92, 58), "glass": (168, 208, 226)}
+FIXED_COLORS = {"white": (244, 240, 228), "dark": (42, 38, 44), "wood": (134, 92, 58), "glass": (168, 208, 226)}
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One drawn thing, cut out tightly: colour 0..255, alpha 0..1, and its mask at FINE times the resolution."""
+    """One drawn thing, cut out tightly: color 0..255, alpha 0..1, and its mask at FINE times the resolution."""
 
-    colour: Float32[np.ndarray, "height width 3"]
+    color: Float32[np.ndarray, "height width 3"]
     alpha: Float32[np.ndarray, "height width"]
     fine_mask: UInt8[np.ndarray, "fine_height fine_width"]
 
@@ -46,7 +46,7 @@ class Drawn:
 
 @dataclass
 class Scene:
-    """A picture in the making. owner: 0 nothing, -1 the place of a crowd, k the k-th object (the nearest one there)."""
+    """An image in the making. owner: 0 nothing, -1 the place of a crowd, k the k-th object (the nearest one there)."""
 
     canvas: Canvas
     owner: Int32[np.ndarray, "height width"]
@@ -54,38 +54,38 @@ class Scene:
     annotations: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _colour(rng: Generator, saturation: tuple[float, float], value: tuple[float, float]) -> tuple[float, float, float]:
-    """A random RGB colour, 0..255, of any hue."""
+def _color(rng: Generator, saturation: tuple[float, float], value: tuple[float, float]) -> tuple[float, float, float]:
+    """A random RGB color, 0..255, of any hue."""
     red, green, blue = colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value))
     return 255 * red, 255 * green, 255 * blue
 
 
 def _draw(rng: Generator, parts: Sequence[Part], size: float, tilt: float = 15) -> Drawn:
-    """Draws a thing whose unit square becomes `size` pixels: random colours, mirroring, stretch and tilt (degrees)."""
-    vivid, pale = _colour(rng, (0.55, 0.95), (0.6, 1.0)), _colour(rng, (0.25, 0.7), (0.75, 1.0))
-    colours = {**FIXED_COLOURS, "main": vivid, "second": pale}
+    """Draws a thing whose unit square becomes `size` pixels: random colors, mirroring, stretch and tilt (degrees)."""
+    vivid, pale = _color(rng, (0.55, 0.95), (0.6, 1.0)), _color(rng, (0.25, 0.7), (0.75, 1.0))
+    colors = {**FIXED_COLORS, "main": vivid, "second": pale}
     angle, stretch = radians(rng.uniform(-tilt, tilt)), rng.uniform(0.9, 1.1)
     flip = rng.choice((-1, 1))
     turn = np.array(
         [[flip * stretch * cos(angle), -sin(angle) / stretch], [flip * stretch * sin(angle), cos(angle) / stretch]]
     )
     side = FINE * int(size * 1.5 + 4)
-    colour = np.zeros((side, side, 3), np.float32)
+    color = np.zeros((side, side, 3), np.float32)
     fine_mask = np.zeros((side, side), np.uint8)
     pen = max(2, round(0.025 * size * FINE))
     for role, points in parts:
         corners = ((np.array(points) @ turn.T * size * FINE + side / 2) * 16).round().astype(np.int32)
-        line = [0.4 * channel for channel in colours[role]]
-        for target, fill, edge in ((colour, colours[role], line), (fine_mask, (1.0,), (1.0,))):
+        line = [0.4 * channel for channel in colors[role]]
+        for target, fill, edge in ((color, colors[role], line), (fine_mask, (1.0,), (1.0,))):
             cv2.fillPoly(target, [corners], fill, shift=4)
             cv2.polylines(target, [corners], True, edge, pen, shift=4)
     light = np.linspace(1.12, 0.82, side, dtype=np.float32)[:, None, None]
     rows, columns = np.flatnonzero(fine_mask.any(1)), np.flatnonzero(fine_mask.any(0))
     box = tuple(slice(used[0] // FINE * FINE, (used[-1] // FINE + 1) * FINE) for used in (rows, columns))
-    colour, fine_mask = (colour * light)[box], fine_mask[box]
+    color, fine_mask = (color * light)[box], fine_mask[box]
     small = (fine_mask.shape[1] // FINE, fine_mask.shape[0] // FINE)
     alpha = cv2.resize(fine_mask.astype(np.float32), small, interpolation=cv2.INTER_AREA)
-    summed = cv2.resize(colour, small, interpolation=cv2.INTER_AREA)
+    summed = cv2.resize(color, small, interpolation=cv2.INTER_AREA)
     mean = (summed / np.maximum(alpha, 1e-3)[..., None]).clip(0, 255)
     return Drawn(mean.astype(np.float32), alpha.astype(np.float32), fine_mask)
 
@@ -99,17 +99,17 @@ def _paste(canvas: Canvas, drawn: Drawn, x: int, y: int) -> None:
     below[:] = drawn.alpha[: below.shape[0], : below.shape[1]]
     canvas *= 1 - 0.35 * cv2.GaussianBlur(shadow, (0, 0), reach / 2 + 0.5)[..., None]
     place = canvas[y : y + height, x : x + width]
-    place += drawn.alpha[..., None] * (drawn.colour - place)
+    place += drawn.alpha[..., None] * (drawn.color - place)
 
 
 def _spot(rng: Generator, canvas: Canvas, drawn: Drawn) -> tuple[int, int]:
-    """A random place (x, y) of the thing's top left corner that keeps it inside the picture."""
+    """A random place (x, y) of the thing's top left corner that keeps it inside the image."""
     height, width = drawn.alpha.shape
     return int(rng.integers(0, canvas.shape[1] - width + 1)), int(rng.integers(0, canvas.shape[0] - height + 1))
 
 
 def _stripes(rng: Generator, canvas: Canvas) -> None:
-    """Soft or hard bands across the picture."""
+    """Soft or hard bands across the image."""
     y, x = np.mgrid[: canvas.shape[0], : canvas.shape[1]].astype(np.float32)
     angle, period = rng.uniform(0, pi), rng.uniform(10, 50)
     wave = np.sin((x * cos(angle) + y * sin(angle)) * 2 * pi / period).astype(np.float32)
@@ -118,13 +118,13 @@ def _stripes(rng: Generator, canvas: Canvas) -> None:
 
 def _leaves(rng: Generator, canvas: Canvas) -> None:
     """Overlapping ovals, all of one mood."""
-    base = np.array(_colour(rng, (0.2, 0.6), (0.35, 0.85)))
+    base = np.array(_color(rng, (0.2, 0.6), (0.35, 0.85)))
     layer = canvas.copy()
     for _ in range(rng.integers(15, 60)):
         x, y = rng.uniform(0, canvas.shape[1]), rng.uniform(0, canvas.shape[0])
         axes = (int(rng.integers(6, 24)), int(rng.integers(3, 9)))
-        colour = (base * rng.uniform(0.7, 1.3)).clip(0, 255).tolist()
-        cv2.ellipse(layer, (int(x), int(y)), axes, rng.uniform(0, 180), 0, 360, colour, -1, cv2.LINE_AA)
+        color = (base * rng.uniform(0.7, 1.3)).clip(0, 255).tolist()
+        cv2.ellipse(layer, (int(x), int(y)), axes, rng.uniform(0, 180), 0, 360, color, -1, cv2.LINE_AA)
     canvas += 0.6 * (layer - canvas)
 
 
@@ -134,9 +134,9 @@ def _scribbles(rng: Generator, canvas: Canvas) -> None:
         start = rng.uniform((0, 0), canvas.shape[1::-1])
         heading = rng.uniform(0, 2 * pi) + np.cumsum(rng.normal(0, 0.35, 40))
         points = start + np.cumsum(np.stack([np.cos(heading), np.sin(heading)], 1) * rng.uniform(3, 8), 0)
-        colour = _colour(rng, (0.1, 0.7), (0.2, 1.0))
+        color = _color(rng, (0.1, 0.7), (0.2, 1.0))
         corners = [(points * 16).astype(np.int32)]
-        cv2.polylines(canvas, corners, False, colour, int(rng.integers(1, 4)), cv2.LINE_AA, shift=4)
+        cv2.polylines(canvas, corners, False, color, int(rng.integers(1, 4)), cv2.LINE_AA, shift=4)
 
 
 def _clouds(rng: Generator, canvas: Canvas) -> None:
@@ -153,7 +153,7 @@ def _background(rng: Generator, width: int, height: int) -> Canvas:
     y, x = np.mgrid[:height, :width].astype(np.float32)
     angle = rng.uniform(0, 2 * pi)
     way = cos(angle) * (x / width - 0.5) + sin(angle) * (y / height - 0.5)
-    first, last = (np.array(_colour(rng, (0.1, 0.5), (0.45, 0.95)), np.float32) for _ in range(2))
+    first, last = (np.array(_color(rng, (0.1, 0.5), (0.45, 0.95)), np.float32) for _ in range(2))
     canvas: Canvas = (first + (way[..., None] + 0.5).clip(0, 1) * (last - first)).astype(np.float32)
     for index in rng.permutation(len(CLUTTER))[: rng.integers(1, 4)]:
         CLUTTER[index](rng, canvas)
@@ -227,8 +227,8 @@ def _add_crowd(rng: Generator, scene: Scene) -> None:
 def _make_scene(
     rng: Generator, empty: bool, crowd: bool
 ) -> tuple[UInt8[np.ndarray, "height width 3"], list[dict[str, Any]]]:
-    """One RGB picture and its COCO annotations, which still lack `id` and `image_id`."""
-    width, height = PICTURE_SIZES[rng.integers(len(PICTURE_SIZES))]
+    """One RGB image and its COCO annotations, which still lack `id` and `image_id`."""
+    width, height = IMAGE_SIZES[rng.integers(len(IMAGE_SIZES))]
     scene = Scene(_background(rng, width, height), np.zeros((height, width), np.int32))
     if crowd:
         _add_crowd(rng, scene)
@@ -241,17 +241,17 @@ def _make_scene(
 
 
 def _make_split(root: Path, split: str, count: int, seeds: tuple[int, int]) -> None:
-    """Writes one split's pictures, then its annotation file."""
+    """Writes one split's images, then its annotation file."""
     (root / split).mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in range(count):
         rng = np.random.default_rng((*seeds, index))
-        picture, found = _make_scene(rng, empty=index % 20 == 1, crowd=index % 12 == 2)
+        image, found = _make_scene(rng, empty=index % 20 == 1, crowd=index % 12 == 2)
         name = f"{index + 1:06d}.jpg"
-        _, code = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 95])
+        _, code = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 95])
         (root / split / name).write_bytes(code.tobytes())
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         images.append({"id": index + 1, "file_name": name, "width": width, "height": height, "license": 1})
         for fields in found:
             annotations.append({"id": len(annotations) + 1, "image_id": index + 1, **fields})
@@ -266,16 +266,16 @@ def _make_split(root: Path, split: str, count: int, seeds: tuple[int, int]) -> N
 
 
 def make_data_set(root: Path, seed: int = 0, train: int = 240, val: int = 60, test: int = 60) -> None:
-    """Draws a data set in the COCO layout: `annotations/instances_{train,val,test}.json`, `train/*.jpg` and so on.
+    """Draws a dataset in the COCO layout: `annotations/instances_{train,val,test}.json`, `train/*.jpg` and so on.
 
-    Boxes are those of the whole objects, in pixels of the picture. The same seed gives the same bytes (as long as
-    OpenCV and NumPy stay the same), and a split's pictures do not depend on how many follow them. Some pictures are
-    empty, some hold an `iscrowd` region. A data set drawn here before is overwritten. Raises DataError for a split of
-    less than 3 pictures, or if `root` already holds other annotations.
+    Boxes are those of the whole objects, in pixels of the image. The same seed gives the same bytes (as long as
+    OpenCV and NumPy stay the same), and a split's images do not depend on how many follow them. Some images are
+    empty, some hold an `iscrowd` region. A dataset drawn here before is overwritten. Raises DataError for a split of
+    less than 3 images, or if `root` already holds other annotations.
     """
     for split, count in (("train", train), ("val", val), ("test", test)):
         if count < 3:
-            raise DataError(f"{split}={count}: a demo split needs at least 3 pictures (one full, one empty, one crowd)")
+            raise DataError(f"{split}={count}: a demo split needs at least 3 images (one full, one empty, one crowd)")
         old = root / "annotations" / f"instances_{split}.json"
         if old.exists() and DESCRIPTION not in old.read_text(encoding="utf-8", errors="replace")[:200]:
             raise DataError(f"{old}: holds annotations that are not the demo's; choose another folder")

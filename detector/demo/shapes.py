@@ -9,7 +9,7 @@ from math import cos, pi, sin
 import numpy as np
 
 Points = Sequence[tuple[float, float]]
-Part = tuple[str, Points]  # role of its colour ("main", "second" or a fixed one) and its outline
+Part = tuple[str, Points]  # role of its color ("main", "second" or a fixed one) and its outline
 
 
 def _oval(x: float, y: float, rx: float, ry: float, start: float = 0, end: float = 360) -> Points:

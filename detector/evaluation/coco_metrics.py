@@ -1,18 +1,18 @@
-"""The 12 COCO figures and the AP of each category, computed by pycocotools in pixels of the original pictures."""
+"""The 12 COCO metrics and the AP of each category, computed by pycocotools in pixels of the original images."""
 
 import contextlib
 import io
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import faster_coco_eval
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from detector.structures import Categories
 
 METRICS = (
     "AP",
@@ -30,38 +30,18 @@ METRICS = (
 )
 
 
-def ground_truth(annotations: Path) -> dict[str, Any]:
-    """The annotation file as COCOeval wants it: `iscrowd`, `area` and `info` filled in, annotations numbered from 1.
-
-    The numbering matters: COCOeval takes an annotation with id 0 for one that was not found, and keeps only one of two
-    with the same id.
-    """
-    content: dict[str, Any] = json.loads(annotations.read_bytes())
-    entries = [
-        {
-            "id": number,
-            "image_id": a["image_id"],
-            "category_id": a["category_id"],
-            "bbox": a["bbox"],
-            "area": a["area"] if isinstance(a.get("area"), int | float) else a["bbox"][2] * a["bbox"][3],
-            "iscrowd": a.get("iscrowd", 0),
-        }
-        for number, a in enumerate(content["annotations"], start=1)
-    ]
-    images = [{"id": i["id"], "width": i["width"], "height": i["height"]} for i in content["images"]]
-    return {"info": {}, "images": images, "annotations": entries, "categories": content["categories"]}
-
-
 def coco_metrics(
     truth: Mapping[str, Any],
     results: Sequence[Mapping[str, Any]],
     image_ids: Sequence[int] | None = None,
+    names: Mapping[int, str] | None = None,
     reference: bool = True,
 ) -> dict[str, Any]:
     """`METRICS`, and `per_category`: name -> {AP, AP50}. None where the ground truth has no object to find.
 
-    truth: what `ground_truth` returns; results: entries of the COCO results format; image_ids: the pictures that count,
-    all if None. `reference` takes pycocotools, else faster-coco-eval, which computes the same figures sooner.
+    truth: as `CocoDataset.ground_truth` returns it; results: entries of the COCO results format; image_ids: the images
+    that count, all if None; names: by category id, those in `truth` if None. `reference` takes pycocotools, else
+    faster-coco-eval, which computes the same faster.
     """
     loader, evaluator = (COCO, COCOeval) if reference else (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -75,27 +55,26 @@ def coco_metrics(
         scores.evaluate()
         scores.accumulate()
         scores.summarize()
-    metrics: dict[str, Any] = {name: figure(value) for name, value in zip(METRICS, scores.stats, strict=False)}
-    precision = scores.eval["precision"]  # IoU thresholds x recalls x categories x areas x detections a picture
-    names = category_names(truth["categories"])
+    metrics: dict[str, Any] = {name: metric_value(value) for name, value in zip(METRICS, scores.stats, strict=True)}
+    precision = scores.eval["precision"]  # IoU thresholds x recalls x categories x areas x detections per image
+    if names is None:
+        names = {category["id"]: category["name"] for category in truth["categories"]}
     metrics["per_category"] = {
         names[category_id]: {
-            "AP": figure(mean_precision(precision[:, :, k, 0, -1])),
-            "AP50": figure(mean_precision(precision[0, :, k, 0, -1])),
+            "AP": metric_value(mean_precision(precision[:, :, k, 0, -1])),
+            "AP50": metric_value(mean_precision(precision[0, :, k, 0, -1])),
         }
         for k, category_id in enumerate(scores.params.catIds)
     }
     return metrics
 
 
-def category_names(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
-    """Category id -> name; where two share a name, the id is added to it."""
-    often = Counter(category["name"] for category in categories)
+def category_names(categories: Categories) -> dict[int, str]:
+    """Label -> name; where two share a name, the category id is added to it."""
+    count = Counter(categories.names)
     return {
-        category["id"]: category["name"]
-        if often[category["name"]] == 1
-        else f"{category['name']} (id {category['id']})"
-        for category in categories
+        label: name if count[name] == 1 else f"{name} (id {category_id})"
+        for label, (category_id, name) in enumerate(zip(categories.ids, categories.names, strict=True))
     }
 
 
@@ -113,6 +92,6 @@ def mean_precision(precision: np.ndarray) -> float:
     return float(valid.mean()) if valid.size else -1.0
 
 
-def figure(value: float) -> float | None:
+def metric_value(value: float) -> float | None:
     """COCOeval's -1 as None."""
     return None if value < 0 or math.isnan(value) else float(value)

@@ -1,4 +1,4 @@
-"""Figures over all thresholds: precision-recall, precision, recall and F1 over the confidence; and the confusion matrix."""
+"""Curves over all thresholds: precision-recall, precision, recall and F1 over the confidence; and the confusion matrix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from detector.evaluation.matching import ClassMatches, Outcome
+from detector.evaluation.matching import ClassMatches, ImageMatch
 
 RECALLS = np.linspace(0, 1, 101)
 """Where COCO reads precision off."""
@@ -67,16 +67,16 @@ def class_mean(curves: Float64[np.ndarray, "classes points"]) -> Float64[np.ndar
     return mean
 
 
-def confusion_matrix(outcomes: Sequence[Outcome], classes: int) -> Int64[np.ndarray, "true found"]:
+def confusion_matrix(matches: Sequence[ImageMatch], classes: int) -> Int64[np.ndarray, "true found"]:
     """How often an object of the row's class was found as the column's, (C + 1) x (C + 1).
 
     The last column counts missed objects, the last row detections on nothing and second ones on an object.
     """
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
-    for each in outcomes:
-        picture = each.picture
+    for each in matches:
+        image = each.image
         on_object = each.right | each.wrong_class
-        np.add.at(matrix, (picture.truth_labels[each.taken[on_object]], picture.labels[on_object]), 1)
-        np.add.at(matrix, (classes, picture.labels[each.duplicate | each.background]), 1)
-        np.add.at(matrix, (picture.truth_labels[each.missed], classes), 1)
+        np.add.at(matrix, (image.truth_labels[each.taken[on_object]], image.labels[on_object]), 1)
+        np.add.at(matrix, (classes, image.labels[each.duplicate | each.background]), 1)
+        np.add.at(matrix, (image.truth_labels[each.missed], classes), 1)
     return matrix

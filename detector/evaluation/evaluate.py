@@ -1,7 +1,7 @@
-"""Scoring a detector on a split of a data set."""
+"""Evaluation of a detector on a split of a dataset."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,79 +10,77 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from detector.config import EvaluateConfig, LoaderConfig
-from detector.data.coco import CocoImages
-from detector.data.pictures import UnreadablePictureError
-from detector.data.splits import split_paths
+from detector.config import EvaluateConfig
+from detector.data.coco import CocoDataset
+from detector.data.layouts import split_paths
 from detector.data.workers import batches_of, start_worker, worker_count
 from detector.errors import DataError
-from detector.evaluation.coco_metrics import METRICS, coco_metrics, ground_truth
+from detector.evaluation.coco_metrics import METRICS, category_names, coco_metrics
 from detector.evaluation.reports import print_metrics
-from detector.fileio import require_writable, write_json
-from detector.geometry.frame_size import FrameSize
-from detector.geometry.letterbox import Letterbox
+from detector.images.input_size import InputSize
+from detector.images.letterbox import Letterbox
+from detector.images.read import UnreadableImageError
 from detector.inference.detector import Detector
 from detector.inference.tiles import TiledDetector
+from detector.structures import Categories, Detections
+from detector.utils.fileio import require_writable, write_json
+
+
+@dataclass
+class SplitDetections:
+    """Detections by the index of their image in the dataset, and a line for each image that can't be read."""
+
+    detections: dict[int, Detections] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics: see `coco_metrics`; results: the detections in the COCO results format, the data set's own ids;
-    image_ids: the pictures that count; unreadable: a line for each that was left out, also of the figures."""
+    """metrics: see `coco_metrics`, over the images that were read; detections: by the index of the image; unreadable: a
+    line for each image that was skipped."""
 
     metrics: dict[str, Any]
-    results: list[dict[str, Any]]
-    image_ids: tuple[int, ...]
+    detections: dict[int, Detections]
     unreadable: tuple[str, ...]
 
 
-class Frame(NamedTuple):
-    """A letterboxed picture, (3, height, width) uint8 RGB; `pixels` is None and `problem` says why if it was unreadable."""
+class EvalItem(NamedTuple):
+    """A letterboxed image, (3, height, width) uint8 RGB; `pixels` is None and `problem` says why if it was unreadable."""
 
-    image_id: int
+    image_index: int
     letterbox: Letterbox
     pixels: UInt8[Tensor, "3 height width"] | None
     problem: str
 
 
-class Frames(Dataset[Frame]):
-    """The pictures of a split, letterboxed to `size`, or as they are if that is None."""
+class EvalDataset(Dataset[EvalItem]):
+    """The images of a split, letterboxed to `size`, or as they are if that is None."""
 
-    def __init__(self, images: CocoImages, size: FrameSize | None) -> None:
-        self._images = images
+    def __init__(self, dataset: CocoDataset, size: InputSize | None) -> None:
+        self._dataset = dataset
         self._size = size
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._dataset)
 
-    def __getitem__(self, index: int) -> Frame:
-        width, height = self._images.size(index)
-        size = FrameSize(height, width) if self._size is None else self._size
+    def __getitem__(self, index: int) -> EvalItem:
+        width, height = self._dataset.size(index)
+        size = InputSize(height, width) if self._size is None else self._size
         letterbox = Letterbox(width, height, size.width, size.height)
-        image_id = self._images.image_id(index)
         try:
-            picture = self._images.read(index).image
-        except UnreadablePictureError as error:
-            return Frame(image_id, letterbox, None, str(error))
-        return Frame(image_id, letterbox, torch.from_numpy(letterbox.image(picture)).permute(2, 0, 1), "")
+            image = self._dataset.read(index).image
+        except UnreadableImageError as error:
+            return EvalItem(index, letterbox, None, str(error))
+        return EvalItem(index, letterbox, torch.from_numpy(letterbox.apply(image)).permute(2, 0, 1), "")
 
 
-@dataclass
-class Found:
-    """Detections in the COCO results format, the ids of the pictures that were read, and a line for each that was not."""
-
-    results: list[dict[str, Any]] = field(default_factory=list)
-    image_ids: list[int] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-
-
-def frame_loader(
-    images: CocoImages, size: FrameSize | None, config: LoaderConfig, indices: range, reuse: bool = False
-) -> DataLoader[Frame]:
-    """Lists of frames, those of the pictures of `images` with these indices; `reuse` keeps the workers for the next pass."""
-    workers = worker_count(config)
+def eval_loader(
+    dataset: CocoDataset, size: InputSize | None, workers: int, indices: range, reuse: bool = False
+) -> DataLoader[EvalItem]:
+    """Lists of items, of the images of `dataset` with these indices; `reuse` keeps the workers for the next pass."""
+    workers = worker_count(workers)
     return DataLoader(
-        Subset(Frames(images, size), indices),
+        Subset(EvalDataset(dataset, size), indices),
         batch_size=Detector.BATCH,
         num_workers=workers,
         collate_fn=list,
@@ -91,106 +89,97 @@ def frame_loader(
     )
 
 
-def detect_all(detector: Detector, frames: DataLoader[Frame]) -> Found:
-    """Detect on the frames of `frame_loader`; the boxes are those that `detector` gives for the pictures' files."""
-    found = Found()
-    for batch in batches_of(frames):
-        readable = [frame for frame in batch if frame.pixels is not None]
-        found.unreadable += [frame.problem for frame in batch if frame.pixels is None]
-        if not readable:
-            continue
-        found.image_ids += [frame.image_id for frame in readable]
-        pixels = [frame.pixels for frame in readable if frame.pixels is not None]
-        for frame, seen in zip(readable, detector.detect_frames(pixels, [f.letterbox for f in readable]), strict=True):
-            found.results += seen.to_coco(frame.image_id)
+def detect_all(detector: Detector, items: DataLoader[EvalItem]) -> SplitDetections:
+    """Detect on the items of `eval_loader`; the boxes are those that `detector` gives for the images' files."""
+    found = SplitDetections()
+    for batch in batches_of(items):
+        found.unreadable += [item.problem for item in batch if item.pixels is None]
+        readable = [(item, item.pixels) for item in batch if item.pixels is not None]
+        detections = detector.detect_inputs([p for _, p in readable], [item.letterbox for item, _ in readable])
+        found.detections |= {item.image_index: each for (item, _), each in zip(readable, detections, strict=True)}
     return found
 
 
-def score(shares: Sequence[Found], images: CocoImages, max_unreadable: float, reference: bool) -> Evaluation:
-    """The figures of detections that may come from several processes, each of its own share of the pictures.
-
-    Pictures that can't be read are left out, of the figures too; raises DataError if their share is above `max_unreadable`.
-    """
-    results = [result for share in shares for result in share.results]
-    image_ids = [image_id for share in shares for image_id in share.image_ids]
-    unreadable = [line for share in shares for line in share.unreadable]
-    if len(unreadable) > max_unreadable * len(images):
-        raise DataError(
-            f"{len(unreadable)} of {len(images)} pictures of {images.annotations_path} can't be read, the first:"
-            f" {unreadable[0]}; mend or remove them, or allow more with --loader.max_unreadable (train and evaluate take it)"
-        )
-    metrics = coco_metrics(ground_truth(images.annotations_path), results, image_ids, reference)
-    return Evaluation(metrics, results, tuple(image_ids), tuple(unreadable))
-
-
-def detect_tiled(detector: TiledDetector, images: CocoImages) -> Found:
-    """As `detect_all`, each picture through its windows."""
-    found = Found()
-    for index in range(len(images)):
+def detect_tiled(detector: TiledDetector, dataset: CocoDataset) -> SplitDetections:
+    """As `detect_all`, each image by its tiles."""
+    found = SplitDetections()
+    for index in range(len(dataset)):
         try:
-            picture = images.read(index).image
-        except UnreadablePictureError as error:
+            found.detections[index] = detector(dataset.read(index).image)
+        except UnreadableImageError as error:
             found.unreadable.append(str(error))
-            continue
-        found.image_ids.append(images.image_id(index))
-        found.results += detector(picture).to_coco(images.image_id(index))
     return found
+
+
+def score(
+    shards: Sequence[SplitDetections], dataset: CocoDataset, max_unreadable: float, reference: bool = True
+) -> Evaluation:
+    """Metrics of detections that may come from several processes, each with a shard of the images.
+
+    Unreadable images are skipped, in the metrics too; raises DataError if their fraction is above `max_unreadable`. Images
+    and classes are numbered from 0 on for the evaluator, which takes ids as floating-point numbers.
+    """
+    detections = {index: each for shard in shards for index, each in shard.detections.items()}
+    unreadable = [line for shard in shards for line in shard.unreadable]
+    if len(unreadable) > max_unreadable * len(dataset):
+        raise DataError(
+            f"{len(unreadable)} of {len(dataset)} images of {dataset.annotations_path} can't be read, the first:"
+            f" {unreadable[0]}; fix or remove them, or allow more with --max_unreadable (train and evaluate take it)"
+        )
+    labels = Categories(tuple(range(len(dataset.categories))), dataset.categories.names)
+    results = [entry for index, each in detections.items() for entry in replace(each, categories=labels).to_coco(index)]
+    names = category_names(dataset.categories)
+    metrics = coco_metrics(dataset.ground_truth(), results, list(detections), names, reference)
+    return Evaluation(metrics, detections, tuple(unreadable))
 
 
 def evaluate_model(
-    detector: Detector | TiledDetector, images: CocoImages, loader: LoaderConfig, reference: bool
+    detector: Detector | TiledDetector, dataset: CocoDataset, workers: int = -1, max_unreadable: float = 0.01
 ) -> Evaluation:
-    """Detect on every picture of `images` and `score` that."""
+    """Detect on every image of `dataset` and `score` that."""
     if isinstance(detector, TiledDetector):
-        return score([detect_tiled(detector, images)], images, loader.max_unreadable, reference)
-    size = None if detector.runtime.places_pictures else FrameSize.of(detector.image_size)
-    frames = frame_loader(images, size, loader, range(len(images)))
-    found = detect_all(detector, frames)
-    return score([found], images, loader.max_unreadable, reference)
+        return score([detect_tiled(detector, dataset)], dataset, max_unreadable)
+    size = None if detector.runtime.letterboxes_inputs else InputSize.of(detector.image_size)
+    items = eval_loader(dataset, size, workers, range(len(dataset)))
+    return score([detect_all(detector, items)], dataset, max_unreadable)
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Score weights on a split; writes `metrics.json` and `detections.json` into `config.out` and prints the tables.
+    """Evaluate weights on a split; writes `metrics.json` and `detections.json` into `config.out` and prints the tables.
 
-    Returns the content of metrics.json: `METRICS`, `per_category`, and what was scored. Raises DetectorError kinds.
+    Returns the content of metrics.json: `METRICS`, `per_category`, and what was evaluated. Raises DetectorError kinds.
     """
-    require_writable(Path(config.out))
-    detector = Detector.load(
-        config.weights,
-        image_size=config.image_size,
-        conf=config.conf,
-        iou=config.iou,
-        max_detections=config.max_detections,
-        device=config.device,
-        threads=config.threads,
-    )
-    images = CocoImages.load(split_paths(config.data, config.paths, config.split), detector.categories)
-    for line in images.problems:
+    out = Path(config.out)
+    require_writable(out)
+    detector = Detector.load(config.weights, config)
+    dataset = CocoDataset.load(split_paths(config.data, config.paths, config.split), detector.categories)
+    for line in dataset.problems:
         print(line)
-    looked = detector if config.tiles is None else TiledDetector(detector, config.tiles, config.overlap)
-    scored = evaluate_model(looked, images, config.loader, reference=True)
-    for line in scored.unreadable:
-        print(f"left out: {line}")
-    if scored.unreadable:
-        print(f"left out: {len(scored.unreadable)} of {len(images)} pictures, named above")
+    used = detector if config.tiles is None else TiledDetector(detector, config.tiles, config.overlap)
+    evaluation = evaluate_model(used, dataset, config.workers, config.max_unreadable)
+    for line in evaluation.unreadable:
+        print(f"skipped: {line}")
+    if evaluation.unreadable:
+        print(f"skipped: {len(evaluation.unreadable)} of {len(dataset)} images (see above)")
     report = {
-        **scored.metrics,
+        **evaluation.metrics,
         "weights": config.weights,
-        "annotations": str(images.annotations_path),
+        "annotations": str(dataset.annotations_path),
         "split": config.split,
         "image_size": detector.image_size,
         "tiles": config.tiles,
         "overlap": None if config.tiles is None else config.overlap,
-        "images": len(images) - len(scored.unreadable),
-        "unreadable": list(scored.unreadable),
+        "images": len(evaluation.detections),
+        "unreadable": list(evaluation.unreadable),
     }
-    out = Path(config.out)
-    write_json(out / "detections.json", scored.results)
+    found = evaluation.detections.items()
+    results = [entry for index, each in found for entry in each.to_coco(dataset.image_id(index))]
+    write_json(out / "detections.json", results)
     write_json(out / "metrics.json", report)
-    if not scored.results:
+    if not results:
         print(
-            f"no detection has a score of {config.conf:g} or more, so every figure is 0: train longer, or lower --conf"
+            f"no detection has a score of {config.conf:g} or more, so every metric is 0: train longer, or lower --conf"
         )
-    print_metrics({name: report[name] for name in METRICS}, scored.metrics["per_category"])
+    print_metrics({name: report[name] for name in METRICS}, evaluation.metrics["per_category"])
     print(f"written: {out / 'metrics.json'}, {out / 'detections.json'}")
     return report

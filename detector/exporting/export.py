@@ -1,51 +1,50 @@
-"""Weights to a file for another runtime, or a smaller one for this, which stays only if it detects what the model detects."""
+"""Export weights to a file for another runtime, or a smaller one for this; it is kept only if it detects what the model does."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from detector.config import PRECISIONS, ExportConfig, LoaderConfig, PathsConfig
-from detector.data.coco import CocoImages
-from detector.data.pictures import read_picture
-from detector.data.splits import split_paths
+from detector.config import ExportConfig, ImageSize, PathsConfig
+from detector.data.coco import CocoDataset
+from detector.data.layouts import split_paths
 from detector.errors import ConfigError, DataError, ExportMismatchError
 from detector.evaluation.evaluate import evaluate_model
-from detector.exporting.calibration import Frames, calibration_frames
-from detector.exporting.published import write_published
-from detector.exporting.torch_formats import write_exported, write_torchscript
-from detector.exporting.verify import FLOAT32, HALF, Comparison, Tolerance, compare, shipped_pictures
-from detector.fileio import require_writable, staged, write_json
-from detector.geometry.frame_size import STEP, FrameSize
+from detector.exporting.calibration import calibration_images
+from detector.exporting.verify import FLOAT32, HALF, Comparison, Tolerance, compare, shipped_photos
+from detector.formats.load import load_runtime
+from detector.formats.pytorch import EagerRuntime
+from detector.formats.runtime import Runtime
+from detector.formats.table import FORMATS
+from detector.images.input_size import STEP, InputSize
+from detector.images.read import read_image
 from detector.inference.detector import Detector
 from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
-from detector.runtimes.base import Runtime
-from detector.runtimes.eager import EagerRuntime
-from detector.runtimes.load import load_runtime
-from detector.weights.files import WeightsInfo, load_weights, save_weights
-from detector.weights.importers import from_published
+from detector.utils.fileio import require_writable, staging_dir, write_json
+from detector.weights.files import WeightsInfo, load_weights
+from detector.weights.published.names import from_published
 
-MOST_PICTURES = 16
-MOST_DETECTIONS = 3000
-"""In comparisons: a lower limit would cut between scores that differ by a rounding only."""
+MAX_IMAGES = 16
+"""Maximum number of images of the dataset that are compared."""
+MAX_DETECTIONS = 3000
+"""Per image, in comparisons: a lower limit would cut between scores that differ by rounding only."""
 CONFS = (0.25, 0.05, 0.01, 0.001)
 IOUS = (0.7, 0.45)
-"""Of NMS: with both, no other that a file might have instead goes unnoticed."""
-AP_SELECTION = 0.001, 0.7, 300
-"""As `evaluate` has it: conf, iou, detections."""
+"""IoUs of NMS in comparisons: with both, no other that a file might have instead goes unnoticed."""
 TOLERANCES: dict[str, Tolerance | None] = {"float32": FLOAT32, "float16": HALF, "bfloat16": None, "int8": None}
 
 
 def export(config: ExportConfig) -> Comparison:
-    """Write `config.out` and compare it with the model on real pictures; the figures go into a .json file beside it.
+    """Write `config.out` and compare it with the model on real images; the result goes into a .json file beside it.
 
-    Raises ExportMismatchError (exit code 1) with the figures, and leaves no file unless `config.force`, if they differ; other
-    DetectorError kinds for what the user can mend.
+    Raises ExportMismatchError (exit code 1) with the differences if there are any, and keeps no file unless
+    `config.force`; other DetectorError kinds for what the user can fix.
     """
     out = Path(config.out)
     require_writable(out.parent)
@@ -53,125 +52,108 @@ def export(config: ExportConfig) -> Comparison:
         raise ConfigError(f"--out: {config.out} is a folder; name the file to write")
     model, info = load_weights(Path(config.weights))
     info = replace(info, image_size=config.image_size or info.image_size)
-    images = None
+    dataset = calibration = None
     if config.data is not None:
-        images = CocoImages.load(split_paths(config.data, PathsConfig(), "val"), info.categories)
-    frames = None
-    if config.precision == "int8":
-        assert config.data is not None
-        assert images is not None
-        frames = calibration_frames(config.data, FrameSize.of(info.image_size), images)
-    with staged(out) as folder:
+        dataset = CocoDataset.load(split_paths(config.data, PathsConfig(), "val"), info.categories)
+        if config.precision == "int8":
+            calibration = calibration_images(config.data, InputSize.of(info.image_size), dataset)
+    with staging_dir(out) as folder:
         file = folder / out.name
-        write(file, model, info, config, frames)
-        comparison = compare_file(file, model, info, config, images)
+        FORMATS[config.format].write(file, model, info, config, calibration)
+        comparison = compare_file(file, model, info, config, dataset)
         if not comparison.passes() and not config.force:
             raise ExportMismatchError(f"{config.out} was not written: {comparison}")
         given = {name: getattr(config, name) for name in ("weights", "format", "precision", "data")}
         report = {**given, "image_size": info.image_size, **comparison.to_json()}
         write_json(folder / f"{out.name}.json", report)
-    print(f"written: {config.out}; {comparison}" + ("" if comparison.passes() else "; NOT the model, left by --force"))
+    print(f"written: {config.out}; {comparison}" + ("" if comparison.passes() else "; it DIFFERS, kept by --force"))
     return comparison
 
 
-def write(file: Path, model: DetectionModel, info: WeightsInfo, config: ExportConfig, frames: Frames | None) -> None:
-    """Write the file, for OpenVINO two; with frames to calibrate on, in whole numbers (int8).
+class Case(NamedTuple):
+    """Settings in which the file and the model are compared."""
 
-    A format's packages are imported only where it is asked for.
-    """
-    if config.format == "onnx":
-        from detector.exporting.onnx import write_onnx
+    image_size: ImageSize
+    conf: float
+    iou: float
+    max_detections: int = MAX_DETECTIONS
 
-        write_onnx(file, model, info, config, frames)
-    elif config.format == "openvino":
-        from detector.exporting.openvino import write_openvino
-
-        write_openvino(file, model, info, config.precision, frames)
-    elif config.format == "tensorrt":
-        from detector.exporting.tensorrt import write_engine
-
-        write_engine(file, model, info, half=config.precision == "float16")
-    elif config.format == "torchscript":
-        write_torchscript(file, model, info)
-    elif config.format == "torch_export":
-        write_exported(file, model, info)
-    elif config.format == "safetensors":
-        save_weights(file, model, info, half=True)
-    else:
-        write_published(file, model, info.model)
+    def detector(self, network: DetectionModel | Runtime, info: WeightsInfo) -> Detector:
+        return Detector(
+            network,
+            info.categories,
+            self.image_size,
+            conf=self.conf,
+            iou=self.iou,
+            max_detections=self.max_detections,
+            device="cpu",
+        )
 
 
 def compare_file(
-    file: Path, model: DetectionModel, info: WeightsInfo, config: ExportConfig, images: CocoImages | None
+    file: Path, model: DetectionModel, info: WeightsInfo, config: ExportConfig, dataset: CocoDataset | None
 ) -> Comparison:
-    """Of the file as `Detector.load` reads it, at its size and, if it takes others, at a second one; AP where there are data."""
-    pictures = comparison_pictures(images)
-    runtime: Runtime
-    problems: list[str] = []
+    """Compare the exported file with the model at the export size, and at a second size if the file takes others; also by
+    AP if a dataset is given."""
+    images = comparison_images(dataset)
+    runtime, problems = open_file(file, info, config)
+    sizes: list[ImageSize] = [info.image_size]
+    if runtime.input_size is None and not runtime.letterboxes_inputs:
+        height, width = InputSize.of(info.image_size)
+        sizes.append((height + 2 * STEP, width))
+    lowest = [Case(info.image_size, CONFS[-1], iou).detector(model, info) for iou in IOUS]
+    conf = pick_conf(lowest, images)
+    precision = config.precision or FORMATS[config.format].precisions[0]
+    ious = (1.0,) if precision == "float16" else IOUS  # of boxes alike NMS may keep another after the least rounding
+    cases = [Case(size, conf, iou) for size in sizes for iou in ious]
+    pairs = [(case.detector(model, info), case.detector(runtime, info)) for case in cases]
+    comparison = replace(compare(pairs, images, TOLERANCES[precision]), problems=tuple(problems))
+    if dataset is None:
+        return comparison
+    evaluated = Case(info.image_size, conf=0.001, iou=0.7, max_detections=300)  # as `evaluate` does
+    of_model, of_file = (
+        evaluate_model(evaluated.detector(network, info), dataset, max_unreadable=1) for network in (model, runtime)
+    )
+    if of_model.unreadable:
+        print(f"skipped in the AP: {len(of_model.unreadable)} of {len(dataset)} images, which can't be read")
+    return replace(comparison, ap=of_model.metrics["AP"], file_ap=of_file.metrics["AP"])
+
+
+def open_file(file: Path, info: WeightsInfo, config: ExportConfig) -> tuple[Runtime, list[str]]:
+    """What runs the file, and what is wrong in what the file says of itself."""
     if config.format == "published":
-        runtime = load_published(file, info)
-    else:
-        runtime, stated = load_runtime(file, "cuda" if config.format == "tensorrt" else "cpu", None)
-        if stated.to_metadata() != info.to_metadata():
-            problems.append("its metadata are not those of the weights")
+        model = create_model(info.model, len(info.categories)).eval()
+        model.load_state_dict(from_published(torch.load(file, weights_only=True), info.model))
+        return EagerRuntime(model, torch.device("cpu")), []
+    runtime, stated = load_runtime(file, "cuda" if config.format == "tensorrt" else "cpu", None)
+    problems = [] if stated.to_metadata() == info.to_metadata() else ["its metadata are not those of the weights"]
     if config.format == "onnx" and not config.raw:
-        from detector.exporting.onnx import wrong_defaults
+        from detector.formats.onnx.export import wrong_defaults
 
         problems += wrong_defaults(file)
-    sizes = [info.image_size]
-    if runtime.frame is None and not runtime.places_pictures:
-        height, width = FrameSize.of(info.image_size)
-        sizes.append((height + 2 * STEP, width))
-
-    def both(size: int | tuple[int, int], conf: float, iou: float, most: int) -> tuple[Detector, Detector]:
-        return (
-            Detector(model, info.categories, size, conf=conf, iou=iou, max_detections=most, device="cpu"),
-            Detector(runtime, info.categories, size, conf=conf, iou=iou, max_detections=most),
-        )
-
-    conf = telling_conf([both(info.image_size, CONFS[-1], iou, MOST_DETECTIONS)[0] for iou in IOUS], pictures)
-    precision = config.precision or PRECISIONS[config.format][0]
-    ious = (1.0,) if precision == "float16" else IOUS  # of boxes alike NMS may choose another after the least rounding
-    pairs = [both(size, conf, iou, MOST_DETECTIONS) for size in sizes for iou in ious]
-    comparison = replace(compare(pairs, pictures, TOLERANCES[precision]), problems=tuple(problems))
-    if images is None:
-        return comparison
-    scored, file_scored = (
-        evaluate_model(detector, images, LoaderConfig(max_unreadable=1), reference=True)
-        for detector in both(info.image_size, *AP_SELECTION)
-    )
-    if scored.unreadable:
-        print(f"left out of the AP: {len(scored.unreadable)} of {len(images)} pictures, which can't be read")
-    return replace(comparison, ap=scored.metrics["AP"], file_ap=file_scored.metrics["AP"])
+    return runtime, problems
 
 
-def load_published(file: Path, info: WeightsInfo) -> EagerRuntime:
-    """The network that a state of torch.save with published names holds."""
-    model = create_model(info.model, len(info.categories)).eval()
-    model.load_state_dict(from_published(torch.load(file, weights_only=True), info.model))
-    return EagerRuntime(model, torch.device("cpu"))
-
-
-def telling_conf(detectors: Sequence[Detector], pictures: Sequence[UInt8[np.ndarray, "_h _w 3"]]) -> float:
-    """The highest of `CONFS` at which there is at least one detection a picture, and NMS finds others with each of the
+def pick_conf(detectors: Sequence[Detector], images: Sequence[UInt8[np.ndarray, "_h _w 3"]]) -> float:
+    """The highest of `CONFS` at which there is at least one detection per image, and NMS finds others with each of the
     detectors' IoUs; else the lowest."""
-    scores = [torch.cat([detector(picture).scores for picture in pictures]) for detector in detectors]
+    scores = [torch.cat([detector(image).scores for image in images]) for detector in detectors]
     counts = [[int((of_one >= conf).sum()) for of_one in scores] for conf in CONFS]
-    enough = (len(set(count)) == len(count) and min(count) >= len(pictures) for count in counts)
+    enough = (len(set(count)) == len(count) and min(count) >= len(images) for count in counts)
     return next((conf for conf, telling in zip(CONFS, enough, strict=True) if telling), CONFS[-1])
 
 
-def comparison_pictures(images: CocoImages | None) -> list[UInt8[np.ndarray, "_h _w 3"]]:
-    """The first pictures of the data set, or the shipped photographs; one of them grey, and two of extreme shapes.
+def comparison_images(dataset: CocoDataset | None) -> list[UInt8[np.ndarray, "_h _w 3"]]:
+    """The first images of the dataset, or the shipped photographs; one of them gray, and two of extreme shapes.
 
-    Raises DataError if none of the data set can be read.
+    Raises DataError if none of the dataset can be read.
     """
-    if images is None:
-        pictures = [read_picture(path) for path in shipped_pictures()]
+    if dataset is None:
+        images = [read_image(path) for path in shipped_photos()]
     else:
-        pictures = [sample.image for _, sample in islice(images.readable(range(len(images))), MOST_PICTURES)]
-        if not pictures:
-            raise DataError(f"{images.annotations_path}: none of its {len(images)} pictures can be read")
-    first = pictures[0]
-    grey = np.repeat(first.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
-    return [*pictures, grey, np.ascontiguousarray(first[: max(len(first) // 20, 1)]), first[:1, :1].copy()]
+        images = [sample.image for _, sample in islice(dataset.readable(range(len(dataset))), MAX_IMAGES)]
+        if not images:
+            raise DataError(f"{dataset.annotations_path}: none of its {len(dataset)} images can be read")
+    first = images[0]
+    gray = np.repeat(first.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+    return [*images, gray, np.ascontiguousarray(first[: max(len(first) // 20, 1)]), first[:1, :1].copy()]

@@ -1,4 +1,4 @@
-"""Whether an exported file detects what the model detects, on real pictures."""
+"""Whether an exported file detects what the model detects, on real images."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,18 +10,18 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from detector.geometry.boxes import box_area, intersection_area
+from detector.boxes import box_area, intersection_area
+from detector.formats.pytorch import EagerRuntime
 from detector.inference.detector import Detector
-from detector.runtimes.eager import EagerRuntime
 from detector.structures import Detections
 
-MOST_AP_LOSS = 0.01
+MAX_AP_LOSS = 0.01
 """Of a file that computes in bfloat16 or whole numbers (int8), whose boxes can't be the model's."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What may differ between partners: box sides in pixels of the original picture, scores. A detection needs a partner if
+    """What may differ between partners: box sides in pixels of the original image, scores. A detection needs a partner if
     its score is more than `score` above the threshold, since below that either side may have just missed it."""
 
     box: float
@@ -30,7 +30,7 @@ class Tolerance:
 
 FLOAT32 = Tolerance(box=0.5, score=1e-3)
 HALF = Tolerance(box=1.0, score=0.05)
-"""Rounding the weights of a trained yolo11n moved boxes by up to 0.25 px and scores by up to 0.02; its AP on 87 pictures went
+"""Rounding the weights of a trained yolo11n moved boxes by up to 0.25 px and scores by up to 0.02; its AP on 87 images went
 from 0.5799 to 0.5792."""
 
 
@@ -38,11 +38,11 @@ from 0.5799 to 0.5792."""
 class Comparison:
     """Largest differences of partners (score from `conf`, after NMS), and how many either side found.
 
-    ap, file_ap: AP of the model and of the file, where there is a data set; problems: what the file says of itself that is
+    ap, file_ap: AP of the model and of the file, where there is a dataset; problems: what the file says of itself that is
     not so.
     """
 
-    pictures: int
+    images: int
     conf: float
     box_difference: float
     score_difference: float
@@ -55,12 +55,12 @@ class Comparison:
     problems: tuple[str, ...] = ()
 
     def passes(self) -> bool:
-        """Whether all is within the tolerance; without one the loss of AP must be within `MOST_AP_LOSS`."""
+        """Whether all is within the tolerance; without one the loss of AP must be within `MAX_AP_LOSS`."""
         if self.problems:
             return False
         # written so that NaN fails
         if self.tolerance is None:
-            return self.ap_tells and (self.file_ap or 0.0) >= (self.ap or 0.0) - MOST_AP_LOSS
+            return self.ap_tells and (self.file_ap or 0.0) >= (self.ap or 0.0) - MAX_AP_LOSS
         return (
             self.box_difference <= self.tolerance.box
             and self.score_difference <= self.tolerance.score
@@ -70,15 +70,15 @@ class Comparison:
 
     @property
     def ap_tells(self) -> bool:
-        """Whether a file that finds nothing would lose more than `MOST_AP_LOSS`."""
-        return (self.ap or 0.0) > MOST_AP_LOSS
+        """Whether a file that finds nothing would lose more than `MAX_AP_LOSS`."""
+        return (self.ap or 0.0) > MAX_AP_LOSS
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "passes": self.passes()}
 
     def __str__(self) -> str:
         found = (
-            f"on {self.pictures} pictures the model has {self.model_detections} detections of score {self.conf:g} or more,"
+            f"on {self.images} images the model has {self.model_detections} detections of score {self.conf:g} or more,"
             f" the file {self.file_detections}"
         )
         rest = "" if self.ap is None else f"; AP {self.ap:.4f} and {self.file_ap:.4f}"
@@ -88,7 +88,7 @@ class Comparison:
             rest += "; nothing to judge the file by: train longer, or give --data whose objects the model finds"
         rest += "".join(f"; {problem}" for problem in self.problems)
         if self.tolerance is None:
-            return f"{found}{rest} (a loss of {MOST_AP_LOSS} is allowed)"
+            return f"{found}{rest} (a loss of {MAX_AP_LOSS} is allowed)"
         return (
             f"{found}, {self.unmatched} without a partner; boxes differ by up to {self.box_difference:.2g} px (allowed"
             f" {self.tolerance.box}), scores by up to {self.score_difference:.2g} (allowed {self.tolerance.score}){rest}"
@@ -97,19 +97,19 @@ class Comparison:
 
 def compare(
     pairs: Sequence[tuple[Detector, Detector]],
-    pictures: Sequence[UInt8[np.ndarray, "_h _w 3"]],
+    images: Sequence[UInt8[np.ndarray, "_h _w 3"]],
     tolerance: Tolerance | None,
 ) -> Comparison:
-    """Run pairs of the model and the file, all of one `conf`, on every picture; files that take several pictures also get all
+    """Run pairs of the model and the file, all of one `conf`, on every image; files that take several images also get all
     at once."""
     box_difference = score_difference = 0.0
     model_detections = file_detections = unmatched = 0
     for model, file in pairs:
-        expected = [model(picture) for picture in pictures]
-        rounds = [[file(picture) for picture in pictures]]
-        if file.runtime.most is None and not isinstance(file.runtime, EagerRuntime):
-            file.batch = len(pictures)
-            rounds.append(file(list(pictures)))
+        expected = [model(image) for image in images]
+        rounds = [[file(image) for image in images]]
+        if file.runtime.max_batch_size is None and not isinstance(file.runtime, EagerRuntime):
+            file.batch = len(images)
+            rounds.append(file(list(images)))
         model_detections += sum(len(found) for found in expected)
         file_detections += sum(len(found) for found in rounds[0])
         for one, other in ((one, other) for found in rounds for one, other in zip(expected, found, strict=True)):
@@ -117,7 +117,7 @@ def compare(
             box_difference, score_difference = largest(box_difference, boxes), largest(score_difference, scores)
             unmatched += alone
     return Comparison(
-        len(pictures),
+        len(images),
         pairs[0][0].conf,
         box_difference,
         score_difference,
@@ -154,9 +154,9 @@ def differences(one: Detections, other: Detections, certain: float) -> tuple[Ten
     return one.boxes[first] - other.boxes[second], one.scores[first] - other.scores[second], unmatched
 
 
-def shipped_pictures() -> list[Path]:
+def shipped_photos() -> list[Path]:
     """The photographs that come with the package."""
-    return sorted((Path(__file__).parent / "pictures").glob("*.jpg"))
+    return sorted((Path(__file__).parent / "photos").glob("*.jpg"))
 
 
 def largest(so_far: float, difference: Tensor) -> float:

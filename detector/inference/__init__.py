@@ -1,5 +1,5 @@
-"""From pictures to detections, files of them, and maps of what the model looked at."""
+"""From images to detections, files of them, and maps of what the model looked at."""
 
-from detector.inference.attention_maps import AttentionMaps, attention_maps
+from detector.inference.attention.maps import AttentionMaps, attention_maps
 
 __all__ = ["AttentionMaps", "attention_maps"]

@@ -1,8 +1,8 @@
-"""`Detector`: pictures in, `Detections` out; the one way from a picture to boxes, used by infer, evaluate and training."""
+"""`Detector`: images in, `Detections` out; the one way from an image to boxes, used by infer, evaluate and training."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import PIL.Image
@@ -10,30 +10,30 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from detector.config import require_image_size
-from detector.data.pictures import picture_from_bytes, picture_from_pil, read_picture
+from detector.config import ImageSize, PredictionConfig, names_in, require_image_size
 from detector.errors import ConfigError, DataError
-from detector.geometry.frame_size import FrameSize
-from detector.geometry.letterbox import Letterbox
+from detector.formats.load import load_runtime
+from detector.formats.pytorch import EagerRuntime
+from detector.formats.runtime import Runtime, Selection
+from detector.images.input_size import InputSize
+from detector.images.letterbox import Letterbox
+from detector.images.read import image_from_bytes, image_from_pil, read_image
 from detector.models.base import DetectionModel
-from detector.runtimes.base import Boxes, Runtime, Selection
-from detector.runtimes.device import resolve_device
-from detector.runtimes.eager import EagerRuntime
-from detector.runtimes.load import load_runtime
+from detector.models.postprocess import NmsResult
 from detector.structures import Categories, Detections
+from detector.utils.device import resolve_device
+from detector.utils.threads import limited_threads
 
-Picture: TypeAlias = str | Path | bytes | np.ndarray | PIL.Image.Image | Tensor
-"""A file; the bytes of one; a uint8 array (height, width, 3) RGB or (height, width) grey; a PIL image; or a tensor
+ImageLike: TypeAlias = str | Path | bytes | np.ndarray | PIL.Image.Image | Tensor
+"""A file; the bytes of one; a uint8 array (height, width, 3) RGB or (height, width) gray; a PIL image; or a tensor
 (3, height, width) RGB, uint8 or float in 0..1."""
 
 
 class Detector:
-    """Finds objects in pictures, with the same boxes whatever runs the network.
+    """Finds objects in images, with the same boxes whatever runs the network.
 
-    `image_size`: side of the square network input in pixels, or (height, width); `conf`: lowest score kept; `iou`: overlap
-    over which the weaker of two boxes of one class is dropped; `max_detections`: a picture; `classes`: names to keep, all
-    if None.
-    `batch`, pictures that the network sees at a time: on a CPU 1, so that a picture's boxes don't depend on its neighbours
+    Its settings (`image_size`, `conf`, `iou`, `max_detections`, `classes`, `threads`) are those of `PredictionConfig`.
+    `batch`, images that the network sees at a time: on a CPU 1, so that an image's boxes don't depend on its neighbors
     in a list, not by one bit; on CUDA `BATCH`, or as many as an exported file takes.
     """
 
@@ -43,88 +43,70 @@ class Detector:
         self,
         network: DetectionModel | Runtime,
         categories: Categories,
-        image_size: int | tuple[int, int],
-        *,
-        conf: float = 0.25,
-        iou: float = 0.7,
-        max_detections: int = 300,
-        classes: Sequence[str] | None = None,
-        device: str | torch.device = "auto",
+        image_size: ImageSize,
+        config: PredictionConfig = PredictionConfig(),  # noqa: B008, it is frozen
+        **options: Any,
     ) -> None:
-        """Takes a copy of a model, to `device`; a runtime has its own.
+        """Takes a copy of a model, to the device; a runtime has its own.
 
-        Raises ConfigError for a setting out of range, an unknown class or no such device.
+        options: fields of `PredictionConfig` that differ from `config`. Raises ConfigError for a setting out of range, an
+        unknown class or no such device.
         """
+        config = config.changed(options)
         require_image_size("image_size", image_size)
-        if not (0 <= conf <= 1 and 0 <= iou <= 1 and max_detections >= 1):
-            given = f"conf {conf}, iou {iou}, max_detections {max_detections}"
-            raise ConfigError(f"{given}: expected conf and iou from 0 to 1 and max_detections of at least 1")
         if isinstance(network, DetectionModel):
             assert network.head.num_classes == len(categories)
-            network = EagerRuntime(network, resolve_device(device))
+            network = EagerRuntime(network, resolve_device(config.device))
         self.runtime = network
         self.device = network.device
-        frame = FrameSize.of(image_size)
-        if network.frame not in (None, frame):
+        size = InputSize.of(image_size)
+        if network.input_size not in (None, size):
             raise ConfigError(
-                f"image_size: the exported file takes {network.frame.height} x {network.frame.width} px only, not"
-                f" {frame.height} x {frame.width}; leave image_size out, or export with that size"
+                f"image_size: the exported file takes {network.input_size.height} x {network.input_size.width} px only, not"
+                f" {size.height} x {size.width}; leave image_size out, or export with that size"
             )
         self.categories = categories
         self.image_size = image_size
-        self.conf = conf
-        self.iou = iou
-        self.max_detections = max_detections
-        self.batch = 1 if self.device.type == "cpu" else min(self.BATCH, network.most or self.BATCH)
-        self.wanted = None if classes is None else _labels_of(classes, categories)
+        self.conf = config.conf
+        self.iou = config.iou
+        self.max_detections = config.max_detections
+        self.threads = config.threads
+        self.batch = 1 if self.device.type == "cpu" else min(self.BATCH, network.max_batch_size or self.BATCH)
+        self.class_filter = None if config.classes is None else _labels_of(names_in(config.classes), categories)
 
     @classmethod
     def load(
         cls,
         path: str | Path,
-        *,
-        image_size: int | tuple[int, int] | None = None,
-        conf: float = 0.25,
-        iou: float = 0.7,
-        max_detections: int = 300,
-        classes: Sequence[str] | None = None,
-        device: str | torch.device = "auto",
-        threads: int | None = None,
+        config: PredictionConfig = PredictionConfig(),  # noqa: B008, it is frozen
+        **options: Any,
     ) -> "Detector":
-        """From a weights file, shipped weights by name, or a file that `export` wrote: .onnx, .xml, .torchscript, .pt2, .engine.
+        """Load a weights file, shipped weights by name, or a file that `export` wrote: .onnx, .xml, .torchscript, .pt2, .engine.
 
-        `image_size` is that of the file if not given; `device` "auto": CUDA where there is a card and the file can use it;
-        `threads`: of the network on a CPU, and OpenCV's, each's choice if None. Raises WeightsError for a file that can't be
-        used, ConfigError for a setting out of range.
+        options: fields of `PredictionConfig` that differ from `config`, such as conf=0.4, classes=["car"], device="cpu".
+        Raises WeightsError for a file that can't be used, ConfigError for a setting that is unknown or out of range.
         """
-        runtime, info = load_runtime(path, device, threads)
-        if runtime.places_pictures and image_size not in (None, info.image_size):
+        config = config.changed(options)
+        runtime, info = load_runtime(path, config.device, config.threads)
+        if runtime.letterboxes_inputs and config.image_size not in (None, info.image_size):
             raise ConfigError(
-                f"image_size: {path} letterboxes pictures itself, to {info.image_size} px; leave image_size out, or export"
+                f"image_size: {path} letterboxes images itself, to {info.image_size} px; leave image_size out, or export"
                 " with that size"
             )
-        return cls(
-            runtime,
-            info.categories,
-            info.image_size if image_size is None else image_size,
-            conf=conf,
-            iou=iou,
-            max_detections=max_detections,
-            classes=classes,
-        )
+        return cls(runtime, info.categories, config.image_size or info.image_size, config)
 
     @property
     def batch(self) -> int:
-        """Pictures that the network sees at a time. Setting raises ConfigError for more than an exported file takes."""
+        """Images that the network sees at a time. Setting raises ConfigError for more than an exported file takes."""
         return self._batch
 
     @batch.setter
-    def batch(self, pictures: int) -> None:
-        most = self.runtime.most
-        if pictures < 1 or (most is not None and pictures > most):
-            limit = "" if most is None else f" to {most}, as many as the exported file takes"
-            raise ConfigError(f"batch: {pictures} pictures at a time are not possible; expected 1{limit or ' or more'}")
-        self._batch = pictures
+    def batch(self, images: int) -> None:
+        limit = self.runtime.max_batch_size
+        if images < 1 or (limit is not None and images > limit):
+            until = "" if limit is None else f" to {limit}, as many as the exported file takes"
+            raise ConfigError(f"batch: invalid value {images}: expected 1{until or ' or more'}")
+        self._batch = images
 
     @property
     def model(self) -> DetectionModel:
@@ -137,95 +119,95 @@ class Detector:
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
-        self, pictures: Picture
+        self, images: ImageLike
     ) -> Detections: ...
 
     @overload
-    def __call__(self, pictures: Sequence[Picture]) -> list[Detections]: ...
+    def __call__(self, images: Sequence[ImageLike]) -> list[Detections]: ...
 
-    def __call__(self, pictures: Picture | Sequence[Picture]) -> Detections | list[Detections]:
-        """`Detections` of a picture, or a list of them for a list; boxes in pixels of the original picture.
+    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Detections | list[Detections]:
+        """`Detections` of an image, or a list of them for a list; boxes in pixels of the original image.
 
-        Raises DataError for a picture that can't be read or an array that is no picture.
+        Raises DataError for an image that can't be read or an array that is no image.
         """
-        if isinstance(pictures, str | Path | bytes | np.ndarray | PIL.Image.Image | Tensor):
-            return self([pictures])[0]
+        if isinstance(images, str | Path | bytes | np.ndarray | PIL.Image.Image | Tensor):
+            return self([images])[0]
         found = []
-        for start in range(0, len(pictures), self.batch):
-            arrays = [as_array(picture) for picture in pictures[start : start + self.batch]]
-            boxes = [self.letterbox(a.shape[1], a.shape[0]) for a in arrays]
-            frames = [as_frame(box.image(array)) for box, array in zip(boxes, arrays, strict=True)]
-            found += self.detect_frames(frames, boxes)
+        for start in range(0, len(images), self.batch):
+            arrays = [as_array(image) for image in images[start : start + self.batch]]
+            letterboxes = [self.letterbox(array.shape[1], array.shape[0]) for array in arrays]
+            with limited_threads(self.threads):
+                inputs = [to_tensor(each.apply(array)) for each, array in zip(letterboxes, arrays, strict=True)]
+            found += self.detect_inputs(inputs, letterboxes)
         return found
 
     def letterbox(self, width: int, height: int) -> Letterbox:
-        """How a picture of this size goes into the network; not at all where an exported file places it itself."""
-        if self.runtime.places_pictures:
+        """How an image of this size goes into the network; not at all where an exported file places it itself."""
+        if self.runtime.letterboxes_inputs:
             return Letterbox(width, height, width, height)
-        frame = FrameSize.of(self.image_size)
-        return Letterbox(width, height, frame.width, frame.height)
+        size = InputSize.of(self.image_size)
+        return Letterbox(width, height, size.width, size.height)
 
     @torch.no_grad()  # not inference_mode, whose tensors the caller could not change in place
-    def detect_frames(
-        self, frames: Sequence[UInt8[Tensor, "3 height width"]], letterboxes: Sequence[Letterbox]
+    def detect_inputs(
+        self, inputs: Sequence[UInt8[Tensor, "3 height width"]], letterboxes: Sequence[Letterbox]
     ) -> list[Detections]:
-        """Detections of pictures that `letterbox` has placed, boxes in pixels of the originals."""
-        selection = Selection(self.conf, self.iou, self.max_detections, self.wanted)
-        chosen: list[Boxes] = []
-        for start in range(0, len(frames), self.batch):
-            chosen += self.runtime.detect(stacked(frames[start : start + self.batch]), selection)
+        """Detections of images that `letterbox` has placed, boxes in pixels of the originals."""
+        selection = Selection(self.conf, self.iou, self.max_detections, self.class_filter)
+        found: list[NmsResult] = []
+        with limited_threads(self.threads):
+            for start in range(0, len(inputs), self.batch):
+                found += self.runtime.detect(stack_inputs(inputs[start : start + self.batch]), selection)
         return [
-            Detections(letterbox.to_original(boxes), scores, labels, self.categories)
-            for (boxes, scores, labels), letterbox in zip(chosen, letterboxes, strict=True)
+            Detections(letterbox.to_original(each.boxes), each.scores, each.labels, self.categories)
+            for each, letterbox in zip(found, letterboxes, strict=True)
         ]
 
 
-def as_frame(pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[Tensor, "3 height width"]:
+def to_tensor(pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[Tensor, "3 height width"]:
     writeable = pixels if pixels.flags.writeable else pixels.copy()  # torch warns of an array that can't be written to
     return torch.from_numpy(writeable).permute(2, 0, 1)
 
 
-def stacked(frames: Sequence[UInt8[Tensor, "3 height width"]]) -> UInt8[Tensor, "batch 3 height width"]:
-    """Frames of one size as a batch, a single one without a copy; the colours of a pixel stay together."""
-    if len(frames) == 1:
-        return frames[0][None]
-    return torch.stack([frame.permute(1, 2, 0) for frame in frames]).permute(0, 3, 1, 2)
+def stack_inputs(inputs: Sequence[UInt8[Tensor, "3 height width"]]) -> UInt8[Tensor, "batch 3 height width"]:
+    """Frames of one size as a batch, a single one without a copy; the colors of a pixel stay together."""
+    if len(inputs) == 1:
+        return inputs[0][None]
+    return torch.stack([input_size.permute(1, 2, 0) for input_size in inputs]).permute(0, 3, 1, 2)
 
 
-def as_array(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
-    """Any `Picture` as RGB. Raises DataError for what is none."""
-    if isinstance(picture, str | Path):
-        return read_picture(Path(picture))
-    if isinstance(picture, bytes):
-        return picture_from_bytes(picture)
-    if isinstance(picture, PIL.Image.Image):
-        picture = picture_from_pil(picture)
-    if isinstance(picture, Tensor):
-        if picture.ndim != 3 or picture.shape[0] != 3:
-            raise DataError(f"a picture tensor has shape {tuple(picture.shape)}; expected (3, height, width), RGB")
-        if picture.is_floating_point():
-            if not ((picture >= 0) & (picture <= 1)).all():
+def as_array(image: ImageLike) -> UInt8[np.ndarray, "height width 3"]:
+    """Any `ImageLike` as RGB. Raises DataError for what is none."""
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, bytes):
+        return image_from_bytes(image)
+    if isinstance(image, PIL.Image.Image):
+        image = image_from_pil(image)
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise DataError(f"an image tensor has shape {tuple(image.shape)}; expected (3, height, width), RGB")
+        if image.is_floating_point():
+            if not ((image >= 0) & (image <= 1)).all():
                 raise DataError(
-                    "a picture tensor of floats holds values outside 0..1; expected 0..1, or uint8 for 0..255"
+                    "an image tensor of floats holds values outside 0..1; expected 0..1, or uint8 for 0..255"
                 )
-            picture = (picture.float() * 255).round().to(torch.uint8)
-        picture = picture.detach().permute(1, 2, 0).cpu().numpy()
-    if not isinstance(picture, np.ndarray):
+            image = (image.float() * 255).round().to(torch.uint8)
+        image = image.detach().permute(1, 2, 0).cpu().numpy()
+    if not isinstance(image, np.ndarray):
         raise DataError(
-            f"a {type(picture).__name__} is no picture; give a file, a NumPy array, a PIL image or a tensor"
+            f"unsupported image type {type(image).__name__!r}; pass a path, bytes, a NumPy array, a PIL image or a tensor"
         )
-    if picture.dtype != np.uint8:
-        raise DataError(f"a picture array has type {picture.dtype}; expected uint8, 0..255")
-    if picture.ndim == 2:
-        picture = np.repeat(picture[..., None], 3, axis=2)
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
-        raise DataError(
-            f"a picture array has shape {picture.shape}; expected (height, width, 3) RGB or (height, width)"
-        )
-    return np.ascontiguousarray(picture)
+    if image.dtype != np.uint8:
+        raise DataError(f"an image array has type {image.dtype}; expected uint8, 0..255")
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise DataError(f"an image array has shape {image.shape}; expected (height, width, 3) RGB or (height, width)")
+    return np.ascontiguousarray(image)
 
 
-def _labels_of(classes: Sequence[str], categories: Categories) -> Int64[Tensor, " wanted"]:
+def _labels_of(classes: Sequence[str], categories: Categories) -> Int64[Tensor, " labels"]:
     unknown = [name for name in classes if name not in categories.names]
     if unknown:
         raise ConfigError(f"classes: there is no class {unknown[0]!r}; the weights know {', '.join(categories.names)}")

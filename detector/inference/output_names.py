@@ -11,9 +11,9 @@ from detector.inference.sources import Source
 
 
 def output_names(sources: Sequence[Source]) -> list[Path]:
-    """Where the annotated pictures and videos go below the output folder: as files lie below the folder they share.
+    """Where the annotated images and videos go below the output folder: as files lie below the folder they share.
 
-    JPEG, PNG and MP4 keep their format, other pictures become PNG and other videos MP4, with .png or .mp4 after their
+    JPEG, PNG and MP4 keep their format, other images become PNG and other videos MP4, with .png or .mp4 after their
     old suffix. What has no folder is named after the end of its URL, or camera_0.
     """
     files = [Path(source.name).resolve() for source in sources if _is_file(source)]
@@ -40,8 +40,8 @@ def _place_less(source: Source) -> Path:
     return Path("".join(character if character.isprintable() and character != "\\" else "_" for character in end))
 
 
-def sheet_names(names: Sequence[Path]) -> list[Path]:
-    """Where the attention sheets go: beside the annotated pictures of these names, as photo_attention.jpg."""
+def attention_plot_names(names: Sequence[Path]) -> list[Path]:
+    """Where the attention plots go: beside the annotated images of these names, as photo_attention.jpg."""
     taken = dict.fromkeys(names)
     for name in names:
         taken[_free(name.with_name(f"{name.stem}_attention{name.suffix}"), taken)] = None
@@ -60,4 +60,4 @@ def require_apart(sources: Sequence[Source], outputs: Sequence[Path]) -> None:
     originals = {Path(source.name).resolve() for source in sources if _is_file(source)}
     for output in outputs:
         if output.resolve() in originals:
-            raise DataError(f"--out: {output} is one of the pictures and would be overwritten; choose another folder")
+            raise DataError(f"--out: {output} is one of the images and would be overwritten; choose another folder")

@@ -1,4 +1,4 @@
-"""Where detections go, one picture after the other: JSON, CSV, crops. Files stand under their name only when whole."""
+"""Where detections go, one image after the other: JSON, CSV, crops. Files stand under their name only when whole."""
 
 import csv
 import json
@@ -11,8 +11,8 @@ from typing import Any, TextIO
 
 from PIL import Image
 
-from detector.fileio import atomic_path, atomic_write, writing
-from detector.inference.streaming import Seen
+from detector.inference.streaming import StreamResult
+from detector.utils.fileio import atomic_path, atomic_write, writing
 
 Write = Callable[[Sequence[Mapping[str, Any]]], None]
 COLUMNS = (
@@ -30,7 +30,7 @@ COLUMNS = (
 )
 
 
-def entries(seen: Seen, image_id: int) -> list[dict[str, Any]]:
+def entries(seen: StreamResult, image_id: int) -> list[dict[str, Any]]:
     """What was found, in the COCO results format with `file_name` and `category_name`; of a video, too, `frame`, counted
     from 0, and `time` in seconds since the first."""
     place: dict[str, Any] = {"file_name": seen.source.name}
@@ -60,7 +60,7 @@ def json_writer(path: Path) -> Iterator[Write]:
 
 @contextmanager
 def csv_writer(path: Path) -> Iterator[Write]:
-    """The same for a CSV file of `COLUMNS`, boxes in pixels of the picture; frame and time are empty for pictures."""
+    """The same for a CSV file of `COLUMNS`, boxes in pixels of the image; frame and time are empty for images."""
     with _text_file(path) as file:
         rows = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
 
@@ -86,20 +86,20 @@ def _text_file(path: Path) -> Iterator[TextIO]:
                 file.close()
 
 
-def save_crops(folder: Path, name: Path, seen: Seen) -> None:
+def save_crops(folder: Path, name: Path, seen: StreamResult) -> None:
     """Each detection cut out, as folder/CLASS/NAME_1.jpg and so on, best first, NAME_000000_1.jpg in a video's frame 0."""
-    height, width = seen.picture.shape[:2]
+    height, width = seen.image.shape[:2]
     frame = f"_{seen.frame:06d}" if seen.source.kind == "video" else ""
     found = zip(seen.detections.boxes.tolist(), seen.detections.names, strict=True)
     for number, (box, category) in enumerate(found, start=1):
         left, top = min(floor(box[0]), width - 1), min(floor(box[1]), height - 1)
         right, bottom = max(ceil(box[2]), left + 1), max(ceil(box[3]), top + 1)
         place = folder / re.sub(r"[^\w .-]|^\.+", "_", category) / name.parent / f"{name.name}{frame}_{number}.jpg"
-        save_picture(place, Image.fromarray(seen.picture[top:bottom, left:right]))
+        save_image(place, Image.fromarray(seen.image[top:bottom, left:right]))
 
 
-def save_picture(path: Path, picture: Image.Image) -> None:
-    """Write a picture as PNG or JPEG, by its suffix."""
+def save_image(path: Path, image: Image.Image) -> None:
+    """Write an image as PNG or JPEG, by its suffix."""
     kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
     options = {} if kind == "PNG" else {"quality": 95}
-    atomic_write(path, lambda temporary: picture.save(temporary, format=kind, **options))
+    atomic_write(path, lambda temporary: image.save(temporary, format=kind, **options))

@@ -1,4 +1,4 @@
-"""From what a user names on the command line to sources of pictures: files, videos, cameras, URLs."""
+"""From what a user names on the command line to sources of images: files, videos, cameras, URLs."""
 
 import glob
 import re
@@ -12,21 +12,21 @@ from urllib.parse import urlsplit
 
 from detector.errors import DataError
 
-PICTURES = ("jpg", "jpeg", "png", "bmp", "tif", "tiff", "webp")
+IMAGES = ("jpg", "jpeg", "png", "bmp", "tif", "tiff", "webp")
 VIDEOS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "mts", "m2ts", "wmv", "flv", "3gp")
 TIMEOUT = 10.0  # seconds that a server may be silent
 CAMERA = re.compile(r"camera:(\d+)")
 
 
 class Source(NamedTuple):
-    """Where pictures come from.
+    """Where images come from.
 
     name: a path, a URL or camera:N; kind: what is there, cameras being videos; live: a camera, here or behind a URL,
     which goes on until it is stopped and doesn't wait: frames that come too fast are passed over.
     """
 
     name: str
-    kind: Literal["picture", "video"]
+    kind: Literal["image", "video"]
     live: bool = False
 
     @property
@@ -47,7 +47,7 @@ def is_url(name: str) -> bool:
 def find_sources(names: Sequence[str]) -> list[Source]:
     """The sources of all names, in the order given, each once.
 
-    A name is a picture or video file, a folder (all of both in it and in its subfolders, sorted by path), a glob
+    A name is an image or video file, a folder (all of both in it and in its subfolders, sorted by path), a glob
     (sorted; `**` stands for any depth), camera:0 or another number, or a URL (http, https, rtsp). Hidden files and
     folders count only when named. Raises DataError, one line that names the source and the remedy, if one does not
     exist, is nothing of these or holds none, or if a server doesn't answer.
@@ -60,7 +60,7 @@ def find_sources(names: Sequence[str]) -> list[Source]:
             found.setdefault(name, _ask_server(name))
         else:
             for path in _find(name):
-                kind: Literal["picture", "video"] = "picture" if _extension(path) in PICTURES else "video"
+                kind: Literal["image", "video"] = "image" if _extension(path) in IMAGES else "video"
                 found.setdefault(str(path.resolve()), Source(str(path), kind))
     return list(found.values())
 
@@ -70,16 +70,16 @@ def _extension(path: Path) -> str:
 
 
 def _is_known(path: Path) -> bool:
-    return _extension(path) in (*PICTURES, *VIDEOS) and path.is_file()
+    return _extension(path) in (*IMAGES, *VIDEOS) and path.is_file()
 
 
 def _find(source: str) -> list[Path]:
     """The files of one name; raises DataError if there are none."""
-    known = f"{', '.join(PICTURES)}, or of a video: {', '.join(VIDEOS)}"
+    known = f"{', '.join(IMAGES)}, or of a video: {', '.join(VIDEOS)}"
     path = Path(source)
     if source and path.is_file():
         if not _is_known(path):
-            raise DataError(f"{source}: not a picture by its extension; name a file that ends in one of {known}")
+            raise DataError(f"{source}: not an image by its extension; name a file that ends in one of {known}")
         return [path]
     is_folder = bool(source) and path.is_dir()
     if not is_folder and not glob.has_magic(source):
@@ -93,7 +93,7 @@ def _find(source: str) -> list[Path]:
     files = sorted(path for path in found if _is_known(path))
     if not files:
         kind = "folder" if is_folder else "glob"
-        raise DataError(f"{source}: this {kind} holds no picture; name one with files that end in one of {known}")
+        raise DataError(f"{source}: this {kind} holds no image; name one with files that end in one of {known}")
     return files
 
 
@@ -103,8 +103,8 @@ def _ask_server(url: str) -> Source:
         return Source(url, "video", live=True)  # it is asked when it is opened
     _, headers = fetch(url, content=False)
     stated = headers.get_content_type()
-    if stated.startswith("image/") or _extension(Path(urlsplit(url).path)) in PICTURES:
-        return Source(url, "picture")
+    if stated.startswith("image/") or _extension(Path(urlsplit(url).path)) in IMAGES:
+        return Source(url, "image")
     return Source(url, "video", live=stated == "multipart/x-mixed-replace")  # how cameras send JPEG after JPEG
 
 

@@ -1,4 +1,4 @@
-"""Large pictures through overlapping windows, each a network input, and one box for an object however many show it."""
+"""Large images through overlapping windows, each a network input, and one box for an object however many show it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from detector.config import MOST_OVERLAP, SMALLEST_TILE
-from detector.errors import ConfigError
-from detector.geometry.boxes import box_area, intersection_area
-from detector.inference.detector import Detector, Picture, as_array
+from detector.boxes import box_area, intersection_area
+from detector.config import require_tiles
+from detector.inference.detector import Detector, ImageLike, as_array
 from detector.structures import Detections
 
 SEAM = 0.02
@@ -27,7 +26,7 @@ AT_A_TIME = 256
 
 
 class Window(NamedTuple):
-    """Part of a picture in its pixels, xyxy."""
+    """Part of an image in its pixels, xyxy."""
 
     left: int
     top: int
@@ -36,9 +35,9 @@ class Window(NamedTuple):
 
 
 def windows(width: int, height: int, side: int, overlap: float) -> list[Window]:
-    """Windows that cover a picture, row by row; all of one size: `side`, or less where the picture is smaller.
+    """Windows that cover an image, row by row; all of one size: `side`, or less where the image is smaller.
 
-    The next one begins `side` · (1 - `overlap`) pixels on, the last one of a row or column ends with the picture.
+    The next one begins `side` · (1 - `overlap`) pixels on, the last one of a row or column ends with the image.
     """
     step = max(round(side * (1 - overlap)), 1)
     wide, high = min(side, width), min(side, height)
@@ -49,7 +48,7 @@ def windows(width: int, height: int, side: int, overlap: float) -> list[Window]:
 
 @dataclass(frozen=True)
 class Views:
-    """Boxes as the windows show them, xyxy in pixels of the picture; `window` is the place of each one's window,
+    """Boxes as the windows show them, xyxy in pixels of the image; `window` is the place of each one's window,
     `cut` whether it ends at a seam."""
 
     boxes: Float[Tensor, "n 4"]
@@ -68,44 +67,40 @@ class Views:
 
 
 class TiledDetector:
-    """As `detector`, looking through windows of `side` pixels and once at the whole picture, for objects larger than those.
+    """As `detector`, looking through windows of `side` pixels and once at the whole image, for objects larger than those.
 
     `overlap`: share of a window's side that the next one shows again. Objects smaller than the overlap are whole in one
-    window at least. A picture no larger than a window is one window: the detections are those of `detector`.
+    window at least. An image no larger than a window is one window: the detections are those of `detector`.
     """
 
     batch = 1
-    """Pictures at a time: the windows of one are batches already."""
+    """Images at a time: the windows of one are batches already."""
 
     def __init__(self, detector: Detector, side: int, overlap: float = 0.2) -> None:
-        """Raises ConfigError for a side below `SMALLEST_TILE` or an overlap that is not from 0 to `MOST_OVERLAP`."""
-        if not (side >= SMALLEST_TILE and 0 <= overlap <= MOST_OVERLAP):
-            raise ConfigError(
-                f"side {side}, overlap {overlap}: expected a side of at least {SMALLEST_TILE} and an overlap from 0 to"
-                f" {MOST_OVERLAP}"
-            )
+        """Raises ConfigError for a side or an overlap out of range."""
+        require_tiles(side, overlap)
         self.detector = detector
         self.side = side
         self.overlap = overlap
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
-        self, pictures: Picture
+        self, images: ImageLike
     ) -> Detections: ...
 
     @overload
-    def __call__(self, pictures: Sequence[Picture]) -> list[Detections]: ...
+    def __call__(self, images: Sequence[ImageLike]) -> list[Detections]: ...
 
-    def __call__(self, pictures: Picture | Sequence[Picture]) -> Detections | list[Detections]:
+    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Detections | list[Detections]:
         """As `Detector.__call__`."""
-        if isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes):
-            return [self(picture) for picture in pictures]
-        picture = as_array(pictures)
-        places = windows(picture.shape[1], picture.shape[0], self.side, self.overlap)
+        if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+            return [self(image) for image in images]
+        image = as_array(images)
+        places = windows(image.shape[1], image.shape[0], self.side, self.overlap)
         if len(places) == 1:
-            return self.detector(picture)
-        found = self.detector([picture[place.top : place.bottom, place.left : place.right] for place in places])
-        large = larger_than(self.side * self.overlap, self.detector(picture))
+            return self.detector(image)
+        found = self.detector([image[place.top : place.bottom, place.left : place.right] for place in places])
+        large = larger_than(self.side * self.overlap, self.detector(image))
         boxes, scores, labels = merge(places, found, large)
         kept = batched_nms(boxes.double(), scores.double(), labels, self.detector.iou)[: self.detector.max_detections]
         return Detections(boxes[kept], scores[kept], labels[kept], self.detector.categories)
@@ -120,12 +115,12 @@ def larger_than(side: float, found: Detections) -> Detections:
 def merge(
     places: Sequence[Window], found: Sequence[Detections], large: Detections
 ) -> tuple[Float[Tensor, "n 4"], Float[Tensor, " n"], Int64[Tensor, " n"]]:
-    """Boxes, scores and labels of the objects, a box each, from what each window shows and the large ones of the picture.
+    """Boxes, scores and labels of the objects, a box each, from what each window shows and the large ones of the image.
 
-    1. A box that a seam cuts is dropped where another window shows that part of the picture less cut.
+    1. A box that a seam cuts is dropped where another window shows that part of the image less cut.
     2. Boxes of different windows are one object if their parts that both windows see agree. Its box is that of the best
        window that shows it whole, or, of an object cut in each, what they show together.
-    3. Of a large box of the whole picture and those that agree with it the best one stays. What is still cut and lies in
+    3. Of a large box of the whole image and those that agree with it the best one stays. What is still cut and lies in
        a better box of its class is a part of that.
     """
     width, height = places[-1].right, places[-1].bottom
@@ -143,7 +138,7 @@ def merge(
 
 @dataclass(frozen=True)
 class Seams:
-    """The sides of windows, xyxy in pixels of the picture; `inner` ones are seams, the others are the picture's own."""
+    """The sides of windows, xyxy in pixels of the image; `inner` ones are seams, the others are the image's own."""
 
     edges: Float[Tensor, "windows 4"]
     inner: Bool[Tensor, "windows 4"]
@@ -160,7 +155,7 @@ class Seams:
 
 
 def shown_better(seams: Seams, views: Views, cuts: Int64[Tensor, " n"]) -> Bool[Tensor, " n"]:
-    """Whether another window has a box's part of the picture within it and cuts it less."""
+    """Whether another window has a box's part of the image within it and cuts it less."""
     better = torch.zeros_like(views.cut)
     (cut,) = views.cut.nonzero(as_tuple=True)
     boxes, own = views.boxes[cut], cuts[cut]
@@ -225,7 +220,7 @@ def clip(boxes: Float[Tensor, "n 4"], place: Float[Tensor, "4"]) -> Float[Tensor
 
 
 def settle(objects: Views, large: Detections) -> tuple[Float[Tensor, "n 4"], Float[Tensor, " n"], Int64[Tensor, " n"]]:
-    """Boxes, scores and labels of what stays of the objects and of the large boxes of the whole picture."""
+    """Boxes, scores and labels of what stays of the objects and of the large boxes of the whole image."""
     both = intersection_area(large.boxes[:, None], objects.boxes)
     areas, large_areas = box_area(objects.boxes), box_area(large.boxes)[:, None]
     alike = large.labels[:, None] == objects.labels

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from detector.errors import ConfigError, DataError
-from detector.fileio import atomic_path, writing
 from detector.inference.sources import TIMEOUT, Source
+from detector.utils.fileio import atomic_path, writing
 
 try:
     import av
@@ -98,8 +98,8 @@ def _length(stream: "av.VideoStream") -> float:
 
 def _upright(frame: "av.VideoFrame") -> UInt8[np.ndarray, "height width 3"]:
     """The frame as a player shows it; phones store theirs lying."""
-    picture = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(picture, k=frame.rotation // 90)) if frame.rotation else picture
+    image = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(image, k=frame.rotation // 90)) if frame.rotation else image
 
 
 @contextmanager
@@ -120,12 +120,12 @@ def video_writer(path: Path) -> Iterator[Callable[[UInt8[np.ndarray, "height wid
                 packet.duration = interval  # the last one's would be a default
                 container.mux(packet)
 
-        def write(picture: UInt8[np.ndarray, "height width 3"], seconds: float) -> None:
+        def write(image: UInt8[np.ndarray, "height width 3"], seconds: float) -> None:
             nonlocal stream, last, interval
             with writing(path):
                 if stream is None:
-                    stream = _add_stream(container, picture.shape[1], picture.shape[0])
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                    stream = _add_stream(container, image.shape[1], image.shape[0])
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
                 frame = frame.reformat(stream.width, stream.height, stream.pix_fmt)
                 # times only go up, by steps that players can show
                 moment = max(round(seconds * CLOCK), last + CLOCK // 1000)
@@ -147,7 +147,7 @@ def _add_stream(container: "av.container.OutputContainer", width: int, height: i
     stream = container.add_stream("libx264" if "libx264" in av.codecs_available else "mpeg4")
     assert isinstance(stream, av.VideoStream)
     stream.width, stream.height = width, height
-    # the usual pixels have one colour for two in each direction, which odd sides have no room for
+    # the usual pixels have one color for two in each direction, which odd sides have no room for
     stream.pix_fmt = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"
     stream.codec_context.time_base = Fraction(1, CLOCK)
     return stream

@@ -4,13 +4,13 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from detector.geometry.boxes import Anchors, make_anchors
+from detector.boxes import Anchors, make_anchors
 from detector.nn.head import DetectionHead, decode
 from detector.structures import Predictions, RawPredictions
 
 
 class DetectionModel(nn.Module):
-    """Pictures in, a prediction for each anchor out; a family defines `levels` and `head`.
+    """Images in, a prediction for each anchor out; a family defines `levels` and `head`.
 
     Input: (batch, 3, height, width) float RGB in 0..1, height and width multiples of 32.
     Output: `RawPredictions` (logits) in training mode, `Predictions` (boxes and scores) in evaluation mode.

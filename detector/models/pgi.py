@@ -1,8 +1,8 @@
 """Programmable gradient information: what guides a YOLOv9 in training (Wang, Yeh and Liao, YOLOv9, 2024, section 4.1).
 
 An auxiliary branch reads maps of the network's backbone, has a head and pays a loss of its own, whose gradients reach the
-backbone without the long way through neck and main head. It stands beside the network, not in it: `Guided` is what training
-calls, and what is validated, averaged, saved and exported is the network alone, which can't depend on a branch it has not.
+backbone without the long way through neck and main head. It stands beside the network, not in it: training calls
+`WithAuxiliaryBranch`; what is validated, averaged, saved and exported is the network alone.
 """
 
 import torch
@@ -13,7 +13,7 @@ from detector.models.yolo11 import upsample
 from detector.models.yolov9 import Backbone, Pyramid, Scale, YOLOv9, slices_by_width
 from detector.nn.gelan import SPPELAN, CBLinear
 from detector.nn.head import DetectionHead, plain_class_branch
-from detector.structures import GuidedPredictions, RawPredictions
+from detector.structures import AuxiliaryPredictions, RawPredictions
 
 
 class AuxiliaryNeck(nn.Module):
@@ -60,7 +60,7 @@ class AuxiliaryBackbone(nn.Module):
         return raw
 
 
-class Guided(nn.Module):
+class WithAuxiliaryBranch(nn.Module):
     """A network and its auxiliary branch, as training calls them: the raw predictions of both, in either mode."""
 
     def __init__(self, model: YOLOv9) -> None:
@@ -69,13 +69,13 @@ class Guided(nn.Module):
         self.model = model
         self.auxiliary = branch(model.scale, model.head.num_classes)
 
-    def forward(self, images: Tensor) -> GuidedPredictions:
+    def forward(self, images: Tensor) -> AuxiliaryPredictions:
         for_neck, for_auxiliary = self.model.features(images)
-        return GuidedPredictions(
+        return AuxiliaryPredictions(
             main=self.model.head(self.model.neck(for_neck)), auxiliary=self.auxiliary(images, for_auxiliary)
         )
 
 
-def guided(model: DetectionModel) -> nn.Module:
+def add_auxiliary(model: DetectionModel) -> nn.Module:
     """`model` with a new auxiliary branch, or as it is if its family has none."""
-    return Guided(model) if isinstance(model, YOLOv9) else model
+    return WithAuxiliaryBranch(model) if isinstance(model, YOLOv9) else model

@@ -91,5 +91,5 @@ class YOLO11(DetectionModel):
 
 
 def upsample(x: Tensor) -> Tensor:
-    """Twice the height and width, nearest neighbour."""
+    """Twice the height and width, nearest neighbor."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")

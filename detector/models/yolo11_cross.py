@@ -26,7 +26,7 @@ class YOLO11Cross(YOLO11):
 
     Those are the places where the finer map needs what the coarser has seen: P4 (stride 16) looks at P5, P3 (stride 8) at
     N4. The two bottom-up joins stay: there the finer map has been brought down to the coarser one's size, so that no pair
-    of scales is left, and what flows is detail, for which a convolution that sees the neighbourhood is the right tool.
+    of scales is left, and what flows is detail, for which a convolution that sees the neighborhood is the right tool.
 
     A new model computes what a YOLO11 with the same other weights computes (see `CrossScaleAttention`), and the other
     weights of both are the same for the same seed.

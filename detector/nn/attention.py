@@ -19,7 +19,7 @@ Mask = Bool[Tensor, "... _queries _keys"] | Float[Tensor, "... _queries _keys"]
 
 Boolean: True where it may, as in `scaled_dot_product_attention` (`torch.nn.MultiheadAttention` has it the other way round).
 Additive: of the query's dtype, added to the logits before the softmax; minus infinity where it may not.
-A mask a picture is (batch, 1, queries, keys), one for padded keys (batch, 1, 1, keys).
+A mask per image is (batch, 1, queries, keys), one for padded keys (batch, 1, 1, keys).
 """
 
 

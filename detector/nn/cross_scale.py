@@ -66,7 +66,7 @@ class CrossScaleAttention(nn.Module):
         return query, key
 
     def _places(self, x: Tensor) -> Tensor:
-        """Encoding of the centres of the map's pixels, in cells: (pixels, key width)."""
+        """Encoding of the centers of the map's pixels, in cells: (pixels, key width)."""
         rows, columns = ((start + end - 1) / 2 for start, end in (_edges(n, x.device) for n in x.shape[2:]))
         return to_sequence(sinusoidal_encoding_2d(rows, columns, self.key_width)[None])[0].to(x.dtype)
 

@@ -1,4 +1,4 @@
-"""What the labels of a data set look like: classes, objects a picture, box sizes and places."""
+"""What the labels of a dataset look like: classes, objects per image, box sizes and places."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,47 +9,49 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from detector.data.coco import CocoImages
-from detector.geometry.frame_size import FrameSize
-from detector.geometry.letterbox import Letterbox
-from detector.reporting.charts import COLOURS, most_frequent, new_chart, plain
+from detector.data.coco import CocoDataset
+from detector.images.input_size import InputSize
+from detector.images.letterbox import Letterbox
+from detector.utils.charts import COLORS, most_frequent, new_chart, plain
 
-MOST_CLASSES = 25
-MOST_BARS = 30
+MAX_CLASSES = 25
+MAX_BARS = 30
 
 
 @dataclass(frozen=True)
 class LabelStatistics:
     """Of one split, crowd regions left out.
 
-    per_class: objects of each class; per_picture: objects in each picture; sizes: width and height of each box in pixels
-    of the network input; centres: of each box, x and y as shares of its picture's width and height.
+    per_class: objects of each class; per_image: objects in each image; sizes: width and height of each box in pixels
+    of the network input; centers: of each box, x and y as shares of its image's width and height.
     """
 
     per_class: Int64[np.ndarray, " classes"]
-    per_picture: Int64[np.ndarray, " pictures"]
+    per_image: Int64[np.ndarray, " images"]
     sizes: Float64[np.ndarray, "objects 2"]
-    centres: Float64[np.ndarray, "objects 2"]
+    centers: Float64[np.ndarray, "objects 2"]
 
 
-def label_statistics(images: CocoImages, frame: FrameSize) -> LabelStatistics:
-    """frame: the network input."""
-    per_class = np.zeros(len(images.categories), np.int64)
-    per_picture = np.zeros(len(images), np.int64)
-    sizes, centres = [np.zeros((0, 2))], [np.zeros((0, 2))]
-    for index in range(len(images)):
-        boxes, (width, height) = images.boxes(index).astype(np.float64), images.size(index)
-        per_class += np.bincount(images.labels(index), minlength=len(per_class))
-        per_picture[index] = len(boxes)
-        sizes.append((boxes[:, 2:] - boxes[:, :2]) * Letterbox(width, height, frame.width, frame.height).scale)
-        centres.append((boxes[:, :2] + boxes[:, 2:]) / 2 / (width, height))
-    return LabelStatistics(per_class, per_picture, np.concatenate(sizes), np.concatenate(centres))
+def label_statistics(dataset: CocoDataset, input_size: InputSize) -> LabelStatistics:
+    """input_size: the network input."""
+    per_class = np.zeros(len(dataset.categories), np.int64)
+    per_image = np.zeros(len(dataset), np.int64)
+    sizes, centers = [np.zeros((0, 2))], [np.zeros((0, 2))]
+    for index in range(len(dataset)):
+        boxes, (width, height) = dataset.boxes(index).astype(np.float64), dataset.size(index)
+        per_class += np.bincount(dataset.labels(index), minlength=len(per_class))
+        per_image[index] = len(boxes)
+        sizes.append(
+            (boxes[:, 2:] - boxes[:, :2]) * Letterbox(width, height, input_size.width, input_size.height).scale
+        )
+        centers.append((boxes[:, :2] + boxes[:, 2:]) / 2 / (width, height))
+    return LabelStatistics(per_class, per_image, np.concatenate(sizes), np.concatenate(centers))
 
 
 def class_chart(splits: Mapping[str, LabelStatistics], names: tuple[str, ...]) -> Figure:
     """Objects of each class, a bar a split."""
     total = np.sum([split.per_class for split in splits.values()], axis=0)
-    chosen = most_frequent(total, MOST_CLASSES)
+    chosen = most_frequent(total, MAX_CLASSES)
     title = "Objects per class"
     if len(chosen) < len(names):
         title += f": {len(chosen)} of {len(names)} classes, those with the most"
@@ -61,7 +63,7 @@ def class_chart(splits: Mapping[str, LabelStatistics], names: tuple[str, ...]) -
             np.arange(len(chosen)) + (place - (len(splits) - 1) / 2) * thickness,
             counts,
             thickness,
-            color=COLOURS[place],
+            color=COLORS[place],
             label=f"{name}: {split.per_class.sum():,} objects",
         )
         axes.bar_label(bars, [f"{count:,}" for count in counts], padding=3, fontsize=8)
@@ -75,33 +77,35 @@ def class_chart(splits: Mapping[str, LabelStatistics], names: tuple[str, ...]) -
 
 
 def crowding_chart(splits: Mapping[str, LabelStatistics]) -> Figure:
-    """How many objects a picture has."""
-    figure, axes = new_chart("Objects per picture")
-    most = max(int(split.per_picture.max()) for split in splits.values())
-    step = -(-(most + 1) // MOST_BARS)
+    """How many objects per image has."""
+    figure, axes = new_chart("Objects per image")
+    most = max(int(split.per_image.max()) for split in splits.values())
+    step = -(-(most + 1) // MAX_BARS)
     edges = np.arange(0, most + 1 + step, step)
     thickness = 0.8 * step / len(splits)
     for place, (name, split) in enumerate(splits.items()):
-        share = np.histogram(split.per_picture, edges)[0] / len(split.per_picture)
+        share = np.histogram(split.per_image, edges)[0] / len(split.per_image)
         middle = (edges[:-1] + edges[1:] - 1) / 2
         axes.bar(
             middle + (place - (len(splits) - 1) / 2) * thickness,
             100 * share,
             thickness,
-            color=COLOURS[place],
-            label=f"{name}: {len(split.per_picture):,} pictures, {split.per_picture.mean():.1f} objects on average",
+            color=COLORS[place],
+            label=f"{name}: {len(split.per_image):,} images, {split.per_image.mean():.1f} objects on average",
         )
-    axes.set_xlabel("objects in a picture" + (f" (steps of {step})" if step > 1 else ""))
-    axes.set_ylabel("share of the pictures, %")
+    axes.set_xlabel("objects in an image" + (f" (steps of {step})" if step > 1 else ""))
+    axes.set_ylabel("share of the images, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend(fontsize=9)
     axes.margins(y=0.25)
     return figure
 
 
-def size_chart(split: LabelStatistics, frame: FrameSize) -> Figure:
+def size_chart(split: LabelStatistics, input_size: InputSize) -> Figure:
     """Widths against heights of the boxes."""
-    figure, axes = new_chart(f"Box sizes in the network input ({frame.width} × {frame.height} px)", height=5.2)
+    figure, axes = new_chart(
+        f"Box sizes in the network input ({input_size.width} × {input_size.height} px)", height=5.2
+    )
     largest = split.sizes.max(initial=1.0)
     bins = np.linspace(0, largest, 41)
     counts, _, _ = np.histogram2d(split.sizes[:, 0], split.sizes[:, 1], (bins, bins))
@@ -116,10 +120,10 @@ def size_chart(split: LabelStatistics, frame: FrameSize) -> Figure:
 
 
 def place_chart(split: LabelStatistics) -> Figure:
-    """Where the centres of the boxes lie."""
-    figure, axes = new_chart("Box centres in the picture", height=5.2)
+    """Where the centers of the boxes lie."""
+    figure, axes = new_chart("Box centers in the image", height=5.2)
     bins = np.linspace(0, 1, 21)
-    counts, _, _ = np.histogram2d(split.centres[:, 0], split.centres[:, 1], (bins, bins))
+    counts, _, _ = np.histogram2d(split.centers[:, 0], split.centers[:, 1], (bins, bins))
     mesh = axes.pcolormesh(100 * bins, 100 * bins, counts.T, cmap="viridis")
     figure.colorbar(mesh, label="training objects")
     axes.invert_yaxis()

@@ -14,9 +14,9 @@ h2 { font-size: 1.25rem; margin: 2.5rem 0 .5rem; border-bottom: 2px solid var(--
 h3 { font-size: 1.05rem; margin: 1.5rem 0 .25rem; }
 p { max-width: 75ch; margin: .5rem 0; }
 nav a { margin-right: 1rem; }
-.figures { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1rem 0; }
-.figures div { background: var(--soft); border-radius: .5rem; padding: .5rem 1rem; min-width: 7rem; }
-.figures b { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
+.metrics { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1rem 0; }
+.metrics div { background: var(--soft); border-radius: .5rem; padding: .5rem 1rem; min-width: 7rem; }
+.metrics b { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem 1rem .25rem 0; text-align: left; vertical-align: top;
@@ -52,9 +52,9 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
-def figures(values: Iterable[tuple[str, str]]) -> str:
-    """Large figures with their names."""
-    return f'<div class="figures">{"".join(f"<div><b>{escape(v)}</b>{escape(n)}</div>" for n, v in values)}</div>'
+def metrics(values: Iterable[tuple[str, str]]) -> str:
+    """Large numbers with their names."""
+    return f'<div class="metrics">{"".join(f"<div><b>{escape(v)}</b>{escape(n)}</div>" for n, v in values)}</div>'
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
@@ -74,8 +74,8 @@ def folded(title: str, html: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{html}</details>"
 
 
-def picture(path: Path, caption: str) -> str:
-    """The picture file, embedded."""
+def image(path: Path, caption: str) -> str:
+    """The image file, embedded."""
     data = base64.b64encode(path.read_bytes()).decode("ascii")
     source = f"data:image/{KINDS[path.suffix]};base64,{data}"
     return f'<figure><img src="{source}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
@@ -86,8 +86,8 @@ def grid(items: Iterable[str]) -> str:
     return f'<div class="grid">{"".join(items)}</div>'
 
 
-def colour_keys(entries: Iterable[tuple[tuple[int, int, int], str]]) -> str:
-    """A legend: RGB colours with their names."""
+def color_keys(entries: Iterable[tuple[tuple[int, int, int], str]]) -> str:
+    """A legend: RGB colors with their names."""
     keys = (
         f'<span class="key"><i style="background:rgb({r},{g},{b})"></i>{escape(name)}</span>'
         for (r, g, b), name in entries

@@ -1,4 +1,4 @@
-"""The report of a run: pictures in RUN/report/ and RUN/report.html, which holds them all."""
+"""The report of a run: images in RUN/report/ and RUN/report.html, which holds them all."""
 
 import dataclasses
 import json
@@ -10,37 +10,37 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from detector.config import TrainConfig
-from detector.data.pictures import UnreadablePictureError
-from detector.evaluation.coco_metrics import METRICS, ground_truth
+from detector.evaluation.coco_metrics import METRICS
 from detector.evaluation.curves import confusion_matrix, over_confidence, precision_recall
 from detector.evaluation.evaluate import Evaluation, evaluate_model
-from detector.evaluation.matching import Outcome, PictureBoxes, match_classes, outcome, picture_boxes
-from detector.fileio import atomic_write, write_text
-from detector.geometry.frame_size import FrameSize
+from detector.evaluation.matching import ImageBoxes, ImageMatch, image_boxes, match_classes, match_image
+from detector.images.draw import label_color
+from detector.images.grids import LEGEND_CLASSES, plot_batch
+from detector.images.input_size import InputSize
+from detector.images.read import UnreadableImageError
 from detector.inference.detector import Detector
-from detector.inference.draw import label_colour
-from detector.inference.sheets import LEGEND_CLASSES, batch_sheet
 from detector.reporting import label_charts, page, score_charts, training_charts
-from detector.reporting.charts import save_chart
-from detector.reporting.examples import choose, draw_outcome
+from detector.reporting.examples import choose, draw_match
 from detector.reporting.run_record import RunRecord, read_run
-from detector.training.pictures import augmented_batch
+from detector.training.dataset import augmented_batch
 from detector.training.resume import flat
+from detector.utils.charts import save_chart
+from detector.utils.fileio import atomic_write, write_text
 
 CONFIDENCE = 0.25
-"""Lowest score in the confusion matrix and the pictures."""
+"""Lowest score in the confusion matrix and the images."""
 IOU = 0.5
 """Least overlap of a detection with the object it finds."""
-MOST_EXAMPLES = 6
-MOST_CONFUSIONS = 10
-LEFT_OUT = ("data", "out", "resume", "paths")
+MAX_EXAMPLES = 6
+MAX_CONFUSIONS = 10
+NOT_SHOWN = ("data", "out", "resume", "paths")
 """Settings that say where, not how."""
 TITLES = {
     "best": ("Best", "Highest F1 in which a right detection counts by its IoU."),
     "worst": ("Worst", "Lowest F1 in which a right detection counts by its IoU."),
     "confused": (
         "Most confused",
-        "Largest sum of the scores of wrong detections: of another class, second ones on an object, where nothing is labelled.",
+        "Largest sum of the scores of wrong detections: of another class, second ones on an object, where nothing is labeled.",
     ),
 }
 
@@ -48,25 +48,24 @@ TITLES = {
 def report(run: Path, data: str | None = None, device: str = "auto") -> Path:
     """Draw the run in folder `run`; returns the path of its report.html.
 
-    Scores the best weights on the validation split again. data: folder of the data set if it has moved since. Raises
+    Scores the best weights on the validation split again. data: folder of the dataset if it has moved since. Raises
     DetectorError kinds for what the user can mend.
     """
     record = read_run(run, data)
-    side = record.config.train.image_size
+    side = record.config.image_size
     detector = Detector(record.model, record.info.categories, side, conf=0.001, iou=0.7, device=device)
-    scored = evaluate_model(detector, record.val_images, record.config.loader, reference=True)
-    truth = ground_truth(record.val_images.annotations_path)
-    pictures = picture_boxes(truth, scored.results, scored.image_ids, record.info.categories)
+    scored = evaluate_model(detector, record.val_dataset, record.config.workers, record.config.max_unreadable)
+    images = image_boxes(record.val_dataset, scored.detections)
     drawing = Drawing(run / "report")
-    outcomes = [outcome(each, CONFIDENCE, IOU) for each in pictures]
+    matches = [match_image(each, CONFIDENCE, IOU) for each in images]
     sections = [
         ("Result", summary(record, scored) + settings(record.config)),
         ("Labels", labels(record, drawing)),
         ("What the network was shown", batches(record, drawing)),
         ("Training", training(record, drawing)),
-        ("Precision and recall", scores(record, pictures, drawing)),
-        ("Confusion", confusions(record, outcomes, drawing)),
-        ("Validation pictures", examples(record, outcomes, drawing)),
+        ("Precision and recall", scores(record, images, drawing)),
+        ("Confusion", confusions(record, matches, drawing)),
+        ("Validation images", examples(record, matches, drawing)),
     ]
     path = run / "report.html"
     write_text(path, page.page(f"{record.info.model} on {data_name(record)}", sections))
@@ -75,50 +74,50 @@ def report(run: Path, data: str | None = None, device: str = "auto") -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """Writes pictures into `folder` and gives the HTML that shows them."""
+    """Writes images into `folder` and gives the HTML that shows them."""
 
     folder: Path
 
     def chart(self, name: str, figure: Figure, caption: str) -> str:
         path = self.folder / f"{name}.png"
         save_chart(figure, path)
-        return page.picture(path, caption)
+        return page.image(path, caption)
 
-    def photograph(self, name: str, picture: UInt8[np.ndarray, "height width 3"], caption: str) -> str:
+    def photograph(self, name: str, image: UInt8[np.ndarray, "height width 3"], caption: str) -> str:
         """JPEG, a tenth of what photographs take as PNG."""
         path = self.folder / f"{name}.jpg"
-        image = Image.fromarray(picture)
-        atomic_write(path, lambda temporary: image.save(temporary, format="JPEG", quality=88))
-        return page.picture(path, caption)
+        encoder = Image.fromarray(image)
+        atomic_write(path, lambda temporary: encoder.save(temporary, format="JPEG", quality=88))
+        return page.image(path, caption)
 
 
 def data_name(record: RunRecord) -> str:
-    return Path(record.config.data or record.train_images.annotations_path).name
+    return Path(record.config.data or record.train_dataset.annotations_path).name
 
 
 def summary(record: RunRecord, scored: Evaluation) -> str:
-    """The figures that matter, then what the run was."""
+    """The metrics that matter, then what the run was."""
     metrics, info, rows = scored.metrics, record.info, record.rows
-    frame = FrameSize.of(info.image_size)
+    input_size = InputSize.of(info.image_size)
     seconds = sum(row["seconds"] for row in rows)
     rate = float(np.mean([row["images_per_second"] for row in rows]))
     parameters = sum(parameter.numel() for parameter in record.model.parameters())
     facts = [
         ("model", f"{info.model}, {parameters:,} parameters, {len(info.categories)} classes"),
-        ("licence of the weights", info.licence),
+        ("license of the weights", info.license),
         ("weights", str(record.folder / "best.safetensors")),
-        ("training pictures", f"{len(record.train_images):,} ({record.train_images.annotations_path})"),
-        ("validation pictures", f"{len(scored.image_ids):,} ({record.val_images.annotations_path})"),
-        ("network input", f"{frame.width} × {frame.height} px"),
-        ("epochs", f"{len(rows)} of {record.config.train.epochs}; the best is epoch {record.best_epoch}"),
-        ("time", f"{duration(seconds)}, {rate:.1f} training pictures a second"),
+        ("training images", f"{len(record.train_dataset):,} ({record.train_dataset.annotations_path})"),
+        ("validation images", f"{len(scored.detections):,} ({record.val_dataset.annotations_path})"),
+        ("network input", f"{input_size.width} × {input_size.height} px"),
+        ("epochs", f"{len(rows)} of {record.config.epochs}; the best is epoch {record.best_epoch}"),
+        ("time", f"{duration(seconds)}, {rate:.1f} training images/s"),
         ("device", str(record.environment["device"])),
     ]
     if scored.unreadable:
-        facts.append(("left out", f"{len(scored.unreadable)} validation pictures that can't be read"))
-    html = page.figures([(name, number(metrics[name])) for name in ("AP", "AP50", "AP75", "AR100")])
-    if not scored.results:
-        html += page.paragraph("No detection has a score of 0.001 or more, so every figure is 0: train longer.")
+        facts.append(("skipped", f"{len(scored.unreadable)} validation images that can't be read"))
+    html = page.metrics([(name, number(metrics[name])) for name in ("AP", "AP50", "AP75", "AR100")])
+    if not any(len(each) for each in scored.detections.values()):
+        html += page.paragraph("No detection has a score of 0.001 or more, so every metric is 0: train longer.")
     html += page.table(("run", ""), facts)
     html += "<h3>Average precision per class</h3>"
     html += page.table(
@@ -126,8 +125,8 @@ def summary(record: RunRecord, scored: Evaluation) -> str:
         [(name, number(each["AP"]), number(each["AP50"])) for name, each in metrics["per_category"].items()],
         numbers=2,
     )
-    all_figures = page.table(("figure", "value"), [(name, number(metrics[name])) for name in METRICS], numbers=1)
-    return html + page.folded("All 12 COCO figures (pycocotools, best weights, validation split)", all_figures)
+    all_metrics = page.table(("metric", "value"), [(name, number(metrics[name])) for name in METRICS], numbers=1)
+    return html + page.folded("All 12 COCO metrics (pycocotools, best weights, validation split)", all_metrics)
 
 
 def number(value: float | None) -> str:
@@ -148,65 +147,67 @@ def settings(config: TrainConfig) -> str:
     rows = [
         (name, json.dumps(value, ensure_ascii=False), json.dumps(defaults[name], ensure_ascii=False))
         for name, value in given.items()
-        if name.split(".")[0] not in LEFT_OUT and value != defaults[name]
+        if name.split(".")[0] not in NOT_SHOWN and value != defaults[name]
     ]
     html = "<h3>Settings that differ from the defaults</h3>"
     return html + (page.table(("setting", "this run", "default"), rows) if rows else page.paragraph("None."))
 
 
 def labels(record: RunRecord, drawing: Drawing) -> str:
-    frame, names = FrameSize.of(record.config.train.image_size), record.info.categories.names
+    input_size, names = InputSize.of(record.config.image_size), record.info.categories.names
     splits = {
-        "training": label_charts.label_statistics(record.train_images, frame),
-        "validation": label_charts.label_statistics(record.val_images, frame),
+        "training": label_charts.label_statistics(record.train_dataset, input_size),
+        "validation": label_charts.label_statistics(record.val_dataset, input_size),
     }
     train = splits["training"]
     return page.grid(
         [
             drawing.chart("objects-per-class", label_charts.class_chart(splits, names), "Objects of each class."),
             drawing.chart(
-                "objects-per-picture", label_charts.crowding_chart(splits), "How full the pictures of each split are."
+                "objects-per-image", label_charts.crowding_chart(splits), "How full the images of each split are."
             ),
             drawing.chart(
                 "box-sizes",
-                label_charts.size_chart(train, frame),
+                label_charts.size_chart(train, input_size),
                 "Width and height of the training boxes as the network would see them without augmentation."
                 " On the dotted line boxes are square.",
             ),
-            drawing.chart("box-centres", label_charts.place_chart(train), "Where the training objects lie."),
+            drawing.chart("box-centers", label_charts.place_chart(train), "Where the training objects lie."),
         ]
     )
 
 
 def batches(record: RunRecord, drawing: Drawing) -> str:
-    """Augmented pictures of the first epoch, and of the last if that is a closing one."""
+    """Augmented images of the first epoch, and of the last if that has weak augmentation."""
     config, last = record.config, record.rows[-1]["epoch"] - 1
-    epochs = [0, last] if last >= config.full_epochs > 0 else [0]
-    html = page.paragraph("Training pictures after augmentation, with the boxes that the loss sees.")
+    epochs = [0, last] if last >= config.full_aug_epochs > 0 else [0]
+    html = page.paragraph("Training images after augmentation, with the boxes that the loss sees.")
     for epoch in epochs:
-        batch = augmented_batch(config, record.train_images, epoch)
+        batch = augmented_batch(config, record.train_dataset, epoch)
         if len(batch.images) > 0:
-            what = "closing epochs" if epoch >= config.full_epochs else "full augmentation"
+            what = "weak augmentation" if epoch >= config.full_aug_epochs else "full augmentation"
             caption = f"From the first batch of epoch {epoch + 1}, {what}."
-            sheet = batch_sheet(batch, record.info.categories)
-            html += drawing.photograph(f"batch-epoch-{epoch + 1}", sheet, caption)
+            plot = plot_batch(batch, record.info.categories)
+            html += drawing.photograph(f"batch-epoch-{epoch + 1}", plot, caption)
     return html
 
 
 def training(record: RunRecord, drawing: Drawing) -> str:
     return page.grid(
         [
-            drawing.chart("precision", training_charts.precision_chart(record), "Averaged weights after each epoch."),
-            drawing.chart("losses", training_charts.loss_chart(record), "Each term before its weight (loss.*)."),
-            drawing.chart("learning-rate", training_charts.rate_chart(record), "Of the last step of each epoch."),
+            drawing.chart("precision", training_charts.precision_chart(record), "EMA weights after each epoch."),
+            drawing.chart("losses", training_charts.loss_chart(record), "Each term times its weight (loss.*)."),
+            drawing.chart(
+                "learning-rate", training_charts.rate_chart(record), "Learning rate of the last step of each epoch."
+            ),
         ]
     )
 
 
-def scores(record: RunRecord, pictures: list[PictureBoxes], drawing: Drawing) -> str:
+def scores(record: RunRecord, images: list[ImageBoxes], drawing: Drawing) -> str:
     """Curves over recall and over the confidence."""
     names = record.info.categories.names
-    matches = match_classes(pictures, len(names), IOU)
+    matches = match_classes(images, len(names), IOU)
     if not matches.objects.any():
         return page.paragraph("The validation split has no object, so there is nothing to find.")
     if not len(matches.scores):
@@ -218,8 +219,8 @@ def scores(record: RunRecord, pictures: list[PictureBoxes], drawing: Drawing) ->
         f" {IOU} or more, each object once. The mean F1 of the classes is best, {f1:.3f}, if detections count from a"
         f" confidence of {confidence:.3f} on: a first choice for --conf in infer."
     )
-    if (matches.objects > 0).sum() > score_charts.MOST_LINES:
-        text += f" The {score_charts.MOST_LINES} classes with the most objects are in colour, the others grey."
+    if (matches.objects > 0).sum() > score_charts.MAX_LINES:
+        text += f" The {score_charts.MAX_LINES} classes with the most objects are in color, the others gray."
     charts = [
         drawing.chart(
             "precision-recall",
@@ -230,7 +231,7 @@ def scores(record: RunRecord, pictures: list[PictureBoxes], drawing: Drawing) ->
     captions = {
         "F1": (over.f1, "Harmonic mean of precision and recall."),
         "Precision": (over.precision, "A line ends where no detection has that score; the mean is of the others."),
-        "Recall": (over.recall, "Share of the objects that are found."),
+        "Recall": (over.recall, "Fraction of the objects that are found."),
     }
     for what, (values, caption) in captions.items():
         figure = score_charts.confidence_chart(what, values, over, matches.objects, names)
@@ -238,55 +239,54 @@ def scores(record: RunRecord, pictures: list[PictureBoxes], drawing: Drawing) ->
     return page.paragraph(text) + page.grid(charts)
 
 
-def confusions(record: RunRecord, outcomes: list[Outcome], drawing: Drawing) -> str:
+def confusions(record: RunRecord, matches: list[ImageMatch], drawing: Drawing) -> str:
     names = record.info.categories.names
-    matrix = confusion_matrix(outcomes, len(names))
+    matrix = confusion_matrix(matches, len(names))
     html = page.paragraph(
         f"Detections with a score of {CONFIDENCE} or more. In turn, the best first, each takes the free object that it"
         f" overlaps most, by an IoU of {IOU} or more, whatever the classes. A row is what became of the objects of a"
-        " class; its last cell counts those that were missed. The last row counts detections where nothing is labelled,"
-        " and second ones on an object. Numbers are counts, colours shares of the row."
+        " class; its last cell counts those that were missed. The last row counts detections where nothing is labeled,"
+        " and second ones on an object. Numbers are counts, colors fractions of the row."
     )
     html += drawing.chart("confusion", score_charts.confusion_chart(matrix, names), "Truth against what was found.")
-    pairs = score_charts.worst_confusions(matrix, MOST_CONFUSIONS)
+    pairs = score_charts.worst_confusions(matrix, MAX_CONFUSIONS)
     if not pairs:
         return html + page.paragraph("No object was found as one of another class.")
     rows = [(names[true], names[found], str(count)) for true, found, count in pairs]
     return html + "<h3>Confused most often</h3>" + page.table(("truth", "found as", "times"), rows, numbers=1)
 
 
-def examples(record: RunRecord, outcomes: list[Outcome], drawing: Drawing) -> str:
-    """The best, worst and most confused pictures."""
-    categories, images = record.info.categories, record.val_images
-    index_of = {images.image_id(index): index for index in range(len(images))}
+def examples(record: RunRecord, matches: list[ImageMatch], drawing: Drawing) -> str:
+    """The best, worst and most confused images."""
+    categories, images = record.info.categories, record.val_dataset
     html = page.paragraph(
         f"Left the truth, with a chip on what was missed; right what was found with a score of {CONFIDENCE} or more, with"
         f" its score and, if it is wrong, how."
     )
     if len(categories) <= LEGEND_CLASSES:
-        html += page.colour_keys((label_colour(label), name) for label, name in enumerate(categories.names))
-    for kind, chosen in choose(outcomes, MOST_EXAMPLES).items():
+        html += page.color_keys((label_color(label), name) for label, name in enumerate(categories.names))
+    for kind, chosen in choose(matches, MAX_EXAMPLES).items():
         title, meaning = TITLES[kind]
         html += f"<h3>{title}</h3>" + page.paragraph(meaning if chosen else "There is none.")
         drawn = []
         for place, each in enumerate(chosen, start=1):
-            index = index_of[each.picture.image_id]
+            index = each.image.index
             try:
-                picture = images.read(index).image
-            except UnreadablePictureError:  # since a minute ago
+                image = images.read(index).image
+            except UnreadableImageError:  # since a minute ago
                 continue
-            sheet = draw_outcome(picture, each, categories)
-            drawn.append(drawing.photograph(f"{kind}-{place}", sheet, caption_of(each, images.file_name(index))))
+            plot = draw_match(image, each, categories)
+            drawn.append(drawing.photograph(f"{kind}-{place}", plot, caption_of(each, images.file_name(index))))
         html += page.grid(drawn)
     return html
 
 
-def caption_of(each: Outcome, name: str) -> str:
-    found, objects = int(each.right.sum()), int((~each.picture.crowd).sum())
+def caption_of(each: ImageMatch, name: str) -> str:
+    found, objects = int(each.right.sum()), int((~each.image.crowd).sum())
     faults = {
         "of another class": each.wrong_class,
         "second on an object": each.duplicate,
-        "where nothing is labelled": each.background,
+        "where nothing is labeled": each.background,
     }
     wrong = ", ".join(f"{mask.sum()} {text}" for text, mask in faults.items() if mask.any())
     return f"{name}: F1 by IoU {each.quality():.2f}; {found} of {objects} objects found" + (

@@ -1,4 +1,4 @@
-"""A finished run as its folder tells it: configuration, metrics, best weights, data set."""
+"""A finished run as its folder tells it: configuration, metrics, best weights, dataset."""
 
 import dataclasses
 import json
@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from detector.config import AugmentConfig, LoaderConfig, LossConfig, PathsConfig, TrainConfig, TrainLoopConfig
-from detector.data.coco import CocoImages
-from detector.data.splits import split_paths
+from detector.config import AugmentConfig, LossConfig, PathsConfig, TrainConfig, TrainLoopConfig
+from detector.data.coco import CocoDataset
+from detector.data.layouts import split_paths
 from detector.errors import ConfigError, DataError
 from detector.models.base import DetectionModel
 from detector.training.logs import read_metrics
@@ -20,7 +20,6 @@ SECTIONS = {
     "train": TrainLoopConfig,
     "augment": AugmentConfig,
     "loss": LossConfig,
-    "loader": LoaderConfig,
     "paths": PathsConfig,
 }
 
@@ -35,8 +34,8 @@ class RunRecord:
     model: DetectionModel
     info: WeightsInfo
     environment: dict[str, Any]
-    train_images: CocoImages
-    val_images: CocoImages
+    train_dataset: CocoDataset
+    val_dataset: CocoDataset
 
     @property
     def best_epoch(self) -> int:
@@ -44,7 +43,7 @@ class RunRecord:
 
 
 def read_run(folder: Path, data: str | None) -> RunRecord:
-    """What is in `folder`; data: where the data set is now if not where it was. Raises DetectorError kinds."""
+    """What is in `folder`; data: where the dataset is now if not where it was. Raises DetectorError kinds."""
     for name in ("config.yaml", "environment.json", "best.safetensors", "metrics.jsonl"):
         if not (folder / name).is_file():
             raise DataError(
@@ -60,36 +59,36 @@ def read_run(folder: Path, data: str | None) -> RunRecord:
         environment = json.loads((folder / "environment.json").read_bytes())
     except ValueError as error:
         raise DataError(
-            f"{folder}: metrics.jsonl or environment.json is not what training wrote ({error}); mend it"
+            f"{folder}: metrics.jsonl or environment.json is not what training wrote ({error}); fix it"
         ) from error
     if not rows:
         raise DataError(f"{folder}: metrics.jsonl has no epoch; --resume {folder} continues the run")
     model, info = load_weights(folder / "best.safetensors")
-    images = [CocoImages.load(split_paths(config.data, config.paths, s), info.categories) for s in ("train", "val")]
-    return RunRecord(folder, config, rows, model, info, environment, *images)
+    datasets = [CocoDataset.load(split_paths(config.data, config.paths, s), info.categories) for s in ("train", "val")]
+    return RunRecord(folder, config, rows, model, info, environment, *datasets)
 
 
 def read_config(path: Path) -> TrainConfig:
     """The configuration that training wrote. Raises ConfigError naming the file."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        sections = {name: kind(**with_tuples(content[name])) for name, kind in SECTIONS.items()}
-        return TrainConfig(**{**content, **sections})
+        sections = {name: kind(**content[name]) for name, kind in SECTIONS.items()}
+        return TrainConfig(**{**with_tuple(content), **sections})
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ConfigError) as error:
-        raise ConfigError(f"{path}: not the configuration that training wrote ({error}); mend it there") from error
+        raise ConfigError(f"{path}: not the configuration that training wrote ({error}); fix it there") from error
 
 
-def with_tuples(section: dict[str, Any]) -> dict[str, Any]:
+def with_tuple(content: dict[str, Any]) -> dict[str, Any]:
     """YAML has lists only; [height, width] is a tuple."""
-    size = section.get("image_size")
-    return {**section, "image_size": tuple(size)} if isinstance(size, list) else section
+    size = content["image_size"]
+    return {**content, "image_size": tuple(size) if isinstance(size, list) else size}
 
 
 def require_data(folder: Path, config: TrainConfig) -> None:
-    """Raise DataError if the data set has moved since."""
+    """Raise DataError if the dataset has moved since."""
     named = [config.data, *dataclasses.asdict(config.paths).values()]
     for path in named:
         if path is not None and not Path(path).exists():
             raise DataError(
-                f"{path}: this data set of {folder} is no longer there; say with --data FOLDER where it is now"
+                f"{path}: this dataset of {folder} is no longer there; say with --data FOLDER where it is now"
             )

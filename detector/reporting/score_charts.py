@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from detector.evaluation.curves import CONFIDENCES, RECALLS, ConfidenceCurves, class_mean
-from detector.reporting.charts import (
-    COLOURS,
-    GREY,
-    MEAN_COLOUR,
+from detector.utils.charts import (
+    COLORS,
+    GRAY,
+    MEAN_COLOR,
     STYLES,
     add_legend,
     most_frequent,
@@ -19,8 +19,8 @@ from detector.reporting.charts import (
     plain,
 )
 
-MOST_LINES = len(COLOURS)
-MOST_CLASSES = 20
+MAX_LINES = len(COLORS)
+MAX_CLASSES = 20
 
 
 def recall_chart(
@@ -49,7 +49,7 @@ def confidence_chart(
     add_lines(axes, CONFIDENCES, values, objects, [plain(name) for name in names], "")
     confidence, f1 = curves.best()
     text = f"best F1: {f1:.3f} at confidence {confidence:.3f}"
-    axes.axvline(confidence, color=MEAN_COLOUR, linewidth=1.0, linestyle="--", label=text)
+    axes.axvline(confidence, color=MEAN_COLOR, linewidth=1.0, linestyle="--", label=text)
     axes.set_xlabel("confidence: lowest score that counts")
     axes.set_ylabel(what)
     add_legend(figure, axes)
@@ -58,7 +58,7 @@ def confidence_chart(
 
 def chart_height(objects: Int64[np.ndarray, " classes"]) -> float:
     """Inches that the plot and its legend, two columns, take."""
-    return 4.4 + 0.1 * min(int((objects > 0).sum()), MOST_LINES)
+    return 4.4 + 0.1 * min(int((objects > 0).sum()), MAX_LINES)
 
 
 def add_lines(
@@ -69,27 +69,27 @@ def add_lines(
     texts: Sequence[str],
     mean_text: str,
 ) -> None:
-    """The classes with the most objects in colour, others thin and grey, and the mean of all, heavy and black."""
-    chosen = most_frequent(objects, MOST_LINES).tolist()
+    """The classes with the most objects in color, others thin and gray, and the mean of all, heavy and black."""
+    chosen = most_frequent(objects, MAX_LINES).tolist()
     known = np.flatnonzero(objects).tolist()
     for place, label in enumerate(chosen):
         style = STYLES[place % len(STYLES)]
-        axes.plot(x, curves[label], color=COLOURS[place], linestyle=style, linewidth=1.5, label=texts[label])
+        axes.plot(x, curves[label], color=COLORS[place], linestyle=style, linewidth=1.5, label=texts[label])
     others = [label for label in known if label not in chosen]
     for label in others:
         text = f"the other {len(others)} classes" if label == others[0] else "_"
-        axes.plot(x, curves[label], color=GREY, linewidth=0.6, zorder=1, label=text)
+        axes.plot(x, curves[label], color=GRAY, linewidth=0.6, zorder=1, label=text)
     if len(known) > 1:
         text = f"mean of {len(known)} classes{mean_text}"
-        axes.plot(x, class_mean(curves), color=MEAN_COLOUR, linewidth=2.6, label=text)
+        axes.plot(x, class_mean(curves), color=MEAN_COLOR, linewidth=2.6, label=text)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
 
 
 def confusion_chart(matrix: Int64[np.ndarray, "true found"], names: Sequence[str]) -> Figure:
-    """Counts, coloured by their share of their row; the classes with the most objects, the others as one."""
-    chosen = most_frequent(matrix[:-1].sum(axis=1), MOST_CLASSES)
-    if len(names) <= MOST_CLASSES:
+    """Counts, colored by their share of their row; the classes with the most objects, the others as one."""
+    chosen = most_frequent(matrix[:-1].sum(axis=1), MAX_CLASSES)
+    if len(names) <= MAX_CLASSES:
         chosen = np.arange(len(names))
     table, texts = grouped(matrix, chosen), [plain(names[label]) for label in chosen]
     title = "Confusion matrix"
@@ -103,8 +103,8 @@ def confusion_chart(matrix: Int64[np.ndarray, "true found"], names: Sequence[str
     figure.colorbar(mesh, label="share of the row", shrink=0.8)
     size = 10 if len(table) <= 8 else 7.5
     for row, column in np.argwhere(table > 0):
-        colour = "white" if share[row, column] > 0.55 else "#222222"
-        axes.text(column, row, f"{table[row, column]}", ha="center", va="center", fontsize=size, color=colour)
+        color = "white" if share[row, column] > 0.55 else "#222222"
+        axes.text(column, row, f"{table[row, column]}", ha="center", va="center", fontsize=size, color=color)
     ticks = range(len(table))
     axes.set_xticks(ticks, [*texts, "nothing (missed)"], rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(ticks, [*texts, "nothing (background)"])

@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from detector.config import LossConfig, TrainLoopConfig
-from detector.geometry.boxes import make_anchors
-from detector.geometry.frame_size import FrameSize
-from detector.geometry.letterbox import PAD_VALUE
+from detector.boxes import make_anchors
+from detector.config import LossConfig, TrainConfig
+from detector.images.input_size import InputSize
+from detector.images.letterbox import PAD_VALUE
 from detector.models.base import scale_pixels
 from detector.structures import Batch, Targets
 from detector.training.loss import training_loss
 
-FREE_SHARE = 0.1
-"""Of the card's memory, left free by the batch that is chosen: pictures with more objects than the trial's need it."""
+FREE_FRACTION = 0.1
+"""Of the card's memory, left free by the batch that is chosen: images with more objects than the trial's need it."""
 TRIAL_OBJECTS = 100
 
 
@@ -35,10 +35,10 @@ def largest_batch(fits: Callable[[int], bool], limit: int) -> int:
     return low
 
 
-def batch_that_fits(
-    network: nn.Module, strides: Sequence[int], settings: TrainLoopConfig, autocast: torch.autocast
+def largest_batch_size(
+    network: nn.Module, strides: Sequence[int], config: TrainConfig, autocast: torch.autocast
 ) -> int:
-    """Pictures of the largest size in training of which `network`, what training calls, on its CUDA card, takes a training
+    """Images of the largest size in training of which `network`, what training calls, on its CUDA card, takes a training
     step within the free memory; `strides`: those of the head."""
     device = next(network.parameters()).device
     statistics = [buffer.clone() for buffer in network.buffers()]
@@ -47,15 +47,15 @@ def batch_that_fits(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         try:
-            try_step(network, strides, settings, autocast, size)
+            try_step(network, strides, config, autocast, size)
         except torch.OutOfMemoryError:
             return False
         finally:
             network.zero_grad()
         _, total = torch.cuda.mem_get_info(device)
-        return torch.cuda.max_memory_reserved(device) <= (1 - FREE_SHARE) * total
+        return torch.cuda.max_memory_reserved(device) <= (1 - FREE_FRACTION) * total
 
-    size = largest_batch(fits, settings.nominal_batch_size)
+    size = largest_batch(fits, config.train.nominal_batch_size)
     with torch.no_grad():  # the trials have changed the norms' statistics
         for buffer, before in zip(network.buffers(), statistics, strict=True):
             buffer.copy_(before)
@@ -64,10 +64,10 @@ def batch_that_fits(
 
 
 def try_step(
-    network: nn.Module, strides: Sequence[int], settings: TrainLoopConfig, autocast: torch.autocast, size: int
+    network: nn.Module, strides: Sequence[int], config: TrainConfig, autocast: torch.autocast, size: int
 ) -> None:
-    """Forward, loss and backward of `size` grey pictures with 100 objects each."""
-    height, width = FrameSize.of(settings.image_size).scaled(1 + settings.multi_scale)
+    """Forward, loss and backward of `size` gray images with 100 objects each."""
+    height, width = InputSize.of(config.image_size).scaled(1 + config.train.multi_scale)
     device = next(network.parameters()).device
     corners = torch.rand(TRIAL_OBJECTS, 2, device=device) * min(height, width) / 2
     boxes = torch.cat((corners, corners + min(height, width) / 4), dim=1)

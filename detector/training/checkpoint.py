@@ -10,19 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from detector.errors import WeightsError
-from detector.fileio import atomic_write
 from detector.models.base import DetectionModel
 from detector.training.ema import ModelEma
+from detector.utils.fileio import atomic_write
 
-START_ANEW = "start a new run in another folder; its --weights may be best.safetensors of this one"
+START_AGAIN = "start a new run in another folder; its --weights may be best.safetensors of this one"
 
 
 @dataclass
-class EpochTally:
+class EpochStats:
     """How far the running epoch is.
 
     batches: batches of the sampler that are done; losses: (3,) sums of the box, class and distribution loss over the
-    `passes` forward passes that counted; images: pictures in them; skipped_steps: steps left out since their gradient
+    `passes` forward passes that counted; images: images in them; skipped_steps: steps left out since their gradient
     was not finite; seconds: time spent.
     """
 
@@ -46,8 +46,8 @@ class EpochTally:
 class TrainState:
     """Everything that a run changes as it goes.
 
-    epoch: finished epochs; step: optimiser steps, the skipped ones too; skipped_in_row: steps skipped since the last one
-    that counted; best: the best value of the stopping metric, reached in best_epoch; unreadable: a line for each picture
+    epoch: finished epochs; step: optimizer steps, the skipped ones too; skipped_in_row: steps skipped since the last one
+    that counted; best: the best value of the stopping metric, reached in best_epoch; unreadable: a line for each image
     left out so far; auxiliary: what is trained beside the model and then dropped, an empty module if there is nothing.
     """
 
@@ -61,17 +61,17 @@ class TrainState:
     best: float = -1.0
     best_epoch: int = 0
     unreadable: set[str] = field(default_factory=set)
-    tally: EpochTally = field(default_factory=EpochTally)
+    stats: EpochStats = field(default_factory=EpochStats)
     auxiliary: nn.Module = field(default_factory=nn.Module)
 
 
 COUNTERS = ("epoch", "step", "skipped_in_row", "best", "best_epoch")
 
 
-def save_checkpoint(path: Path, state: TrainState, origin: dict[str, Any]) -> None:
-    """Write `state` and `origin`, what the run is made of; the file that was there before stays until the new one is complete."""
+def save_checkpoint(path: Path, state: TrainState, provenance: dict[str, Any]) -> None:
+    """Write `state` and `provenance`, what the run is made of; the file from before stays until the new one is complete."""
     content: dict[str, Any] = {
-        "origin": origin,
+        "provenance": provenance,
         "model": state.model.state_dict(),
         "auxiliary": state.auxiliary.state_dict(),
         "ema": state.ema.model.state_dict(),
@@ -80,7 +80,7 @@ def save_checkpoint(path: Path, state: TrainState, origin: dict[str, Any]) -> No
         "scaler": state.scaler.state_dict(),
         **{name: getattr(state, name) for name in COUNTERS},
         "unreadable": sorted(state.unreadable),
-        "tally": asdict(state.tally),
+        "epoch_stats": asdict(state.stats),
         "rng": rng_states(),
     }
     atomic_write(path, lambda temporary: torch.save(content, temporary))
@@ -93,9 +93,9 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch.load raises many kinds; whichever it is, the file is not usable
-        raise WeightsError(f"{path}: not a readable checkpoint ({type(error).__name__}); {START_ANEW}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("origin"), dict):
-        raise WeightsError(f"{path}: not a checkpoint of this version of the program; {START_ANEW}")
+        raise WeightsError(f"{path}: not a readable checkpoint ({type(error).__name__}); {START_AGAIN}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("provenance"), dict):
+        raise WeightsError(f"{path}: not a checkpoint of this version of the program; {START_AGAIN}")
     return content
 
 
@@ -111,16 +111,16 @@ def restore_checkpoint(path: Path, content: dict[str, Any], state: TrainState) -
         for name in COUNTERS:
             setattr(state, name, content[name])
         state.unreadable = set(content["unreadable"])
-        state.tally = EpochTally(**content["tally"])
+        state.stats = EpochStats(**content["epoch_stats"])
         restore_rng_states(content["rng"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise WeightsError(f"{path}: not a checkpoint of this run's model and configuration; {START_ANEW}") from error
+        raise WeightsError(f"{path}: not a checkpoint of this run's model and configuration; {START_AGAIN}") from error
 
 
 def rng_states() -> dict[str, Any]:
     """The state of every random number generator a transform or module might draw from, as tensors and numbers.
 
-    The program's own draws don't need it: they follow from the seed, the epoch and the picture.
+    The program's own draws don't need it: they follow from the seed, the epoch and the image.
     """
     version, internal, gauss = random.getstate()
     _, key, position, has_gauss, cached = np.random.get_state(legacy=True)

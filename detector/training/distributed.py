@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-from detector.errors import DetectorError
+from detector.errors import ConfigError, DetectorError
 
 RESTARTED = "TORCHELASTIC_RESTART_COUNT"
 """torchrun's count of how often it has started this run again after a process was lost."""
@@ -73,7 +73,7 @@ class World:
         return carrier[0]
 
     @contextlib.contextmanager
-    def loss_noticed(self) -> Iterator[None]:
+    def translate_lost_process(self) -> Iterator[None]:
         """What torch raises in the block when another process is gone becomes a LostProcessError."""
         try:
             yield
@@ -82,7 +82,7 @@ class World:
                 raise
             raise LostProcessError("another process of this run has ended or can't be reached") from error
 
-    def first_to_tell(self) -> bool:
+    def owns_error_report(self) -> bool:
         """Whether this process is the first that has an error to tell; the others keep quiet."""
         if self.store is None:
             return True
@@ -93,7 +93,7 @@ class World:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[World]:
+def init_distributed() -> Iterator[World]:
     """The world that torchrun's environment variables describe, connected for the time of the block; else just this process.
 
     Only the main process prints. If one process fails, every process ends and one of them says why: a DetectorError is
@@ -110,13 +110,13 @@ def joined() -> Iterator[World]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         with (
-            world.loss_noticed(),
+            world.translate_lost_process(),
             Path(os.devnull).open("w") as nowhere,
             contextlib.redirect_stdout(sys.stdout if world.is_main else nowhere),
         ):
             yield world
     except DetectorError:
-        if world.first_to_tell():
+        if world.owns_error_report():
             raise
         sys.exit(2)
     finally:
@@ -133,58 +133,9 @@ def was_restarted() -> bool:
     return int(os.environ.get(RESTARTED, "0")) > 0
 
 
-class SyncBatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d whose statistics are those of the pictures of all processes; torch's own runs on CUDA only.
-
-    Source: Ioffe and Szegedy, Batch Normalization, 2015, with sums over processes (Peng et al., MegDet, 2018, section 3.3).
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        sums = _SumOverProcesses.apply(torch.cat((x.sum((0, 2, 3)), x.new_tensor([x.numel() / x.shape[1]]))))
-        count = sums[-1].detach()
-        mean = sums[:-1] / count
-        variance = _SumOverProcesses.apply((x - mean[:, None, None]).square().sum((0, 2, 3))) / count
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1).clamp_min(1), self.momentum)
-            self.num_batches_tracked += 1
-        scale = self.weight * (variance + self.eps).rsqrt()
-        y: Tensor = x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
-        return y
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """A sum over processes whose gradient is the sum of their gradients."""
-
-    @staticmethod
-    def forward(_context: Any, values: Tensor) -> Tensor:
-        values = values.clone()
-        dist.all_reduce(values)
-        return values
-
-    @staticmethod
-    def backward(_context: Any, *gradients: Tensor) -> Tensor:
-        gradient = gradients[0].contiguous().clone()
-        dist.all_reduce(gradient)
-        return gradient
-
-
-def with_synchronised_norms(model: nn.Module, device: torch.device) -> nn.Module:
-    """`model` with the statistics of its norms taken over all processes; changed in place, same names of tensors."""
-    if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        return converted
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is nn.BatchNorm2d:
-                synchronised = SyncBatchNorm(child.num_features, child.eps, child.momentum)
-                for kept in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-                    setattr(synchronised, kept, getattr(child, kept))  # the optimiser knows these tensors
-                setattr(module, name, synchronised)
-    return model
+def convert_sync_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model with batch norm statistics over all processes; same names of tensors. Raises ConfigError on a CPU."""
+    if device.type != "cuda":
+        raise ConfigError("train.sync_batch_norm: torch has it on CUDA only; leave it out on a CPU")
+    converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return converted

@@ -1,4 +1,4 @@
-"""The averaged weights: an exponential moving average of the trained ones, steadier, and those that are shipped."""
+"""The EMA weights: an exponential moving average of the trained ones, steadier, and those that are shipped."""
 
 import math
 from copy import deepcopy
@@ -25,7 +25,7 @@ class ModelEma:
 
     @torch.no_grad()
     def update(self, model: DetectionModel) -> None:
-        """Move towards `model` after an optimiser step."""
+        """Move towards `model` after an optimizer step."""
         self.steps += 1
         decay = self._decay * (1 - math.exp(-self.steps / self._ramp))
         weights, counters = tensors(model)

@@ -1,4 +1,4 @@
-"""Modules that a run leaves as they are: no gradient, not in the optimiser, running statistics fixed."""
+"""Modules that a run leaves as they are: no gradient, not in the optimizer, running statistics fixed."""
 
 import difflib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar, a line an epoch, its metrics as files and in TensorBoard, and its environment."""
+"""Files of a run: its metrics, lines of JSON, and its environment."""
 
 import csv
 import io
@@ -6,22 +6,14 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from detector.errors import WriteError
-from detector.evaluation.coco_metrics import METRICS
-from detector.fileio import write_text
-from detector.training.checkpoint import EpochTally
+from detector.utils.fileio import write_text
 
 PACKAGES = (
     "detector",
@@ -103,108 +95,3 @@ def drop_metrics_after(out: Path, epoch: int) -> None:
     """Take back the rows of epochs that a resumed run does again."""
     if rows := read_metrics(out):
         write_metrics(out, [row for row in rows if row["epoch"] <= epoch])
-
-
-class RunLog:
-    """The metrics of a run: metrics.jsonl, metrics.csv and, in the folder tensorboard, an event file for TensorBoard.
-
-    Open it with the number of epochs that are done: TensorBoard then forgets the later ones of the attempt before.
-    Raises WriteError where a file can't be written.
-    """
-
-    def __init__(self, out: Path, done_epochs: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-        self._out = out
-        self._folder = out / "tensorboard"
-        with self._writing():
-            self._events = SummaryWriter(str(self._folder), purge_step=done_epochs + 1 if done_epochs else 0)
-
-    def __enter__(self) -> "RunLog":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._writing():
-            self._events.close()
-
-    def epoch(self, row: dict[str, Any]) -> None:
-        """Add the row of an epoch: numbers by name, None where there was nothing to measure, and `epoch`."""
-        write_metrics(self._out, [*read_metrics(self._out), row])
-        with self._writing():
-            for name, value in row.items():
-                if name != "epoch" and value is not None:
-                    group = "loss" if name.endswith("_loss") else "validation" if name in METRICS else "run"
-                    self._events.add_scalar(f"{group}/{name}", value, row["epoch"])
-            self._events.flush()
-
-    def picture(self, name: str, picture: UInt8[np.ndarray, "height width 3"], epoch: int) -> None:
-        """Show an RGB picture in TensorBoard."""
-        with self._writing():
-            self._events.add_image(name, picture, epoch, dataformats="HWC")
-            self._events.flush()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise WriteError(
-                f"{self._folder}: can't be written ({error.strerror or error}); free some space there"
-            ) from error
-
-
-def figure_text(value: float | None) -> str:
-    """A metric in a line; a dash where there was nothing to find."""
-    return "–" if value is None else f"{value:.3f}"
-
-
-class RunProgress:
-    """A bar over the whole run with images/s, time left, losses and the last AP; a line stays for each epoch."""
-
-    def __init__(self, epochs: int, batches: int, done_batches: int) -> None:
-        self._batches = batches
-        self._epochs = epochs
-        self._last_ap = figure_text(None)
-        self._next_status = 0
-        self.console = Console()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f}%"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}"),
-            console=self.console,
-        )
-        self._task: TaskID = self._bar.add_task("train", total=epochs * batches, completed=done_batches, status="")
-
-    def __enter__(self) -> "RunProgress":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def step_done(self, epoch: int, tally: EpochTally) -> None:
-        """Move the bar; the losses are fetched from the device only every few batches."""
-        done = (epoch - 1) * self._batches + tally.batches
-        self._bar.update(self._task, completed=done, description=f"epoch {epoch}/{self._epochs}")
-        if tally.passes and (tally.batches >= self._next_status or tally.batches == self._batches):
-            self._next_status = tally.batches + 10
-            box, classification, distribution = tally.mean_losses()
-            losses_text = f"box {box:.3f}  cls {classification:.3f}  dfl {distribution:.3f}"
-            status = f"{tally.images_per_second():.1f} img/s  {losses_text}  AP {self._last_ap}"
-            self._bar.update(self._task, status=status)
-
-    def epoch_done(self, row: dict[str, Any]) -> None:
-        """Print the epoch's line."""
-        self._last_ap = figure_text(row["AP"])
-        self._next_status = 0
-        self._bar.update(self._task, status=f"AP {self._last_ap}")
-        skipped = f"  {row['skipped_steps']} steps left out" if row["skipped_steps"] else ""
-        self.console.print(
-            f"epoch {row['epoch']:>3}/{self._epochs}  box {figure_text(row['box_loss'])}  cls {figure_text(row['class_loss'])}"
-            f"  dfl {figure_text(row['distribution_loss'])}  AP {self._last_ap}  AP50 {figure_text(row['AP50'])}"
-            f"  {row['images_per_second']:.1f} img/s  {row['seconds']:.0f} s{skipped}",
-            highlight=False,
-            soft_wrap=True,
-        )

@@ -8,10 +8,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from detector.boxes import Anchors, box_area, complete_iou, decode_boxes, intersection_area
 from detector.config import LossConfig
-from detector.geometry.boxes import Anchors, box_area, complete_iou, decode_boxes, intersection_area
 from detector.nn.head import BINS, decode
-from detector.structures import Batch, GuidedPredictions, RawPredictions
+from detector.structures import AuxiliaryPredictions, Batch, RawPredictions
 from detector.training.assigner import assign, pad_targets
 
 
@@ -33,7 +33,7 @@ def detection_loss(
     config: LossConfig,
     over_processes: Callable[[Tensor], Tensor] = lambda own: own,
 ) -> Losses:
-    """Loss of a batch; a step minimises `total() · batch size`. Computed in float32 also if the network ran in less.
+    """Loss of a batch; a step minimizes `total() · batch size`. Computed in float32 also if the network ran in less.
 
     `over_processes` sums a value over the processes that share the batch: the losses of all are then divided by the same
     sum of class targets, and add up to those of the whole batch.
@@ -48,7 +48,7 @@ def detection_loss(
     obj = assignment.object_index[image, anchor]
     weight = assignment.weights[image, anchor]
     boxes, labels = targets.boxes[image, obj], targets.labels[image, obj]
-    normaliser = over_processes(weight.sum()).clamp_min(1)
+    normalizer = over_processes(weight.sum()).clamp_min(1)
 
     # binary cross-entropy with target t is softplus(logit) - t · logit, and few t are not 0
     as_background = F.softplus(raw.scores)
@@ -63,20 +63,20 @@ def detection_loss(
     distances = torch.cat((own.points - boxes[:, :2], boxes[:, 2:] - own.points), dim=1) / own.strides[:, None]
     distribution = distribution_loss(logits.reshape(-1, 4, BINS), distances)
     return Losses(
-        box=config.box * ((1 - overlap) * weight).sum() / normaliser,
-        classification=config.classification * classification / normaliser,
-        distribution=config.distribution * (distribution * weight).sum() / normaliser,
+        box=config.box * ((1 - overlap) * weight).sum() / normalizer,
+        classification=config.classification * classification / normalizer,
+        distribution=config.distribution * (distribution * weight).sum() / normalizer,
     )
 
 
 def training_loss(
-    raw: RawPredictions | GuidedPredictions,
+    raw: RawPredictions | AuxiliaryPredictions,
     anchors: Anchors,
     batch: Batch,
     config: LossConfig,
     over_processes: Callable[[Tensor], Tensor] = lambda own: own,
 ) -> tuple[Losses, Float[Tensor, ""]]:
-    """The losses of the main branch, and what a step minimises: their total and, where there is one, the auxiliary branch's
+    """The losses of the main branch, and what a step minimizes: their total and, where there is one, the auxiliary branch's
     share, with an assignment of its own. Arguments as for `detection_loss`."""
     if isinstance(raw, RawPredictions):
         losses = detection_loss(raw, anchors, batch, config, over_processes)
@@ -101,7 +101,7 @@ def distribution_loss(logits: Float[Tensor, "n 4 bins"], distances: Float[Tensor
 
 
 def inside_crowd(boxes: Float[Tensor, "batch anchors 4"], batch: Batch) -> Bool[Tensor, "batch anchors"]:
-    """Whether more than half of a predicted box lies in one crowd region of its picture."""
+    """Whether more than half of a predicted box lies in one crowd region of its image."""
     inside = torch.zeros(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
     for i, target in enumerate(batch.targets):
         shared = intersection_area(boxes[i, :, None], target.crowd_boxes[None])

@@ -1,36 +1,40 @@
 """What a run is made of, kept in its checkpoint: a resumed run must be of the same data and the same settings."""
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from detector.config import TrainConfig
-from detector.data.coco import CocoImages
+from detector.config import RESUME_MAY_CHANGE, TrainConfig
+from detector.data.coco import CocoDataset
 from detector.errors import ConfigError, DataError
 from detector.training.distributed import World
 from detector.training.logs import processor_name
 
-MAY_CHANGE = ("data", "out", "weights", "resume", "train.device", "train.checkpoint_minutes", "train.cache_gb")
-MAY_CHANGE_SECTIONS = ("paths.", "loader.")
-
 
 def may_change(name: str) -> bool:
-    """Whether a setting says where things are or how they are fetched, not what comes out."""
-    return name in MAY_CHANGE or name.startswith(MAY_CHANGE_SECTIONS)
+    """Whether a setting, by its dotted name, says where things are or how they are fetched, not what comes out."""
+    kind: Any = TrainConfig
+    for part in name.split("."):
+        known = {each.name: each for each in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
+        if part not in known:
+            return False
+        if known[part].metadata == RESUME_MAY_CHANGE:
+            return True
+        kind = known[part].default_factory
+    return False
 
 
-def origin_of(
-    config: TrainConfig, train_images: CocoImages, val_images: CocoImages, device: torch.device, world: World
+def run_provenance(
+    config: TrainConfig, train_dataset: CocoDataset, val_dataset: CocoDataset, device: torch.device, world: World
 ) -> dict[str, Any]:
     """Settings by dotted name, fingerprints of the data, and the machine."""
     return {
         "settings": flat(dataclasses.asdict(config)),
         "on_cuda": device.type == "cuda",
-        "data": {"train": fingerprint(train_images), "val": fingerprint(val_images)},
+        "data": {"train": train_dataset.fingerprint(), "val": val_dataset.fingerprint()},
         "machine": {
             "processor": processor_name(device),
             "threads": torch.get_num_threads(),
@@ -38,15 +42,6 @@ def origin_of(
             "torch": str(torch.__version__),
         },
     }
-
-
-def fingerprint(images: CocoImages) -> str:
-    """SHA-256 over the annotation file and the names and lengths (in bytes) of the pictures."""
-    digest = hashlib.sha256(images.annotations_path.read_bytes())
-    for index in range(len(images)):
-        path = images.path(index)
-        digest.update(f"{images.file_name(index)} {path.stat().st_size}\n".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -62,7 +57,8 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def require_same(then: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
     """Raise ConfigError or DataError with the difference if the run in `out` was of other settings or other data."""
-    old, new = then["settings"], now["settings"]
+    defaults = flat(dataclasses.asdict(TrainConfig()))
+    old, new = defaults | then["settings"], now["settings"]  # a run from before a setting existed had its default
     differences = [
         f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
@@ -78,7 +74,7 @@ def require_same(then: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> 
             path = new["data"] or new[f"paths.{split}_json"]
             raise DataError(
                 f"--resume: the {split} split of {path} is not what the run in {out} was started with (the annotation file"
-                " or the length of a picture differs); put the old data back, or start a new run from its weights"
+                " or the length of an image differs); put the old data back, or start a new run from its weights"
             )
 
 

@@ -1,4 +1,4 @@
-"""What comes before the first epoch: data, model, optimiser, and the folder of the run."""
+"""What comes before the first epoch: data, model, optimizer, and the folder of the run."""
 
 import dataclasses
 import json
@@ -17,31 +17,31 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from detector.boxes import Anchors, make_anchors
 from detector.config import PathsConfig, TrainConfig, TrainLoopConfig
-from detector.data.coco import CocoImages
-from detector.data.loader import TrainingItem, training_loader
+from detector.data.coco import CocoDataset
+from detector.data.layouts import split_paths
+from detector.data.loader import TrainItem, train_loader
 from detector.data.sampler import EpochSampler
-from detector.data.splits import split_paths
 from detector.errors import ConfigError, DataError, WeightsError
-from detector.evaluation.evaluate import Frame, frame_loader
-from detector.fileio import remove_unfinished, require_writable, write_json, write_text
-from detector.geometry.boxes import Anchors, make_anchors
-from detector.geometry.frame_size import FrameSize
+from detector.evaluation.evaluate import EvalItem, eval_loader
+from detector.images.input_size import InputSize
 from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
-from detector.models.pgi import Guided, guided
-from detector.runtimes.device import resolve_device
-from detector.runtimes.memory import keep_freed_memory
+from detector.models.pgi import WithAuxiliaryBranch, add_auxiliary
 from detector.structures import Categories
-from detector.training.batch_size import batch_that_fits
-from detector.training.checkpoint import EpochTally, TrainState, read_checkpoint, restore_checkpoint
-from detector.training.distributed import World, was_restarted, with_synchronised_norms
+from detector.training.batch_size import largest_batch_size
+from detector.training.checkpoint import EpochStats, TrainState, read_checkpoint, restore_checkpoint
+from detector.training.dataset import build_train_dataset
+from detector.training.distributed import World, convert_sync_batch_norm, was_restarted
 from detector.training.ema import ModelEma
 from detector.training.freeze import freeze
+from detector.training.loggers import require_loggers
 from detector.training.logs import drop_lines, drop_metrics_after, environment, launcher
 from detector.training.optim import build_optimizer
-from detector.training.pictures import training_pictures
-from detector.training.resume import inexact, origin_of, require_same
+from detector.training.resume import inexact, require_same, run_provenance
+from detector.utils.device import resolve_device
+from detector.utils.fileio import remove_unfinished, require_writable, write_json, write_text
 from detector.weights.files import load_weights
 from detector.weights.shipped import find_weights
 from detector.weights.transfer import transfer
@@ -51,27 +51,28 @@ from detector.weights.transfer import transfer
 class Run:
     """What stays the same during a run.
 
-    world: the processes that share it; network: the model as training calls it, which has the auxiliary branch beside it
-    and exchanges gradients between the processes; origin: what goes into the checkpoint so that nothing else is resumed from it.
+    world: the processes that share it; network: the model as training calls it, with the auxiliary branch beside it and
+    the exchange of gradients between the processes; provenance: written into the checkpoint, so that only a run of the
+    same settings and data resumes from it.
     """
 
     config: TrainConfig
     out: Path
     device: torch.device
     autocast: torch.autocast
-    train_images: CocoImages
-    val_images: CocoImages
+    train_dataset: CocoDataset
+    val_dataset: CocoDataset
     sampler: EpochSampler
-    loader: DataLoader[TrainingItem]
-    val_loader: DataLoader[Frame]
+    loader: DataLoader[TrainItem]
+    val_loader: DataLoader[EvalItem]
     world: World
     network: nn.Module
-    origin: dict[str, Any]
+    provenance: dict[str, Any]
     strides: tuple[int, ...]
-    _anchors: dict[FrameSize, Anchors] = field(default_factory=dict)
+    _anchors: dict[InputSize, Anchors] = field(default_factory=dict)
 
-    def anchors(self, size: FrameSize) -> Anchors:
-        """Those of a batch of that size, on the run's device; made once for each size."""
+    def anchors(self, size: InputSize) -> Anchors:
+        """Anchors of a batch of that size, on the run's device; made once for each size."""
         if size not in self._anchors:
             levels = [(size.height // stride, size.width // stride) for stride in self.strides]
             self._anchors[size] = make_anchors(levels, self.strides, like=torch.zeros(1, device=self.device))
@@ -79,9 +80,9 @@ class Run:
 
     @property
     def accumulate(self) -> int:
-        """Forward passes an optimiser step."""
-        assert self.config.train.batch_size != "auto"
-        return max(round(self.config.train.nominal_batch_size / self.config.train.batch_size), 1)
+        """Forward passes per optimizer step."""
+        assert self.config.batch_size != "auto"
+        return max(round(self.config.train.nominal_batch_size / self.config.batch_size), 1)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -90,102 +91,127 @@ class Run:
 
 def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState]:  # noqa: B008, it is frozen
     """Read the data, build the model, and open or reopen the folder of the run."""
-    if was_restarted() and config.resume is None and world.from_main(is_own_run(Path(config.out))):
-        config = dataclasses.replace(config, resume=config.out)
-    settings, out = config.train, Path(config.resume or config.out)
-    device = resolve_device(settings.device)
-    if device.type == "cuda" and world.size > 1:
-        if world.local_size > torch.cuda.device_count():
-            raise ConfigError(
-                f"torchrun --nproc_per_node {world.local_size}: there are {torch.cuda.device_count()} CUDA cards; start as many"
-                " processes as cards, or train with --train.device cpu"
-            )
-        device = torch.device("cuda", world.local_rank)
-        torch.cuda.set_device(device)
-    be_deterministic(settings)
-    keep_freed_memory()
-    require_writable(out)
-    if config.resume is None and holds_results(out):
-        raise DataError(f"--out: {out} holds a run already; --resume {out} continues it, another folder starts anew")
-    train_images = CocoImages.load(split_paths(config.data, config.paths, "train"))
-    val_images = CocoImages.load(split_paths(config.data, config.paths, "val"), train_images.categories)
-    for line in (*train_images.problems, *val_images.problems):
-        print(line)
-
-    torch.manual_seed(settings.seed)
-    model = create_model(config.model, len(train_images.categories))
-    if config.weights is not None and config.resume is None:
-        start_from(config.weights, config.model, train_images.categories, model)
-    freeze(model, settings.freeze)
-    network = guided(model) if config.loss.auxiliary > 0 else model
-    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    precision = choose_precision(settings.precision, device)
+    config, out = open_or_resume(config, world)
+    device = choose_device(config.device, world)
+    be_deterministic(config.train)
+    require_loggers(config.train.loggers)
+    train_dataset, val_dataset = load_datasets(config)
+    model, network = build_model(config, train_dataset.categories, device)
+    precision = choose_precision(config.train.precision, device)
     autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
-    if settings.batch_size == "auto":
-        settings = dataclasses.replace(
-            settings, batch_size=automatic_batch(network, model.head.strides, settings, autocast, world)
-        )
-        config = dataclasses.replace(config, train=settings)
-    assert settings.batch_size != "auto"
-    if settings.batch_size < world.size:
-        raise ConfigError(
-            f"train.batch_size: {settings.batch_size} pictures can't be shared by {world.size} processes; give at least"
-            f" --train.batch_size {world.size}"
-        )
-    state = TrainState(
-        model,
-        ModelEma(model, settings),
-        build_optimizer(network, settings),
-        # the usual 2^16 is far too large for a loss summed over pictures: the first steps would all be left out
-        torch.amp.GradScaler(device.type, init_scale=2.0**10, enabled=precision == torch.float16),
-        tally=EpochTally(losses=torch.zeros(3, device=device)),
-        auxiliary=network.auxiliary if isinstance(network, Guided) else nn.Module(),
-    )
-    pictures, sampler = training_pictures(config, train_images, settings.cache_gb, world)
-    if pictures.sources.told:
-        print(pictures.sources.told)
+    config = with_batch_size(config, network, model.head.strides, autocast, world)
+    state = build_state(config, model, network, device, precision)
+    loader, sampler, val_loader = build_loaders(config, train_dataset, val_dataset, device, world)
     run = Run(
         config=with_absolute_paths(dataclasses.replace(config, resume=None)),
         out=out,
         device=device,
         autocast=autocast,
-        train_images=train_images,
-        val_images=val_images,
+        train_dataset=train_dataset,
+        val_dataset=val_dataset,
         sampler=sampler,
-        loader=training_loader(pictures, sampler, config.loader, pin_memory=device.type == "cuda"),
-        val_loader=frame_loader(
-            val_images,
-            FrameSize.of(settings.image_size),
-            config.loader,
-            range(world.rank, len(val_images), world.size),
-            reuse=True,
-        ),
+        loader=loader,
+        val_loader=val_loader,
         strides=model.head.strides,
         world=world,
-        network=as_network(network, settings, device, world),
-        origin=origin_of(config, train_images, val_images, device, world),
+        network=as_called(network, config.train, device, world),
+        provenance=run_provenance(config, train_dataset, val_dataset, device, world),
     )
     if config.resume is not None:
-        reopen(run, state)
+        resume_run(run, state)
     elif world.is_main:
         open_run_folder(run)
     return run, state
 
 
-def as_network(model: nn.Module, settings: TrainLoopConfig, device: torch.device, world: World) -> nn.Module:
-    """The model as training calls it: compiled, and exchanging gradients, if asked to. The model's tensors keep their names."""
+def open_or_resume(config: TrainConfig, world: World) -> tuple[TrainConfig, Path]:
+    """The configuration, resuming if torchrun has started this run again, and the run's folder, which can be written to."""
+    if was_restarted() and config.resume is None and world.from_main(is_own_run(Path(config.out))):
+        config = dataclasses.replace(config, resume=config.out)
+    out = Path(config.resume or config.out)
+    require_writable(out)
+    if config.resume is None and holds_results(out):
+        raise DataError(
+            f"--out: {out} already holds a run; --resume {out} continues it, another folder starts a new one"
+        )
+    return config, out
+
+
+def choose_device(name: str, world: World) -> torch.device:
+    """The device of this process: with several on CUDA, the GPU of its local rank."""
+    device = resolve_device(name)
+    if device.type == "cuda" and world.size > 1:
+        if world.local_size > torch.cuda.device_count():
+            raise ConfigError(
+                f"torchrun --nproc_per_node {world.local_size}: there are {torch.cuda.device_count()} CUDA GPUs; start as"
+                " many processes as GPUs, or train with --device cpu"
+            )
+        device = torch.device("cuda", world.local_rank)
+        torch.cuda.set_device(device)
+    return device
+
+
+def load_datasets(config: TrainConfig) -> tuple[CocoDataset, CocoDataset]:
+    """The training and the validation split; prints what was noticed in them."""
+    train_dataset = CocoDataset.load(split_paths(config.data, config.paths, "train"))
+    val_dataset = CocoDataset.load(split_paths(config.data, config.paths, "val"), train_dataset.categories)
+    for line in (*train_dataset.problems, *val_dataset.problems):
+        print(line)
+    return train_dataset, val_dataset
+
+
+def build_model(config: TrainConfig, categories: Categories, device: torch.device) -> tuple[DetectionModel, nn.Module]:
+    """The model, and the network that is trained: the same, or with the auxiliary branch beside it; both on the device."""
+    torch.manual_seed(config.seed)
+    model = create_model(config.model, len(categories))
+    if config.weights is not None and config.resume is None:
+        start_from(config.weights, config.model, categories, model)
+    freeze(model, config.train.freeze)
+    network = add_auxiliary(model) if config.loss.auxiliary > 0 else model
+    return model, network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def build_state(
+    config: TrainConfig, model: DetectionModel, network: nn.Module, device: torch.device, precision: torch.dtype
+) -> TrainState:
+    """EMA, optimizer and gradient scaler; after `freeze`, which decides what the optimizer trains."""
+    return TrainState(
+        model,
+        ModelEma(model, config.train),
+        build_optimizer(network, config),
+        # the usual 2^16 is far too large for a loss summed over images: the first steps would all be skipped
+        torch.amp.GradScaler(device.type, init_scale=2.0**10, enabled=precision == torch.float16),
+        stats=EpochStats(losses=torch.zeros(3, device=device)),
+        auxiliary=network.auxiliary if isinstance(network, WithAuxiliaryBranch) else nn.Module(),
+    )
+
+
+def build_loaders(
+    config: TrainConfig, train_dataset: CocoDataset, val_dataset: CocoDataset, device: torch.device, world: World
+) -> tuple[DataLoader[TrainItem], EpochSampler, DataLoader[EvalItem]]:
+    """The training loader with its sampler, and the loader of this process's part of the validation split."""
+    dataset, sampler = build_train_dataset(config, train_dataset, config.train.cache_gb, world)
+    if dataset.images.message:
+        print(dataset.images.message)
+    loader = train_loader(dataset, sampler, config.workers, pin_memory=device.type == "cuda")
+    own = range(world.rank, len(val_dataset), world.size)
+    return loader, sampler, eval_loader(val_dataset, InputSize.of(config.image_size), config.workers, own, reuse=True)
+
+
+def as_called(model: nn.Module, settings: TrainLoopConfig, device: torch.device, world: World) -> nn.Module:
+    """The model as training calls it: compiled, and exchanging gradients, if asked to. The tensors keep their names."""
     if settings.compile:
         require_compiler(settings)
     if settings.sync_batch_norm and world.size > 1:
-        with_synchronised_norms(model, device)
+        model = convert_sync_batch_norm(model, device)
     if settings.compile:
         model.compile(dynamic=False)
     if world.size == 1:
         return model
-    cards = [device] if device.type == "cuda" else None
+    gpus = [device] if device.type == "cuda" else None
     with warnings.catch_warnings():  # newer torch calls broadcast_buffers by another name
         warnings.simplefilter("ignore", FutureWarning)
-        return DistributedDataParallel(model, device_ids=cards, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(model, device_ids=gpus, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def require_compiler(settings: TrainLoopConfig) -> None:
@@ -197,42 +223,55 @@ def require_compiler(settings: TrainLoopConfig) -> None:
         )
     if settings.multi_scale > 0:
         raise ConfigError(
-            "train.compile: each size of train.multi_scale would be compiled anew; use only one of the two"
+            "train.compile: each size of train.multi_scale would be compiled separately; use only one of the two"
         )
 
 
 def be_deterministic(settings: TrainLoopConfig) -> None:
-    """Have torch refuse what may differ from run to run, if asked to; else let cuDNN look for its fastest algorithms."""
+    """Make torch refuse what may differ from run to run, if asked to; else let cuDNN look for its fastest algorithms."""
     torch.use_deterministic_algorithms(settings.deterministic)
     torch.backends.cudnn.benchmark = not settings.deterministic
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
 
 
-def automatic_batch(
-    network: nn.Module, strides: Sequence[int], settings: TrainLoopConfig, autocast: torch.autocast, world: World
-) -> int:
-    """The batch that fits on the card, measured, times the number of processes; at most the pictures of a step."""
-    if next(network.parameters()).device.type != "cuda":
-        raise ConfigError("train.batch_size: auto measures a CUDA card's memory; on a CPU give a number, such as 16")
-    fits = batch_that_fits(network, strides, settings, autocast)
-    if fits == 0:
+def with_batch_size(
+    config: TrainConfig, network: nn.Module, strides: Sequence[int], autocast: torch.autocast, world: World
+) -> TrainConfig:
+    """The configuration with `auto` replaced by what fits on the GPUs. Raises ConfigError for too few images per process."""
+    size = config.batch_size
+    if size == "auto":
+        size = automatic_batch_size(network, strides, config, autocast, world)
+    if size < world.size:
         raise ConfigError(
-            f"train.batch_size: not even one picture of {settings.image_size} px fits; lower --train.image_size"
+            f"batch_size: {size} images can't be split among {world.size} processes; give at least"
+            f" --batch_size {world.size}"
         )
-    size: int = min(world.from_main(fits) * world.size, settings.nominal_batch_size)
-    print(f"train.batch_size auto: {size}")
+    return dataclasses.replace(config, batch_size=size)
+
+
+def automatic_batch_size(
+    network: nn.Module, strides: Sequence[int], config: TrainConfig, autocast: torch.autocast, world: World
+) -> int:
+    """The batch size that fits on the GPU, measured, times the number of processes; at most the images of a step."""
+    if next(network.parameters()).device.type != "cuda":
+        raise ConfigError("batch_size: auto measures the memory of a CUDA GPU; on a CPU give a number, such as 16")
+    fits = largest_batch_size(network, strides, config, autocast)
+    if fits == 0:
+        raise ConfigError(f"batch_size: not even one image of {config.image_size} px fits; lower --image_size")
+    size: int = min(world.from_main(fits) * world.size, config.train.nominal_batch_size)
+    print(f"batch_size auto: {size}")
     return size
 
 
-def reopen(run: Run, state: TrainState) -> None:
-    """Bring `state` to where the run was. Raises ConfigError or DataError if the settings or the data are not the same."""
+def resume_run(run: Run, state: TrainState) -> None:
+    """Bring `state` to where the run was. Raises ConfigError or DataError if the settings or the data differ."""
     path = run.out / "last.pt"
     content = read_checkpoint(path, run.device)
-    require_same(content["origin"], run.origin, run.out)
+    require_same(content["provenance"], run.provenance, run.out)
     restore_checkpoint(path, content, state)
     if run.world.is_main:
-        if difference := inexact(content["origin"], run.origin):
+        if difference := inexact(content["provenance"], run.provenance):
             print(difference)
         remove_unfinished(run.out)
         drop_metrics_after(run.out, state.epoch)
@@ -246,7 +285,7 @@ def is_own_run(out: Path) -> bool:
 
 
 def holds_results(out: Path) -> bool:
-    """Whether a run has finished an epoch there, or saved a step of its first; one that failed earlier is in nobody's way."""
+    """Whether a run has finished an epoch there, or saved a step of its first; one that failed earlier may be replaced."""
     if any((out / name).exists() for name in ("best.safetensors", "last.safetensors", "metrics.jsonl")):
         return True
     try:
@@ -256,7 +295,7 @@ def holds_results(out: Path) -> bool:
 
 
 def open_run_folder(run: Run) -> None:
-    """Write down what the run is made of."""
+    """Write the configuration and the environment of the run."""
     remove_unfinished(run.out)
     (run.out / "skipped_steps.jsonl").unlink(missing_ok=True)  # of a run that failed before its first epoch's end
     text = yaml.safe_dump(dataclasses.asdict(run.config), sort_keys=False, allow_unicode=True)
@@ -278,7 +317,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
 
 def start_from(weights: str, model_name: str, categories: Categories, model: DetectionModel) -> None:
-    """Take what a weights file of the same model holds into `model`; says which classes it keeps."""
+    """Copy what a weights file of the same model holds into `model`; print which classes it keeps."""
     source, info = load_weights(weights)
     if info.model != model_name:
         raise ConfigError(f"--weights: {weights} is for {info.model}, not {model_name}; add --model {info.model}")
@@ -289,7 +328,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The number format of the forward pass; a CPU has fp32 only."""
     if device.type != "cuda":
         if name in ("bf16", "fp16"):
-            raise ConfigError(f"train.precision: {name} needs a CUDA card; use auto or fp32 on {device}")
+            raise ConfigError(f"train.precision: {name} needs a CUDA GPU; use auto or fp32 on {device}")
         return torch.float32
     if name == "auto":
         with torch.cuda.device(device):

@@ -1,4 +1,4 @@
-"""One step: forward and backward passes, the check that the gradient is finite, the optimiser, the averaged weights."""
+"""One optimizer step: forward and backward passes, the check that the gradient is finite, the optimizer, the EMA."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from detector.errors import DetectorError
-from detector.geometry.frame_size import FrameSize
-from detector.geometry.letterbox import PAD_VALUE
+from detector.images.input_size import InputSize
+from detector.images.letterbox import PAD_VALUE
 from detector.models.base import scale_pixels
 from detector.structures import Batch, Targets
 from detector.training.checkpoint import TrainState
@@ -20,13 +20,13 @@ from detector.training.setup import Run
 
 
 def take_step(run: Run, state: TrainState, batches: Sequence[Batch]) -> None:
-    """One step of the optimiser on the gradients of `batches`, summed; left out if they are not finite.
+    """One step of the optimizer on the gradients of `batches`, summed; skipped if they are not finite.
 
-    Raises DetectorError when too many steps in a row had to be left out.
+    Raises DetectorError when too many steps in a row had to be skipped.
     """
     statistics = [buffer.clone() for buffer in run.network.buffers()]
     passes = [backward(run, state, batch, last=batch is batches[-1]) for batch in batches]
-    if not any(images for _, images in passes):  # not one of the pictures could be read
+    if not any(images for _, images in passes):  # not one of the images could be read
         state.optimizer.zero_grad()
         state.step += 1
         return
@@ -41,9 +41,9 @@ def take_step(run: Run, state: TrainState, batches: Sequence[Batch]) -> None:
         state.ema.update(state.model)
         state.skipped_in_row = 0
         for losses, images in passes:
-            state.tally.losses += losses
-            state.tally.images += images
-            state.tally.passes += images > 0
+            state.stats.losses += losses
+            state.stats.images += images
+            state.stats.passes += images > 0
     else:
         with torch.no_grad():  # a forward pass that was not finite has spoilt them
             for buffer, before in zip(run.network.buffers(), statistics, strict=True):
@@ -55,33 +55,38 @@ def take_step(run: Run, state: TrainState, batches: Sequence[Batch]) -> None:
 
 
 def backward(run: Run, state: TrainState, batch: Batch, last: bool) -> tuple[Tensor, int]:
-    """Add the gradients of one forward pass; returns its three losses and the pictures in it, over all processes.
+    """Add the gradients of one forward pass; returns its three losses and its number of images, over all processes.
 
-    `last`: of the passes before a step, the one at whose end the processes exchange gradients.
+    `last`: whether it is the last pass before a step, at whose end the processes exchange gradients.
     """
     world, own = run.world, len(batch.images)
     images = int(world.sum(torch.tensor(own)))
     if images == 0 and not (last and world.size > 1):
-        return state.tally.losses.new_zeros(3), 0
-    batch = (batch if own else stand_in(run)).to(run.device)
+        return state.stats.losses.new_zeros(3), 0
+    batch = (batch if own else dummy_batch(run)).to(run.device)
     pixels = scale_pixels(batch.images).contiguous(memory_format=torch.channels_last)
     with nullcontext() if last or world.size == 1 else exchange_later(run):
         with run.autocast, as_compiled(run, len(pixels)):
             raw = run.network(pixels)
-        anchors = run.anchors(FrameSize(*pixels.shape[2:]))
+        anchors = run.anchors(InputSize(*pixels.shape[2:]))
         losses, total = training_loss(raw, anchors, batch, run.config.loss, world.sum)
-        # the gradients of the processes are averaged, and a step minimises the sum over all pictures
-        total = total * (images * world.size if own else 0)
-        state.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-    return world.sum(stacked(losses) * (own > 0)), images
+        # `total` is this process's part of a mean over the images of all. A step minimizes the sum over these images,
+        # hence `images`; DistributedDataParallel divides the sum of the gradients by the number of processes, hence
+        # `world.size`. A process without an image of its own adds nothing.
+        loss_scale = images * world.size if own else 0
+        state.scaler.scale(total * loss_scale).backward()  # type: ignore[no-untyped-call]
+    return world.sum(stack_losses(losses) * (own > 0)), images
 
 
-def as_compiled(run: Run, pictures: int) -> AbstractContextManager[Any]:
-    """A compiled network knows one number of pictures; the smaller batch at the end of an epoch runs as it is written."""
-    settings, world = run.config.train, run.world
-    assert settings.batch_size != "auto"
-    whole = settings.batch_size * (world.rank + 1) // world.size - settings.batch_size * world.rank // world.size
-    return nullcontext() if pictures == whole or not settings.compile else torch.compiler.set_stance("force_eager")
+def as_compiled(run: Run, images: int) -> AbstractContextManager[Any]:
+    """A compiled network knows one number of images; the smaller batch at the end of an epoch runs without compilation."""
+    size, world = run.config.batch_size, run.world
+    assert size != "auto"
+    whole = size * (world.rank + 1) // world.size - size * world.rank // world.size
+    if images == whole or not run.config.train.compile:
+        return nullcontext()
+    eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return eager
 
 
 def exchange_later(run: Run) -> AbstractContextManager[None]:
@@ -89,34 +94,33 @@ def exchange_later(run: Run) -> AbstractContextManager[None]:
     return run.network.no_sync()
 
 
-def stacked(losses: Losses) -> Tensor:
+def stack_losses(losses: Losses) -> Tensor:
     return torch.stack([loss.detach() for loss in losses])
 
 
-def stand_in(run: Run) -> Batch:
-    """A grey picture for a process whose share of the batch is empty: it must take part in the exchange all the same."""
-    height, width = FrameSize.of(run.config.train.image_size)
+def dummy_batch(run: Run) -> Batch:
+    """A gray image for a process without an image of its own, which must take part in the exchange all the same."""
+    height, width = InputSize.of(run.config.image_size)
     none = torch.zeros(0, 4)
     targets = Targets(none, torch.zeros(0, dtype=torch.int64), none)
     return Batch(torch.full((1, 3, height, width), PAD_VALUE, dtype=torch.uint8), (targets,))
 
 
 def report_skipped(run: Run, state: TrainState, batches: Sequence[Batch]) -> None:
-    """Print and log the pictures of a step that was left out. Raises DetectorError at the last one allowed in a row."""
+    """Print and log the images of a skipped step. Raises DetectorError at the last one allowed in a row."""
     state.skipped_in_row += 1
-    state.tally.skipped_steps += 1
-    own = [run.train_images.file_name(picture) for batch in batches for picture in batch.pictures]
-    names = list(dict.fromkeys(name for share in run.world.gather(own) for name in share))
+    state.stats.skipped_steps += 1
+    own = [run.train_dataset.file_name(index) for batch in batches for index in batch.image_indices]
+    names = list(dict.fromkeys(name for shard in run.world.gather(own) for name in shard))
     if run.world.is_main:
-        print(f"step {state.step + 1} left out, its gradient is not finite; its pictures: {', '.join(names)}")
-        entry = {"epoch": state.epoch + 1, "step": state.step + 1, "pictures": names}
+        print(f"step {state.step + 1} skipped: its gradient is not finite; its images: {', '.join(names)}")
+        entry = {"epoch": state.epoch + 1, "step": state.step + 1, "images": names}
         append_line(run.out / "skipped_steps.jsonl", entry)
     if state.skipped_in_row >= run.config.train.max_skipped_steps:
-        settings = run.config.train
         half = " or --train.precision fp32" if state.scaler.is_enabled() else ""
         raise DetectorError(
             f"{state.skipped_in_row} steps in a row had a gradient that is not finite, up to step {state.step + 1} in epoch"
-            f" {state.epoch + 1}: training has diverged; start again with a --train.learning_rate below"
-            f" {settings.learning_rate:g}{half}, and look at the pictures in {run.out / 'skipped_steps.jsonl'};"
+            f" {state.epoch + 1}: training has diverged; start again with a --lr below"
+            f" {run.config.lr:g}{half}, and look at the images in {run.out / 'skipped_steps.jsonl'};"
             " last.pt and the weights are from before"
         )

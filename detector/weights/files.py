@@ -11,29 +11,26 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from detector.config import ExportConfig
 from detector.errors import WeightsError
-from detector.fileio import atomic_write
+from detector.formats.table import exported_suffixes, format_of
 from detector.models.base import DetectionModel
 from detector.models.catalog import MODELS, create_model
 from detector.structures import Categories
+from detector.utils.fileio import atomic_write
 from detector.weights.shipped import find_weights
 
-FORMAT = "detector-1"
-EXPORTED = (".onnx", ".xml", ".torchscript", ".pt2", ".engine")
-"""Suffixes of what tools/export.py writes for other runtimes; `detector.runtimes` reads them."""
+FORMAT = "detector-2"
+"""Version of the metadata."""
 METADATA_TYPES: dict[str, type] = {
     "model": str,
     "class_names": list,
     "category_ids": list,
     "training": dict,
     "metrics": dict,
-    "licence": str,
+    "license": str,
 }
 """The keys of the header beside `format` and `image_size`, each a string of JSON for a value of this type."""
-
-
-def is_exported(path: Path) -> bool:
-    return path.suffix.lower() in EXPORTED
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class WeightsInfo:
     image_size: int | tuple[int, int]
     training: dict[str, Any]
     metrics: dict[str, float | None]
-    licence: str
+    license: str
 
     def to_metadata(self) -> dict[str, str]:
         """Everything as strings of JSON, for the header of a file."""
@@ -57,7 +54,7 @@ class WeightsInfo:
             "image_size": self.image_size,
             "training": self.training,
             "metrics": self.metrics,
-            "licence": self.licence,
+            "license": self.license,
         }
         return {"format": FORMAT} | {key: json.dumps(value) for key, value in fields.items()}
 
@@ -85,7 +82,7 @@ class WeightsInfo:
             image_size=tuple(size) if pair else size,
             training=fields["training"],
             metrics=fields["metrics"],
-            licence=fields["licence"],
+            license=fields["license"],
         )
 
 
@@ -103,6 +100,13 @@ def save_weights(path: Path, model: DetectionModel, info: WeightsInfo, half: boo
         sort_metadata(temporary)
 
     atomic_write(path, write)
+
+
+def write_half(
+    path: Path, model: DetectionModel, info: WeightsInfo, _config: ExportConfig, _calibration: None = None
+) -> None:
+    """Write a weights file of half the size: see `save_weights`."""
+    save_weights(path, model, info, half=True)
 
 
 def sort_metadata(path: Path) -> None:
@@ -123,7 +127,7 @@ def load_weights(path: str | Path) -> tuple[DetectionModel, WeightsInfo]:
     Raises WeightsError naming the file and what is wrong with it.
     """
     path = find_weights(path)
-    if is_exported(path):
+    if format_of(path) is not None:
         raise WeightsError(
             f"{path}: an exported file only detects; give best.safetensors, the weights it was made from"
         )
@@ -134,15 +138,15 @@ def load_weights(path: str | Path) -> tuple[DetectionModel, WeightsInfo]:
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path}: not a safetensors file ({error}); give best.safetensors of a run;"
-            " tools/import_weights.py converts a published checkpoint; names of exported files end in"
-            f" {', '.join(EXPORTED)}"
+            " detector import_weights converts a published checkpoint; names of exported files end in"
+            f" {', '.join(exported_suffixes())}"
         ) from error
     try:
         info = WeightsInfo.from_metadata(metadata)
     except (KeyError, ValueError) as error:
         raise WeightsError(
             f"{path}: its metadata lack what a weights file of this program holds ({error}); give best.safetensors of a run;"
-            " tools/import_weights.py converts published weights"
+            " detector import_weights converts published weights"
         ) from error
     if info.model not in MODELS:
         raise WeightsError(

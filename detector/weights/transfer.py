@@ -9,7 +9,7 @@ from detector.models.base import DetectionModel
 from detector.nn.head import DetectionHead
 from detector.structures import Categories
 
-MOST_NAMES = 6
+MAX_NAMES = 6
 """Names that a list shows before it ends in their number."""
 
 
@@ -19,7 +19,7 @@ def transfer(model: DetectionModel, categories: Categories, source: DetectionMod
 
     A layer is taken whole, or not at all where its width depends on the number of classes. Of the last layers of the
     class branches, which have a row a class, the rows of classes with equal names are taken (where a name is there more
-    than once: the first row to the first). All else keeps its initialisation. Returns one line that says so.
+    than once: the first row to the first). All else keeps its initialization. Returns one line that says so.
     """
     rows = rows_of_equal_names(categories.names, known.names)
     heads = [module for module in model.modules() if isinstance(module, DetectionHead)]
@@ -64,6 +64,6 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    if len(names) > MOST_NAMES:
-        return f"{', '.join(names[:MOST_NAMES])}, … ({len(names)})"
+    if len(names) > MAX_NAMES:
+        return f"{', '.join(names[:MAX_NAMES])}, … ({len(names)})"
     return ", ".join(names) or "none"

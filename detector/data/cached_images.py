@@ -1,0 +1,99 @@
+"""Training images before they are placed: no larger than the mosaic can show, kept in memory where there is room."""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from detector.data.cache import ImageCache, bookkeeping, needed
+from detector.data.coco import CocoDataset
+from detector.data.sample import Sample
+from detector.images.read import read_image
+
+GIB = 2**30
+MEMORY_FRACTION = 0.5
+"""At most this fraction of the memory that is free when the run starts goes to the cache."""
+CGROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+class CachedImages:
+    """The images of a split with their longer side at most `longest` pixels, whether they come from memory or the disk.
+
+    cache_gb: memory for them in GiB; 0 reads the file each time.
+    """
+
+    def __init__(self, dataset: CocoDataset, longest: int, cache_gb: float = 0.0) -> None:
+        self._dataset = dataset
+        self._longest = longest
+        self._cache: ImageCache | None = None
+        self.message = ""
+        """One line on how many images the cache has room for; empty without one."""
+        if cache_gb > 0:
+            self._cache, self.message = _open_cache([self.size(i) for i in range(len(dataset))], cache_gb)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(width, height) in pixels, shrunk."""
+        return shrunk_size(self._dataset.size(index), self._longest)
+
+    def read(self, index: int) -> Sample:
+        """The image, shrunk, and its objects in the same frame; the image may be read-only.
+
+        Raises UnreadableImageError as `read_image` does.
+        """
+        dataset, path, original = self._dataset, self._dataset.path(index), self._dataset.size(index)
+        size = self.size(index)
+
+        def decode() -> UInt8[np.ndarray, "height width 3"]:
+            image = read_image(path, original)
+            return image if size == original else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+        image = decode() if self._cache is None else self._cache.read(index, path, repr(original).encode(), decode)
+        ratio = np.array([size[0] / original[0], size[1] / original[1]] * 2, dtype=np.float32)
+        return Sample(image, dataset.boxes(index) * ratio, dataset.labels(index), dataset.crowd_boxes(index) * ratio)
+
+
+def shrunk_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """(width, height) with the longer side at most `longest`, whole pixels, at least 1."""
+    ratio = min(longest / max(size), 1.0)
+    return max(round(size[0] * ratio), 1), max(round(size[1] * ratio), 1)
+
+
+def _open_cache(sizes: list[tuple[int, int]], cache_gb: float) -> tuple[ImageCache | None, str]:
+    """A cache for images of `sizes`, and the line that says how many it has room for."""
+    if sys.platform != "linux":
+        return None, "image cache: none, because it takes Linux; images are read from the disk each time"
+    fixed, pixels = bookkeeping(len(sizes)), sum(needed(3 * width * height) for width, height in sizes)
+    allowed = min(int(cache_gb * GIB), int(MEMORY_FRACTION * _free_memory()))
+    try:
+        cache = ImageCache(len(sizes), min(allowed, fixed + pixels)) if allowed > fixed else None
+    except OSError:
+        cache = None
+    if cache is None:
+        return None, "image cache: none, too little memory is free; images are read from the disk each time"
+    if allowed >= fixed + pixels:
+        return cache, f"image cache: room for all {len(sizes)} training images ({(fixed + pixels) / GIB:.2f} GiB)"
+    limit = "" if allowed == int(cache_gb * GIB) else ", half of the memory that is free"
+    return cache, (
+        f"image cache: room for about {int(len(sizes) * (allowed - fixed) / pixels)} of {len(sizes)} training images"
+        f" ({allowed / GIB:.2f} GiB{limit}); all need --train.cache_gb {(fixed + pixels) / GIB + 0.01:.2f}"
+    )
+
+
+def _free_memory() -> int:
+    """Bytes that processes of this machine, or of this container if that is less, can still take."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    for limit, usage in CGROUP_FILES:
+        try:
+            free.append(int(Path(limit).read_text()) - int(Path(usage).read_text()))
+        except (OSError, ValueError):  # another version of cgroups, or "max", no limit
+            continue
+    return min(free)

@@ -1,0 +1,71 @@
+"""What a `Detector` asks of a network, whatever runs it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from detector.images.input_size import InputSize
+from detector.models.postprocess import NmsResult, select
+from detector.structures import Predictions
+
+
+class Selection(NamedTuple):
+    """Which anchors are detections: see `postprocess.select`."""
+
+    conf: float
+    iou: float
+    max_detections: int
+    class_filter: Int64[Tensor, " labels"] | None
+
+
+class Runtime(ABC):
+    """A network and what runs it.
+
+    device: what it runs on; input_size: the only size of its input, None if it takes any multiples of 32;
+    letterboxes_inputs: whether it takes images of any size and letterboxes them itself; max_batch_size: inputs at a time,
+    None for any number.
+    """
+
+    device = torch.device("cpu")
+    input_size: InputSize | None = None
+    letterboxes_inputs = False
+    max_batch_size: int | None = None
+
+    @abstractmethod
+    def detect(self, inputs: UInt8[Tensor, "batch 3 height width"], selection: Selection) -> list[NmsResult]:
+        """Detections in each input (RGB), in pixels of the input, on the CPU."""
+
+
+class HeadRuntime(Runtime):
+    """A runtime whose network ends at the head: every anchor's box and scores."""
+
+    @abstractmethod
+    def predict(self, inputs: UInt8[Tensor, "batch 3 height width"]) -> Predictions: ...
+
+    def detect(self, inputs: UInt8[Tensor, "batch 3 height width"], selection: Selection) -> list[NmsResult]:
+        return select(self.predict(inputs), *selection)
+
+
+def channels_last(inputs: UInt8[Tensor, "batch 3 height width"]) -> UInt8[Tensor, "batch height width 3"]:
+    """As exported files take them; no copy where the inputs come from `Letterbox.apply`."""
+    return inputs.permute(0, 2, 3, 1).contiguous()
+
+
+def apply_class_filter(found: NmsResult, selection: Selection) -> NmsResult:
+    """Of the detections of all labels those that `selection` asks for, at most as many as it allows."""
+    boxes, scores, labels, _ = found
+    if selection.class_filter is not None:
+        mine = torch.isin(labels, selection.class_filter)
+        boxes, scores, labels = boxes[mine], scores[mine], labels[mine]
+    count = selection.max_detections
+    return NmsResult(boxes[:count], scores[:count], labels[:count])
+
+
+def fixed_input_size(sides: Sequence[int | str]) -> InputSize | None:
+    """The size of an input from its height and width; None if they are open."""
+    height, width = sides
+    return InputSize(height, width) if isinstance(height, int) and isinstance(width, int) else None

@@ -1,0 +1,172 @@
+"""Reads an image file into 8-bit RGB, turned the way its annotations see it.
+
+Pillow decodes: unlike OpenCV it notices a file that ends too early.
+"""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from detector.errors import DataError
+
+# Named, because Pillow would hand other formats to outside programs (EPS to Ghostscript).
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+ORIENTATION_TAG = 0x0112
+LARGEST_16_BIT = 65535
+TOO_LARGE = (
+    "this image has more than 178 million pixels, against which Pillow guards; cut it into parts, or set"
+    " PIL.Image.MAX_IMAGE_PIXELS in Python"
+)
+
+
+class UnreadableImageError(DataError):
+    """An image file that is missing, damaged, or not the image the annotation file describes."""
+
+
+def read_image(path: Path, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "height width 3"]:
+    """The image as contiguous 8-bit RGB; alpha is dropped, 16-bit values keep their high byte.
+
+    size: (width, height) in pixels from the annotation file, which decides whether the EXIF orientation is applied:
+    it is whenever the turned image has that size, and is left off where only the stored pixels have it.
+    Without a size it is applied, so that the image is as a person sees it.
+
+    Raises UnreadableImageError, one line with the file and the reason, if the file can't be decoded to its end or
+    if neither the turned nor the stored image has the size.
+    """
+    pixels, orientation = _decode(path)
+    turned = _turn(pixels, orientation)
+    if size is None or _size_of(turned) == size:
+        return np.ascontiguousarray(turned)
+    if _size_of(pixels) == size:
+        return pixels
+    stored_width, stored_height = _size_of(pixels)
+    exif = f" (EXIF orientation {orientation})" if orientation != 1 else ""
+    raise UnreadableImageError(
+        f"{path}: the image is {stored_width}x{stored_height}{exif}, the annotation file says {size[0]}x{size[1]}: "
+        "correct width and height of this image there"
+    )
+
+
+def image_from_bytes(encoded: bytes) -> UInt8[np.ndarray, "height width 3"]:
+    """An encoded image, a file's content, as contiguous 8-bit RGB, turned as its EXIF orientation says.
+
+    Raises DataError if it can't be decoded to its end.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in `_decode`
+            with Image.open(io.BytesIO(encoded), formats=_known_formats()) as image:
+                return np.ascontiguousarray(_turn(*_pixels_of(image)))
+    except UnidentifiedImageError as error:
+        known = ", ".join(_known_formats())
+        raise DataError(f"{len(encoded)} bytes are no image of a known format ({known})") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{len(encoded)} bytes: {TOO_LARGE}") from error
+    except Exception as error:  # as in `_decode`
+        raise DataError(f"{len(encoded)} bytes can't be read as an image: {' '.join(str(error).split())}") from error
+
+
+def image_from_pil(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    """A Pillow image as contiguous 8-bit RGB, turned as its EXIF orientation says. Raises DataError for one
+    whose pixels are floats or whose file, which Pillow reads only now, is broken."""
+    try:
+        return np.ascontiguousarray(_turn(*_pixels_of(image)))
+    except Exception as error:  # as in `_decode`
+        raise DataError(f"a PIL image can't be used: {error}") from error
+
+
+def _decode(path: Path) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
+    """The stored pixels, not turned, and the EXIF orientation, 1..8."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on metadata; what matters is raised
+            with Image.open(path, formats=_known_formats()) as image:
+                return _pixels_of(image)
+    except Exception as error:  # on a broken file Pillow raises nearly anything, from SyntaxError to struct.error
+        raise UnreadableImageError(f"{path}: {_reason(path, error)}") from error
+
+
+def _pixels_of(image: Image.Image) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
+    orientation = _orientation(image)
+    image.load()
+    pixels = _to_rgb(image)
+    if orientation != 1 and _orientation(image) == 1:  # Pillow turns TIFF itself while loading
+        pixels = np.ascontiguousarray(_turn_back(pixels, orientation))
+    return pixels, orientation
+
+
+def _known_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF came with Pillow 11.3
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 where there is none or it can't be understood: broken metadata don't spoil an image."""
+    try:
+        value = image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # as above
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _to_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose range is unknown; save it with 8 bits a channel")
+    if not image.mode.startswith("I"):
+        return np.array(image.convert("RGB"))
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > LARGEST_16_BIT:
+        raise ValueError("its 32-bit pixels reach beyond 0..65535; save it with 8 or 16 bits a channel")
+    gray = (values >> 8).astype(np.uint8)
+    return np.repeat(gray[:, :, None], 3, axis=2)
+
+
+def _turn(
+    pixels: UInt8[np.ndarray, "height width 3"], orientation: int
+) -> UInt8[np.ndarray, "turned_height turned_width 3"]:
+    """A view of the stored pixels as the EXIF orientation wants them shown."""
+    match orientation:
+        case 2:
+            return pixels[:, ::-1]  # mirrored left to right
+        case 3:
+            return pixels[::-1, ::-1]  # half a turn
+        case 4:
+            return pixels[::-1]  # mirrored top to bottom
+        case 5:
+            return pixels.transpose(1, 0, 2)  # mirrored at the main diagonal
+        case 6:
+            return np.rot90(pixels, k=-1)  # a quarter turn clockwise
+        case 7:
+            return pixels[::-1, ::-1].transpose(1, 0, 2)  # mirrored at the other diagonal
+        case 8:
+            return np.rot90(pixels, k=1)  # a quarter turn counter-clockwise
+    return pixels
+
+
+def _turn_back(
+    pixels: UInt8[np.ndarray, "height width 3"], orientation: int
+) -> UInt8[np.ndarray, "stored_height stored_width 3"]:
+    """The inverse of `_turn`: the quarter turns undo each other, every other orientation undoes itself."""
+    return _turn(pixels, {6: 8, 8: 6}.get(orientation, orientation))
+
+
+def _size_of(pixels: UInt8[np.ndarray, "height width 3"]) -> tuple[int, int]:
+    return pixels.shape[1], pixels.shape[0]
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why the image can't be read, on one line, without the file's name."""
+    if isinstance(error, FileNotFoundError):
+        return "this image does not exist"
+    if isinstance(error, UnidentifiedImageError):
+        if path.stat().st_size == 0:
+            return "this image is empty (0 bytes)"
+        return f"this is not an image of a known format ({', '.join(_known_formats())})"
+    if isinstance(error, Image.DecompressionBombError):
+        return TOO_LARGE
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"this image can't be read: {' '.join(text.split()) or type(error).__name__}"

@@ -1,0 +1,79 @@
+"""Published checkpoints to weights files of this program."""
+
+from pathlib import Path
+
+from detector.config import ImportConfig, names_in
+from detector.data.coco import read_categories
+from detector.errors import ConfigError, WeightsError
+from detector.models.catalog import create_model
+from detector.structures import Categories
+from detector.utils.fileio import require_writable
+from detector.weights.files import WeightsInfo, save_weights
+from detector.weights.published.read import Published, read_published
+
+DEFAULT_IMAGE_SIZE = 640
+"""Of the published recipe."""
+
+
+def import_weights(config: ImportConfig) -> WeightsInfo:
+    """Write the network of a published checkpoint to `config.out`; nothing in the checkpoint is run.
+
+    Raises WeightsError or ConfigError, and leaves no file, for what can't be imported.
+    """
+    checkpoint, out = Path(config.checkpoint), Path(config.out)
+    require_writable(out.parent)
+    if out.is_dir() or (out.exists() and checkpoint.exists() and out.samefile(checkpoint)):
+        raise ConfigError(f"out: {out} is a folder or the checkpoint itself; name another file to write")
+    published = read_published(checkpoint)
+    info = WeightsInfo(
+        model=published.model,
+        categories=categories_of(published, config),
+        image_size=published.image_size or DEFAULT_IMAGE_SIZE,
+        training={"imported_from": checkpoint.name, "part": published.part},
+        metrics={},
+        license=published.license or "not stated",
+    )
+    model = create_model(info.model, len(info.categories))
+    model.load_state_dict(published.state)
+    save_weights(out, model, info)
+    stated = "as in the file" if published.image_size else "not stated in the file, so that of the published recipe"
+    print(f"{info.model} from {published.part!r} of {checkpoint}; image size {info.image_size} ({stated})")
+    print(f"classes: {', '.join(f'{i} {n}' for i, n in zip(info.categories.ids, info.categories.names, strict=True))}")
+    print(f"license: {info.license}")
+    print(f"written: {out}")
+    return info
+
+
+def categories_of(published: Published, config: ImportConfig) -> Categories:
+    """The names of the option, else of the checkpoint, else class0, class1, …; the ids of the annotation file, else 0, 1, …"""
+    if config.class_names is None:
+        names = names_in_checkpoint(published, config.checkpoint)
+    else:
+        names = tuple(names_in(config.class_names))
+        if len(names) != published.num_classes:
+            raise ConfigError(f"--class_names: {len(names)} names for a network of {published.num_classes} classes")
+    if config.annotations is None:
+        return Categories(tuple(range(len(names))), names)
+    known = read_categories(Path(config.annotations))
+    for name in names:
+        if names.count(name) != 1 or known.names.count(name) != 1:
+            raise ConfigError(
+                f"--annotations: {config.annotations} has {known.names.count(name)} categories {name!r}, the network"
+                f" {names.count(name)} classes of that name, and there must be one; give the names there with --class_names"
+            )
+    return Categories(tuple(known.ids[known.names.index(name)] for name in names), names)
+
+
+def names_in_checkpoint(published: Published, checkpoint: str) -> tuple[str, ...]:
+    """In label order. Raises WeightsError for what is there but no list of texts, nor a table of labels and texts."""
+    labels, names = range(published.num_classes), published.class_names
+    if names is None:
+        return tuple(f"class{label}" for label in labels)
+    if isinstance(names, dict) and names.keys() == set(labels):
+        names = [names[label] for label in labels]
+    texts = isinstance(names, list | tuple) and all(isinstance(name, str) and name.isprintable() for name in names)
+    if not texts or len(names) != len(labels):
+        raise WeightsError(
+            f"{checkpoint}: its class names are no texts for labels 0 to {labels[-1]}; give them with --class_names"
+        )
+    return tuple(names)
