@@ -12,7 +12,7 @@ import torch
 
 from detector.cli import COMMANDS, parse
 from detector.training import step
-from detector.training.distributed import joined
+from detector.training.distributed import init_distributed
 from detector.training.loop import set_learning_rate
 from detector.training.setup import set_up
 from detector.training.step import take_step
@@ -22,12 +22,12 @@ def main(out: Path, steps: int, arguments: list[str]) -> None:
     torch.set_default_dtype(torch.float64)  # else rounding, amplified from step to step, hides what is compared
     step.scale_pixels = lambda images: images.double() / 255
     config = parse("train", COMMANDS["train"], arguments)
-    with joined() as world:
+    with init_distributed() as world:
         run, state = set_up(config, world)
         losses = []
         run.network.train()
         while len(losses) < steps:
-            run.sampler.epoch = state.epoch
+            run.sampler.set_epoch(state.epoch)
             for batch in run.loader:
                 before = state.stats.losses.clone()
                 set_learning_rate(run, state)
@@ -36,10 +36,10 @@ def main(out: Path, steps: int, arguments: list[str]) -> None:
             state.epoch += 1
         models = (state.model, state.auxiliary, state.ema.model)
         tensors = [tensor.numpy().tobytes() for model in models for tensor in model.state_dict().values()]
-        shares = world.gather(hashlib.sha256(b"".join(tensors)).hexdigest())
+        shards = world.gather(hashlib.sha256(b"".join(tensors)).hexdigest())
         if world.is_main:
             out.parent.mkdir(exist_ok=True)
-            out.write_text(json.dumps({"losses": losses[:steps], "weights": shares}))
+            out.write_text(json.dumps({"losses": losses[:steps], "weights": shards}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The benchmark of runtimes: its figures belong to the files that they name, and what can't be measured is told."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,11 @@ from lively_model import calmed, lively_model
 from PIL import Image
 
 from detector.benchmarking import benchmark as module
-from detector.benchmarking.benchmark import Variant
 from detector.cli import main
 from detector.config import EvaluateConfig
 from detector.demo.scenes import make_data_set
 from detector.evaluation.evaluate import evaluate
+from detector.formats.table import FORMATS, Variant
 from detector.inference.detector import Detector
 from detector.structures import Categories
 from detector.weights.files import WeightsInfo, save_weights
@@ -51,19 +52,16 @@ def test_each_runtime_has_its_figures(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     data, weights = drawn
-    variants = (
-        Variant("TorchScript", {"format": "torchscript"}),
-        Variant("impossible", {"format": "torchscript", "precision": "int8"}),
-    )
-    monkeypatch.setattr(module, "VARIANTS", variants)
+    variants = (Variant("TorchScript"), Variant("impossible", "int8"))
+    monkeypatch.setattr(module, "FORMATS", {"torchscript": replace(FORMATS["torchscript"], variants=variants)})
     out = tmp_path / "out"
     arguments = [f"--weights={weights}", f"--data={data}", "--split=test", f"--out={out}", "--images=2", "--rounds=2"]
     assert main(["benchmark", *arguments, "--threads=1"]) == 0
     report = json.loads((out / "benchmark.json").read_text())
     eager, script = report["runtimes"]
     assert eager["bytes"] == weights.stat().st_size
-    assert list(report["left_out"]) == ["impossible"]
-    assert report["left_out"]["impossible"].startswith("precision: ")
+    assert list(report["skipped"]) == ["impossible"]
+    assert report["skipped"]["impossible"].startswith("precision: ")
     ap = evaluate(
         EvaluateConfig(weights=str(weights), data=str(data), split="test", out=str(tmp_path / "e"), device="cpu")
     )
@@ -96,7 +94,7 @@ def test_an_exported_file_is_measured_alone(drawn: tuple[Path, Path], tmp_path: 
     (row,) = report["runtimes"]
     assert (row["name"], row["bytes"]) == ("file.torchscript", file.stat().st_size)
     assert row["ap"] > 0.05
-    assert report["left_out"] == {}
+    assert report["skipped"] == {}
 
 
 def test_a_split_without_objects_is_refused(

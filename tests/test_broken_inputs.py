@@ -431,7 +431,7 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_resume(good: Good, tmp
     out, epochs = tmp_path / "out", 12
     long = train(f"--epochs={epochs}", "--workers=1")(tmp_path, good)
     line = the_line(interrupted(long, out / "metrics.jsonl"))
-    assert line.endswith(f"continue with: tools/train.py --resume {out}")
+    assert line.endswith(f"continue with: detector train --resume {out}")
     assert f"interrupted after {torch.load(out / 'last.pt', weights_only=True)['epoch']} of {epochs} epochs" in line
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 

@@ -63,7 +63,7 @@ def test_batches_are_the_same_with_and_without_cache_in_any_number_of_workers(sc
         loader = train_loader(images, sampler, workers, pin_memory=False)
         batches = []
         for epoch in range(2):
-            sampler.epoch = epoch
+            sampler.set_epoch(epoch)
             batches += list(loader)
         found = [batch.images for batch in batches] + [target.boxes for batch in batches for target in batch.targets]
         reference = reference or found
@@ -258,10 +258,10 @@ def test_an_unreadable_image_is_reported_each_time(cache_gb: float, tmp_path: Pa
         assert len(batch.images) == 3
         assert [str(broken) in line for line in batch.unreadable] == [True]
     with pytest.raises(UnreadableImageError):
-        images.sources.read(2)
+        images.images.read(2)
 
 
-def test_a_image_of_another_size_than_the_cached_one_is_refused(tmp_path: Path) -> None:
+def test_an_image_of_another_size_than_the_cached_one_is_refused(tmp_path: Path) -> None:
     images = data_set(tmp_path, [np.zeros((20, 30, 3), np.uint8)], [(1, 1, 5, 5)])
     sources = CachedImages(images, 100, 1.0)
     assert sources.read(0).image.shape == (20, 30, 3)
@@ -294,14 +294,14 @@ def test_one_line_tells_how_many_images_fit(
         limits = ((str(tmp_path / "max"), str(tmp_path / "current")),)
         monkeypatch.setattr(sources_module, "CGROUP_FILES", limits)
     sources = CachedImages(scenes, 96, cache_gb)
-    assert expected in sources.told
-    assert "\n" not in sources.told
+    assert expected in sources.message
+    assert "\n" not in sources.message
     first, second = sources.read(0), sources.read(0)
     assert (first.image == second.image).all()
     assert first.image.shape[1::-1] == shrunk_size(scenes.size(0), 96)
 
 
-def test_a_image_that_need_not_shrink_is_the_file_s(scenes: CocoDataset) -> None:
+def test_an_image_that_need_not_shrink_is_the_file_s(scenes: CocoDataset) -> None:
     sources = CachedImages(scenes, max(scenes.size(1)), 1.0)
     reads: list[Callable[[], np.ndarray]] = [lambda: sources.read(1).image] * 2
     assert all((each() == read_image(scenes.path(1))).all() for each in reads)

@@ -11,7 +11,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detector.evaluation.coco_metrics import coco_metrics
 from detector.evaluation.curves import CONFIDENCES, class_mean, confusion_matrix, over_confidence, precision_recall
-from detector.evaluation.matching import ImageBoxes, ImageMatch, image_boxes, match_classes, outcome
+from detector.evaluation.matching import ImageBoxes, ImageMatch, match_classes, match_image
 from detector.structures import Categories
 
 CATEGORIES = Categories((3, 7, 8, 90), ("cat", "dog", "fish", "nobody"))
@@ -54,7 +54,23 @@ def crowded(seed: int, per_image: int = 40) -> tuple[dict[str, Any], list[dict[s
 
 
 def images_of(truth: dict[str, Any], results: list[dict[str, Any]]) -> list[ImageBoxes]:
-    return image_boxes(truth, results, [image["id"] for image in truth["images"]], CATEGORIES)
+    label_of = {category_id: label for label, category_id in enumerate(CATEGORIES.ids)}
+    images = []
+    for index, image_id in enumerate(sorted(image["id"] for image in truth["images"])):
+        true = [entry for entry in truth["annotations"] if entry["image_id"] == image_id]
+        found = sorted((r for r in results if r["image_id"] == image_id), key=lambda entry: -entry["score"])
+        images.append(
+            ImageBoxes(
+                index,
+                np.array([entry["bbox"] for entry in true], np.float64).reshape(-1, 4),
+                np.array([label_of[entry["category_id"]] for entry in true], np.int64),
+                np.array([entry["iscrowd"] for entry in true], np.bool_),
+                np.array([entry["bbox"] for entry in found], np.float64).reshape(-1, 4),
+                np.array([label_of[entry["category_id"]] for entry in found], np.int64),
+                np.array([entry["score"] for entry in found], np.float64),
+            )
+        )
+    return images
 
 
 @pytest.mark.parametrize(("seed", "per_image"), [(0, 40), (1, 40), (2, 5), (3, 400)])
@@ -122,7 +138,7 @@ def one_image(truths: list[tuple[list[float], int, bool]], found: list[tuple[lis
     )
 
 
-def every_outcome() -> ImageMatch:
+def every_kind() -> ImageMatch:
     image = one_image(
         [
             ([0.0, 0.0, 10.0, 10.0], 0, False),
@@ -140,11 +156,11 @@ def every_outcome() -> ImageMatch:
             ([40.0, 0.0, 10.0, 10.0], 1, 0.2),  # too weak to count
         ],
     )
-    return outcome(image, confidence=0.25, least=0.5)
+    return match_image(image, confidence=0.25, min_iou=0.5)
 
 
-def test_each_detection_has_one_outcome() -> None:
-    each = every_outcome()
+def test_each_detection_is_of_one_kind() -> None:
+    each = every_kind()
     assert each.right.tolist() == [True, False, False, False, False, False]
     assert each.wrong_class.tolist() == [False, True, False, False, False, False]
     assert each.duplicate.tolist() == [False, False, True, True, False, False]
@@ -160,12 +176,12 @@ def test_each_detection_has_one_outcome() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_confusion_matrix_loses_nothing(seed: int) -> None:
     truth, results = crowded(seed)
-    outcomes = [outcome(image, 0.25, 0.5) for image in images_of(truth, results)]
-    matrix = confusion_matrix(outcomes, 4)
+    matches = [match_image(image, 0.25, 0.5) for image in images_of(truth, results)]
+    matrix = confusion_matrix(matches, 4)
     objects = match_classes(images_of(truth, results), 4, 0.5).objects
     assert matrix[:4].sum(axis=1).tolist() == objects.tolist()
     in_crowds = 0
-    for each in outcomes:
+    for each in matches:
         kinds = np.stack([each.right, each.wrong_class, each.duplicate, each.background]).sum(axis=0)
         assert kinds.max() <= 1
         in_crowds += int((kinds == 0).sum())
@@ -176,9 +192,9 @@ def test_a_confusion_matrix_loses_nothing(seed: int) -> None:
 
 def test_quality_is_f1_weighted_by_overlap() -> None:
     box = [0.0, 0.0, 10.0, 10.0]
-    assert outcome(one_image([], []), 0.25, 0.5).quality() == 1
-    assert outcome(one_image([(box, 0, False)], [(box, 0, 0.9)]), 0.25, 0.5).quality() == 1
-    assert outcome(one_image([(box, 0, False)], []), 0.25, 0.5).quality() == 0
-    assert outcome(one_image([], [(box, 0, 0.9)]), 0.25, 0.5).quality() == 0
+    assert match_image(one_image([], []), 0.25, 0.5).quality() == 1
+    assert match_image(one_image([(box, 0, False)], [(box, 0, 0.9)]), 0.25, 0.5).quality() == 1
+    assert match_image(one_image([(box, 0, False)], []), 0.25, 0.5).quality() == 0
+    assert match_image(one_image([], [(box, 0, 0.9)]), 0.25, 0.5).quality() == 0
     loose = [0.0, 0.0, 10.0, 8.0]
-    assert outcome(one_image([(box, 0, False)], [(loose, 0, 0.9)]), 0.25, 0.5).quality() == pytest.approx(0.8)
+    assert match_image(one_image([(box, 0, False)], [(loose, 0, 0.9)]), 0.25, 0.5).quality() == pytest.approx(0.8)

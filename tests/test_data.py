@@ -92,7 +92,7 @@ def test_crowds_are_kept_apart_from_objects(tmp_path: Path) -> None:
     assert len(images.crowd_boxes(0)) == 0
 
 
-def test_a_image_without_objects_has_empty_arrays_of_the_right_kind(tmp_path: Path) -> None:
+def test_an_image_without_objects_has_empty_arrays_of_the_right_kind(tmp_path: Path) -> None:
     sample = CocoDataset.load(write_data_set(tmp_path)).read(2)
     assert (sample.image.shape, sample.image.dtype) == ((30, 40, 3), np.uint8)
     assert (sample.boxes.shape, sample.boxes.dtype) == ((0, 4), np.float32)
@@ -258,7 +258,7 @@ def test_images_absent_on_disk_are_counted_and_the_first_named(tmp_path: Path) -
     )
 
 
-def test_a_folder_in_place_of_a_image_counts_as_absent(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_an_image_counts_as_absent(tmp_path: Path) -> None:
     assert "1 of 3 images" in error_of(tmp_path, changed("images", 0, file_name="sub"))
 
 
@@ -477,7 +477,7 @@ def test_an_orientation_that_does_not_exist_is_none(tmp_path: Path, orientation:
     assert corners(read_image(oriented_image(tmp_path / "a.jpg", orientation))) == SEEN_CORNERS[1]
 
 
-def test_broken_metadata_do_not_spoil_a_image(tmp_path: Path) -> None:
+def test_broken_metadata_do_not_spoil_an_image(tmp_path: Path) -> None:
     path = oriented_image(tmp_path / "a.jpg", 6)
     path.write_bytes(path.read_bytes().replace(b"Exif\0\0MM", b"Exif\0\0??").replace(b"Exif\0\0II", b"Exif\0\0??"))
     assert corners(read_image(path)) == SEEN_CORNERS[1]

@@ -39,7 +39,7 @@ def test_same_seed_same_bytes_and_other_seed_other_images(root: Path, tmp_path: 
     assert not set(_digests(tmp_path / "other").values()) & set(_digests(root).values())
 
 
-def test_a_image_does_not_depend_on_how_many_follow(root: Path, tmp_path: Path) -> None:
+def test_an_image_does_not_depend_on_how_many_follow(root: Path, tmp_path: Path) -> None:
     make_data_set(tmp_path, seed=5, train=4, val=3, test=3)
     long, short = _digests(root), _digests(tmp_path)
     assert all(long[name] == digest for name, digest in short.items() if name.startswith("train/"))

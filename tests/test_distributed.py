@@ -108,10 +108,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     info = WeightsInfo("yolo11n", images.categories, 64, {}, {}, "CC0-1.0")
     save_weights(root / "lively.safetensors", model, info)
     found = evaluate_model(Detector(model, images.categories, 64, device="cpu"), images, workers=0)
+    results = [entry for i, each in found.detections.items() for entry in each.to_coco(images.image_id(i))]
     content = json.loads(images.annotations_path.read_text())
     content["annotations"] = [
         {**entry, "id": number, "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0}
-        for number, entry in enumerate(found.results[::3], start=1)
+        for number, entry in enumerate(results[::3], start=1)
     ]
     images.annotations_path.write_text(json.dumps(content))
     return root
@@ -251,7 +252,7 @@ def test_the_other_process_ends_soon_and_says_how_to_go_on(killed: Killed, out: 
     (line,) = our_lines(killed.done.stderr)
     assert line == (
         "error: another process of this run has ended or can't be reached; then continue with:"
-        f" torchrun --nproc_per_node 2 tools/train.py --resume {out}"
+        f" torchrun --nproc_per_node 2 -m detector train --resume {out}"
     )
 
 
@@ -293,7 +294,7 @@ def test_ctrl_c_saves_the_step_under_way(whole: Path, new_run: list[str], out: P
     done = started.finish()
     (line,) = our_lines(done.stderr)
     assert line.startswith("error: interrupted after 0 of 2 epochs and ")
-    assert line.endswith(f"continue with: torchrun --nproc_per_node 2 tools/train.py --resume {out}")
+    assert line.endswith(f"continue with: torchrun --nproc_per_node 2 -m detector train --resume {out}")
     batches = torch.load(out / "last.pt", weights_only=True)["stats"]["batches"]
     assert f"and {batches} of 3 batches" in line
     assert "Traceback" not in done.stderr.split("torch/distributed")[0]

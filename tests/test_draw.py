@@ -47,7 +47,7 @@ def test_no_detections_leave_the_image_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("box", [[0.0, 0.0, 1.0, 1.0], [0.2, 0.2, 0.3, 0.3], [1.0, 1.0, 1.0, 1.0]])
-def test_a_image_of_one_pixel(box: list[float]) -> None:
+def test_an_image_of_one_pixel(box: list[float]) -> None:
     assert draw_detections(np.zeros((1, 1, 3), np.uint8), _detections([box])).shape == (1, 1, 3)
 
 

@@ -4,7 +4,9 @@ import contextlib
 import io
 import json
 import random
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,8 @@ from detector.data.coco import CocoDataset
 from detector.data.layouts import SplitPaths, find_split, split_paths
 from detector.demo.scenes import make_data_set
 from detector.errors import ConfigError, DataError
-from detector.evaluation.coco_metrics import METRICS, coco_metrics, ground_truth
-from detector.evaluation.evaluate import Frames, evaluate, evaluate_model
+from detector.evaluation.coco_metrics import METRICS, category_names, coco_metrics
+from detector.evaluation.evaluate import EvalDataset, Evaluation, evaluate, evaluate_model
 from detector.evaluation.reports import print_metrics
 from detector.images.input_size import InputSize
 from detector.images.letterbox import Letterbox
@@ -102,6 +104,25 @@ def noisy(truth: dict[str, Any], seed: int) -> list[dict[str, Any]]:
     return [{**entry, "score": round(rng.random(), 1)} for entry in results]
 
 
+def dataset_of(annotations: Path) -> CocoDataset:
+    """The dataset of an annotation file, with empty files as its images."""
+    folder = Path(tempfile.mkdtemp())
+    for image in json.loads(annotations.read_bytes())["images"]:
+        (folder / image["file_name"]).parent.mkdir(parents=True, exist_ok=True)
+        (folder / image["file_name"]).touch()
+    return CocoDataset.load(SplitPaths(annotations, folder))
+
+
+def ground_truth(annotations: Path) -> dict[str, Any]:
+    return dataset_of(annotations).ground_truth()
+
+
+def with_own_ids(results: list[dict[str, Any]], dataset: CocoDataset) -> list[dict[str, Any]]:
+    """Results for `CocoDataset.ground_truth` as results for the annotation file."""
+    own = dataset.categories.ids
+    return [{**r, "image_id": dataset.image_id(r["image_id"]), "category_id": own[r["category_id"]]} for r in results]
+
+
 def by_hand(annotations: Path, results: list[dict[str, Any]] | Path, image_ids: list[int] | None = None) -> list[float]:
     """The 12 figures as anybody gets them who runs pycocotools on the two files."""
     with contextlib.redirect_stdout(io.StringIO()):
@@ -149,12 +170,14 @@ def test_both_evaluators_agree(annotations: Path, seed: int) -> None:
 
 @pytest.mark.skipif(not COCO_TINY.is_dir(), reason="needs ../shared")
 def test_the_figures_are_those_of_pycocotools_by_hand() -> None:
-    path = COCO_TINY / "annotations" / "instances_val2017.json"
-    truth = ground_truth(path)
+    dataset = CocoDataset.load(find_split(COCO_TINY, "val"))
+    truth = dataset.ground_truth()
     results = noisy(truth, 5)
-    assert figures(coco_metrics(truth, results)) == by_hand(path, results)
-    some = [image["id"] for image in truth["images"]][10:30]
-    assert figures(coco_metrics(truth, results, some)) == by_hand(path, results, some)
+    own = with_own_ids(results, dataset)
+    assert figures(coco_metrics(truth, results)) == by_hand(dataset.annotations_path, own)
+    some = list(range(10, 30))
+    own_some = [dataset.image_id(index) for index in some]
+    assert figures(coco_metrics(truth, results, some)) == by_hand(dataset.annotations_path, own, own_some)
 
 
 def test_the_mean_over_categories_is_the_ap(bare: Path) -> None:
@@ -188,9 +211,10 @@ def test_where_there_is_nothing_to_find_there_is_no_figure(bare: Path, reference
 
 
 def test_categories_of_one_name_are_kept_apart(bare: Path) -> None:
-    truth = ground_truth(bare)
-    truth["categories"] = [{**c, "name": "cat" if c["name"] == "dog" else c["name"]} for c in truth["categories"]]
-    metrics = coco_metrics(truth, perfect(truth))
+    dataset = dataset_of(bare)
+    names = tuple("cat" if name == "dog" else name for name in dataset.categories.names)
+    truth = dataset.ground_truth()
+    metrics = coco_metrics(truth, perfect(truth), names=category_names(replace(dataset.categories, names=names)))
     assert metrics["per_category"].keys() == {"cat (id 0)", "cat (id 4)", "unused", "cow"}
 
 
@@ -213,7 +237,8 @@ def test_scoring_prints_nothing_and_changes_nothing(
 def test_annotation_files_of_other_encodings_are_scored(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(bare_annotations()), encoding=encoding)
-    assert ground_truth(path)["categories"] == bare_annotations()["categories"]
+    names = [category["name"] for category in sorted(bare_annotations()["categories"], key=lambda c: c["id"])]
+    assert [category["name"] for category in ground_truth(path)["categories"]] == names
 
 
 def test_an_area_that_is_no_number_is_that_of_the_box(tmp_path: Path) -> None:
@@ -221,10 +246,17 @@ def test_an_area_that_is_no_number_is_that_of_the_box(tmp_path: Path) -> None:
     content["annotations"][0] |= {"area": None, "bbox": [1, 2, 3, 4]}
     content["annotations"][1] |= {"area": 77.5}
     (tmp_path / "a.json").write_text(json.dumps(content))
-    assert [a["area"] for a in ground_truth(tmp_path / "a.json")["annotations"][:2]] == [12, 77.5]
+    areas = [a["area"] for a in ground_truth(tmp_path / "a.json")["annotations"]]
+    assert 12 in areas
+    assert 77.5 in areas
 
 
 # From images to figures
+
+
+def found_in(evaluation: Evaluation, dataset: CocoDataset) -> list[dict[str, Any]]:
+    """Its detections in the COCO results format."""
+    return [entry for i, each in evaluation.detections.items() for entry in each.to_coco(dataset.image_id(i))]
 
 
 @pytest.fixture
@@ -252,7 +284,7 @@ def test_evaluation_scores_the_boxes_that_the_detector_gives(
     expected = [
         entry for i, found in enumerate(detector(paths)) for entry in found.to_coco(images.image_id(i))
     ]  # infer = evaluate, to the last bit
-    assert scored.results == expected
+    assert found_in(scored, images) == expected
     assert len(expected) > 100
     assert scored.unreadable == ()
 
@@ -264,8 +296,8 @@ class Oracle(Detector):
         super().__init__(lively_model(len(images.categories)), images.categories, SIDE, device="cpu")
         self.images, self.next = images, 0
 
-    def detect_inputs(self, frames: Sequence[Tensor], letterboxes: Sequence[Letterbox]) -> list[Detections]:
-        assert [frame.shape for frame in frames] == [(3, SIDE, SIDE)] * len(letterboxes)
+    def detect_inputs(self, inputs: Sequence[Tensor], letterboxes: Sequence[Letterbox]) -> list[Detections]:
+        assert [each.shape for each in inputs] == [(3, SIDE, SIDE)] * len(letterboxes)
         found = []
         for letterbox in letterboxes:
             boxes = torch.from_numpy(self.images.boxes(self.next))
@@ -287,12 +319,12 @@ def test_a_perfect_detector_scores_one_in_original_pixels(data: str, images: Coc
     assert metrics["AR100"] == pytest.approx(1, abs=1e-9)
 
 
-def test_a_image_is_fitted_into_a_rectangle(images: CocoDataset) -> None:
+def test_an_image_is_fitted_into_a_rectangle(images: CocoDataset) -> None:
     for index, size in enumerate((InputSize(64, 160), InputSize(160, 64))):
-        frame = Frames(images, size)[index]
-        width, height = frame.letterbox.resized
-        assert frame.pixels is not None
-        assert frame.pixels.shape == (3, *size)
+        item = EvalDataset(images, size)[index]
+        width, height = item.letterbox.resized
+        assert item.pixels is not None
+        assert item.pixels.shape == (3, *size)
         assert (width == size.width) != (height == size.height)
 
 
@@ -306,7 +338,7 @@ def test_evaluate_writes_what_anybody_can_score_again(
     scenes: Path, images: CocoDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights, out = write_weights(tmp_path / "w.safetensors", images), tmp_path / "out"
-    report = evaluate(EvaluateConfig(str(weights), str(out), data=str(scenes), device="cpu", loader=STRICT))
+    report = evaluate(EvaluateConfig(weights=str(weights), out=str(out), data=str(scenes), device="cpu", workers=0))
     assert json.loads((out / "metrics.json").read_text()) == report
     assert figures(report) == by_hand(images.annotations_path, out / "detections.json")
     assert (report["images"], report["unreadable"], report["image_size"]) == (5, [], SIDE)
@@ -324,9 +356,9 @@ def test_an_unreadable_image_is_left_out_of_the_score(images: CocoDataset, detec
     scored = evaluate_model(detector, images, workers=0, max_unreadable=0.2)
     assert len(scored.unreadable) == 1
     assert str(images.path(1)) in scored.unreadable[0]
-    others = [images.image_id(i) for i in (0, 2, 3, 4)]
-    assert {entry["image_id"] for entry in scored.results} == set(others)
-    assert figures(scored.metrics) == by_hand(images.annotations_path, scored.results, others)
+    assert set(scored.detections) == {0, 2, 3, 4}
+    others = [images.image_id(i) for i in scored.detections]
+    assert figures(scored.metrics) == by_hand(images.annotations_path, found_in(scored, images), others)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

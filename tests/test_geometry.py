@@ -64,7 +64,7 @@ def test_a_drawn_rectangle_lands_where_to_frame_says(size: tuple[int, int]) -> N
     width, height = size
     letterbox = Letterbox(width, height, 128, 128)
     image = np.zeros((height, width, 3), dtype=np.uint8)
-    frame = letterbox.image(image)
+    frame = letterbox.apply(image)
     inside = letterbox.to_input(torch.tensor([[0.0, 0.0, width, height]]))[0].tolist()
     left, top, right, bottom = (round(value) for value in inside)
     assert inside == pytest.approx([left, top, right, bottom], abs=1e-3)

@@ -64,7 +64,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
-def test_a_image_costs_no_new_memory(weights: Path) -> None:
+def test_an_image_costs_no_new_memory(weights: Path) -> None:
     """Pages that the process gets from the system; 4000 an image if what a pass freed had gone back."""
     script = (
         "import sys, resource, numpy, detector\n"
@@ -207,7 +207,7 @@ def test_letterbox_and_back_is_the_same_box(size: tuple[int, int]) -> None:
     there = letterbox.to_input(boxes)
     assert ((there >= 0) & (there <= 96)).all()
     assert torch.allclose(letterbox.to_original(there), boxes, atol=1e-4 * max(size))
-    frame = letterbox.image(np.zeros((size[1], size[0], 3), dtype=np.uint8))
+    frame = letterbox.apply(np.zeros((size[1], size[0], 3), dtype=np.uint8))
     assert frame.shape == (96, 96, 3)
     assert {0} <= set(np.unique(frame).tolist()) <= {0, PAD_VALUE}
 
@@ -240,7 +240,7 @@ def test_one_image_and_a_list_give_the_same_bits(detector: Detector, files: list
 def test_frames_in_one_batch_give_the_same_bits(detector: Detector, files: list[Path]) -> None:
     images = [read_image(path) for path in files]
     boxes = [Letterbox(p.shape[1], p.shape[0], SIDE, SIDE) for p in images]
-    frames = torch.stack([torch.from_numpy(b.image(p)) for b, p in zip(boxes, images, strict=True)])
+    frames = torch.stack([torch.from_numpy(b.apply(p)) for b, p in zip(boxes, images, strict=True)])
     for frame_order in (frames.permute(0, 3, 1, 2), frames.permute(0, 3, 1, 2).contiguous()):
         batch = detector.detect_inputs(list(frame_order), boxes)
         assert all(same(a, detector(path)) for a, path in zip(batch, files, strict=True))
@@ -307,7 +307,7 @@ def test_what_is_no_image_is_refused_in_one_line(detector: Detector, image: Any,
     assert "\n" not in str(caught.value)
 
 
-def test_a_image_with_too_many_pixels_is_refused_with_a_remedy(
+def test_an_image_with_too_many_pixels_is_refused_with_a_remedy(
     detector: Detector, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)

@@ -22,9 +22,10 @@ from detector.data.layouts import SplitPaths, find_split
 from detector.demo.scenes import make_data_set
 from detector.errors import ConfigError, DataError, ExportMismatchError
 from detector.exporting import export as export_module
-from detector.exporting.calibration import Frames, calibration_images, disturbance
+from detector.exporting.calibration import calibration_images
 from detector.exporting.export import export
 from detector.exporting.verify import Comparison, differences
+from detector.formats.int8 import CalibrationImages, quantization_error
 from detector.formats.onnx import int8 as int8_onnx
 from detector.formats.onnx.export import network, save_model
 from detector.formats.onnx.stages import join, uint8_stage
@@ -151,13 +152,13 @@ class Decoded(nn.Module):
         return torch.cat((32 - half[..., :2], 32 + half[..., 2:]), 2), scores.sigmoid()
 
 
-def quantize_onnx(graph: onnx.ModelProto, frames: Frames, _: Path) -> set[str]:
+def quantize_onnx(graph: onnx.ModelProto, frames: CalibrationImages, _: Path) -> set[str]:
     model = int8_onnx.quantized(graph, frames)
     weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
     return {int8_onnx.part_of(node) for node in model.graph.node if node.op_type == "Conv" and node.input[1] in weights}
 
 
-def quantize_openvino(graph: onnx.ModelProto, frames: Frames, folder: Path) -> set[str]:
+def quantize_openvino(graph: onnx.ModelProto, frames: CalibrationImages, folder: Path) -> set[str]:
     save_model(join([uint8_stage(InputSize(64, 64), batch=1), graph]), folder / "network.onnx")
     model = int8_openvino.quantized(int8_openvino.openvino.convert_model(folder / "network.onnx"), frames)
     return set(int8_openvino.layers_in_float(model))
@@ -165,7 +166,7 @@ def quantize_openvino(graph: onnx.ModelProto, frames: Frames, folder: Path) -> s
 
 @pytest.mark.parametrize("quantize", [quantize_onnx, quantize_openvino])
 def test_the_layers_that_suffer_are_left_in_float_and_named(
-    quantize: Callable[[onnx.ModelProto, Frames, Path], set[str]],
+    quantize: Callable[[onnx.ModelProto, CalibrationImages, Path], set[str]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -183,14 +184,14 @@ def test_the_layers_that_suffer_are_left_in_float_and_named(
 def test_how_far_apart_predictions_are() -> None:
     boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 10]]])
     one = Predictions(boxes, torch.tensor([[[0.9, 0.1], [0.0, 0.0]]]))
-    assert disturbance(one, one) == pytest.approx(0, abs=1e-6)
+    assert quantization_error(one, one) == pytest.approx(0, abs=1e-6)
     moved = boxes.clone()
     moved[0, 0, 2] = 5  # half of the box
-    assert disturbance(one, Predictions(moved, one.scores)) == pytest.approx(0.5)
+    assert quantization_error(one, Predictions(moved, one.scores)) == pytest.approx(0.5)
     moved = boxes.clone()
     moved[0, 1] += 100  # of a box without score nothing depends
-    assert disturbance(one, Predictions(moved, one.scores)) == pytest.approx(0, abs=1e-6)
-    assert disturbance(one, Predictions(boxes, one.scores + torch.tensor([0.0, 0.2]))) > 0.1
+    assert quantization_error(one, Predictions(moved, one.scores)) == pytest.approx(0, abs=1e-6)
+    assert quantization_error(one, Predictions(boxes, one.scores + torch.tensor([0.0, 0.2]))) > 0.1
 
 
 def test_images_that_judge_do_not_calibrate(data: Path, tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ def test_images_that_judge_do_not_calibrate(data: Path, tmp_path: Path) -> None:
 
     def framed(index: int) -> bytes:
         image = images.read(index).image
-        return bytes(Letterbox(image.shape[1], image.shape[0], size.width, size.height).image(image))
+        return bytes(Letterbox(image.shape[1], image.shape[0], size.width, size.height).apply(image))
 
     frames = calibration_images(str(data), size, CocoDataset.load(SplitPaths(some, train.images)))
     assert [bytes(frame) for frame in frames] == [framed(index) for index in (0, 1, *range(5, 12))]

@@ -10,7 +10,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from detector.errors import WriteError
-from detector.training.logs import RunLog, drop_metrics_after, read_metrics
+from detector.training.loggers import open_log
+from detector.training.logs import drop_metrics_after, read_metrics
 
 
 def row(epoch: int, ap: float | None = 0.5) -> dict[str, Any]:
@@ -29,9 +30,9 @@ def events(out: Path) -> EventAccumulator:
 
 
 def test_three_ways_to_say_the_same(tmp_path: Path) -> None:
-    with RunLog(tmp_path, 0) as log:
+    with open_log(["tensorboard"], tmp_path, 0) as log:
         for epoch in (1, 2, 3):
-            log.epoch(row(epoch, ap=None if epoch == 1 else 0.1 * epoch))
+            log.log_metrics(row(epoch, ap=None if epoch == 1 else 0.1 * epoch))
             written = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
             assert len(written) == len(table(tmp_path)) == epoch
     for entry, line in zip(read_metrics(tmp_path), table(tmp_path), strict=True):
@@ -43,14 +44,14 @@ def test_three_ways_to_say_the_same(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_forgets_the_epochs_it_does_again(tmp_path: Path) -> None:
-    with RunLog(tmp_path, 0) as log:
+    with open_log(["tensorboard"], tmp_path, 0) as log:
         for epoch in (1, 2, 3):
-            log.epoch(row(epoch))
+            log.log_metrics(row(epoch))
     drop_metrics_after(tmp_path, 1)
     assert [entry["epoch"] for entry in read_metrics(tmp_path)] == [1]
     assert [line["epoch"] for line in table(tmp_path)] == ["1"]
-    with RunLog(tmp_path, 1) as log:
-        log.epoch({**row(2, ap=0.9), "a_new_loss": 7.0})
+    with open_log(["tensorboard"], tmp_path, 1) as log:
+        log.log_metrics({**row(2, ap=0.9), "a_new_loss": 7.0})
     assert [line["a_new_loss"] for line in table(tmp_path)] == ["", "7.0"]
     scalars = events(tmp_path)
     assert [e.step for e in scalars.Scalars("validation/AP")] == [1, 2]
@@ -58,8 +59,8 @@ def test_a_resumed_run_forgets_the_epochs_it_does_again(tmp_path: Path) -> None:
 
 
 def test_images(tmp_path: Path) -> None:
-    with RunLog(tmp_path, 0) as log:
-        log.image("training batch", np.full((20, 30, 3), 99, np.uint8), epoch=0)
+    with open_log(["tensorboard"], tmp_path, 0) as log:
+        log.log_image("training batch", np.full((20, 30, 3), 99, np.uint8), epoch=0)
     loaded = events(tmp_path)
     (name,) = loaded.Tags()["images"]
     (image,) = loaded.Images(name)
@@ -69,5 +70,5 @@ def test_images(tmp_path: Path) -> None:
 
 def test_a_folder_that_cant_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("a file")
-    with pytest.raises(WriteError, match=r"tensorboard: can't be written"):
-        RunLog(tmp_path, 0)
+    with pytest.raises(WriteError, match=r"tensorboard: can't be written"), open_log(["tensorboard"], tmp_path, 0):
+        pass

@@ -18,14 +18,14 @@ from small_run import small_config
 from detector import cli
 from detector.demo.scenes import make_data_set
 from detector.errors import DataError, DetectorError
-from detector.evaluation.matching import outcome
+from detector.evaluation.matching import match_image
 from detector.images.input_size import InputSize
 from detector.models.catalog import create_model
 from detector.reporting.examples import choose
 from detector.reporting.label_charts import class_chart, crowding_chart, label_statistics, place_chart, size_chart
 from detector.reporting.report import Drawing, report, scores
 from detector.reporting.run_record import read_config, read_run
-from detector.reporting.score_charts import confusion_chart, grouped, worst_confusions
+from detector.reporting.score_charts import confusion_chart, group_classes, worst_confusions
 from detector.training.loop import train
 from detector.utils.charts import plain
 from detector.weights.files import load_weights, save_weights
@@ -203,7 +203,7 @@ def test_a_validation_split_without_objects_has_no_curves(run: Path, tmp_path: P
 
 
 def test_label_statistics(run: Path) -> None:
-    images = read_run(run, None).train_images
+    images = read_run(run, None).train_dataset
     content = json.loads(images.annotations_path.read_text())
     objects = [a for a in content["annotations"] if not a["iscrowd"]]
     statistics = label_statistics(images, InputSize(64, 64))
@@ -216,7 +216,7 @@ def test_label_statistics(run: Path) -> None:
 
 
 def test_charts_of_many_classes_show_the_largest_and_say_so(run: Path) -> None:
-    images = read_run(run, None).train_images
+    images = read_run(run, None).train_dataset
     many = dataclasses.replace(label_statistics(images, InputSize(64, 64)), per_class=np.arange(80))
     names = tuple(f"class {label}" for label in range(80))
     axes = class_chart({"training": many}, names).axes[0]
@@ -225,7 +225,7 @@ def test_charts_of_many_classes_show_the_largest_and_say_so(run: Path) -> None:
     matrix = np.random.default_rng(0).integers(0, 50, (81, 81))
     axes = confusion_chart(matrix, names).axes[0]
     assert "60 other classes" in [text.get_text() for text in axes.get_yticklabels()]
-    table = grouped(matrix, np.array([4, 9, 2]))
+    table = group_classes(matrix, np.array([4, 9, 2]))
     assert table.shape == (5, 5)
     assert table.sum() == matrix.sum()
     assert table[1, 2] == matrix[9, 2]
@@ -233,7 +233,7 @@ def test_charts_of_many_classes_show_the_largest_and_say_so(run: Path) -> None:
 
 
 def test_a_split_without_objects_can_be_drawn(run: Path) -> None:
-    images = read_run(run, None).train_images
+    images = read_run(run, None).train_dataset
     empty = dataclasses.replace(
         label_statistics(images, InputSize(64, 64)),
         per_class=np.zeros(5, np.int64),
@@ -259,8 +259,8 @@ def test_most_frequent_confusions_come_first() -> None:
 def test_no_image_is_shown_twice() -> None:
     from test_curves import crowded, images_of
 
-    outcomes = [outcome(image, 0.25, 0.5) for seed in range(3) for image in images_of(*crowded(seed))]
-    chosen = choose(outcomes, 4)
+    matches = [match_image(image, 0.25, 0.5) for seed in range(3) for image in images_of(*crowded(seed))]
+    chosen = choose(matches, 4)
     everything = [id(each) for kind in chosen.values() for each in kind]
     assert len(everything) == len(set(everything))
     assert {kind: len(each) for kind, each in chosen.items()} == {"best": 4, "worst": 4, "confused": 4}
@@ -304,7 +304,7 @@ def test_a_report_that_fails_is_told_but_is_no_failed_training(
     (line,) = capsys.readouterr().err.splitlines()
     assert str(error) in line
     assert "weights are written" in line
-    assert line.endswith(f"tools/report.py {tmp_path}")
+    assert line.endswith(f"detector report {tmp_path}")
 
 
 def test_report_wants_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

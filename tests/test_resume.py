@@ -111,7 +111,7 @@ def test_a_request_to_stop_saves_the_step_under_way(
         epoch, batches = divmod(after - 1, STEPS)
         assert line == (
             f"error: interrupted after {epoch} of {EPOCHS} epochs and {batches + 1} of {STEPS} batches;"
-            f" continue with: tools/train.py --resume {whole}"
+            f" continue with: detector train --resume {whole}"
         )
         content = torch.load(whole / "last.pt", weights_only=True)
         assert (content["epoch"], content["step"], content["stats"]["batches"]) == (epoch, after, batches + 1)
@@ -136,7 +136,7 @@ def test_a_second_ctrl_c_does_not_wait(
 
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(loop, "take_step", endless)
-    assert f"continue with: tools/train.py --resume {out}" in refusal(capsys, *new_run(data, out))
+    assert f"continue with: detector train --resume {out}" in refusal(capsys, *new_run(data, out))
     assert signal.getsignal(signal.SIGINT) is before
     assert torch.load(out / "last.pt", weights_only=True)["step"] == 0
 

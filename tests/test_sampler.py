@@ -25,7 +25,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
 
 
 def epoch(sampler: EpochSampler, number: int) -> list[list[SampleKey]]:
-    sampler.epoch = number
+    sampler.set_epoch(number)
     return list(sampler)
 
 
@@ -39,7 +39,7 @@ def test_without_repeats_the_order_is_one_permutation() -> None:
 def test_a_start_leaves_out_the_batches_before_it() -> None:
     sampler = EpochSampler(FACTORS, 3, seed=1, scales=(0.5, 1.0, 1.5))
     whole = epoch(sampler, 4)
-    sampler.start = 2
+    sampler.set_epoch(0, start=2)
     assert epoch(sampler, 4) == whole[2:]
     assert len(sampler) == len(whole) == 4
 
@@ -87,7 +87,7 @@ def test_factors_follow_the_formula() -> None:
     assert repeat_factors(labels, 1.0).tolist() == pytest.approx([(1 / 0.75) ** 0.5, 2, (1 / 0.75) ** 0.5, 1])
 
 
-def test_a_image_that_comes_again_is_augmented_anew(images: CocoDataset) -> None:
+def test_an_image_that_comes_again_is_augmented_anew(images: CocoDataset) -> None:
     images = TrainDataset(images, 64, AugmentConfig(), seed=3)
     first, again, second = (images[SampleKey(1, 5, True, 1.0, repeat)].sample for repeat in (0, 0, 1))
     assert first is not None
@@ -103,23 +103,23 @@ def test_mosaics_take_rare_images_more_often(images: CocoDataset, monkeypatch: p
     factors[4] = 1e9
     images = TrainDataset(images, 64, AugmentConfig(mosaic=1.0), seed=0, factors=factors)
     read = []
-    original = images.sources.read
-    monkeypatch.setattr(images.sources, "read", lambda index: (read.append(index), original(index))[1])
+    original = images.images.read
+    monkeypatch.setattr(images.images, "read", lambda index: (read.append(index), original(index))[1])
     images[SampleKey(0, 2, False)]
     assert read == [2, 4, 4, 4]
 
 
 def test_mixup_happens_as_often_as_asked_and_not_in_the_closing_epochs(images: CocoDataset) -> None:
-    def build_train_dataset(mixup: float, weak_aug: bool) -> list[Sample]:
+    def samples(mixup: float, weak_aug: bool) -> list[Sample]:
         config = AugmentConfig(
             mosaic=0.0, scale=0.0, translate=0.0, mixup=mixup, fliplr=0.0, hue=0.0, saturation=0.0, brightness=0.0
         )
-        images = TrainDataset(images, 64, config, seed=0)
-        return [images[SampleKey(number, 3, weak_aug)].sample for number in range(30)]
+        augmented = TrainDataset(images, 64, config, seed=0)
+        return [augmented[SampleKey(number, 3, weak_aug)].sample for number in range(30)]
 
-    plain = build_train_dataset(0.0, weak_aug=False)
+    plain = samples(0.0, weak_aug=False)
     for mixup, weak_aug, least, most in ((1.0, False, 26, 30), (0.5, False, 5, 25), (1.0, True, 0, 0)):
-        found = build_train_dataset(mixup, weak_aug)
+        found = samples(mixup, weak_aug)
         blended = [(one.image != two.image).any() for one, two in zip(plain, found, strict=True)]
         assert least <= sum(blended) <= most  # the other image may be the same one
         assert all((two.boxes[: len(one.boxes)] == one.boxes).all() for one, two in zip(plain, found, strict=True))

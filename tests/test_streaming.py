@@ -273,7 +273,7 @@ def server(folder: Path) -> Iterator[Server]:
         thread.join()
 
 
-def test_a_image_and_a_video_by_url(weights: Path, folder: Path, tmp_path: Path, server: Server) -> None:
+def test_an_image_and_a_video_by_url(weights: Path, folder: Path, tmp_path: Path, server: Server) -> None:
     sources = [f"{server.address}/a.jpg?size=large", f"{server.address}/b.mp4"]
     assert run(sources, weights, tmp_path / "out") == 0
     assert run([str(folder / "a.jpg"), str(folder / "b.mp4")], weights, tmp_path / "local") == 0

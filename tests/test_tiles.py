@@ -146,7 +146,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_image_no_larger_than_a_window_is_as_without_tiles(weights: Path) -> None:
+def test_an_image_no_larger_than_a_window_is_as_without_tiles(weights: Path) -> None:
     detector = Detector.load(weights, device="cpu")
     image = np.random.default_rng(0).integers(0, 255, (90, 128, 3), np.uint8)
     tiled, plain = TiledDetector(detector, 128)(image), detector(image)

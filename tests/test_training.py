@@ -34,7 +34,7 @@ from detector.models.pgi import add_auxiliary
 from detector.training.batch_size import largest_batch, largest_batch_size
 from detector.training.checkpoint import TrainState
 from detector.training.ema import ModelEma
-from detector.training.loop import grouped, train
+from detector.training.loop import accumulation_groups, train
 from detector.training.loss import Losses, detection_loss, training_loss
 from detector.training.optim import build_optimizer, learning_rate, set_lr
 from detector.training.setup import Run, set_up
@@ -174,7 +174,7 @@ def test_a_step_sums_the_gradients_of_its_forward_passes(scenes: Path, tmp_path:
             backward(run, state, batch, last=True)
         gradients.append(state.model.get_parameter(name).grad.clone())
     assert torch.allclose(gradients[2], gradients[0] + gradients[1], rtol=1e-4)
-    assert [len(group) for group in grouped(run.loader, 2)] == [2, 1]
+    assert [len(group) for group in accumulation_groups(run.loader, 2)] == [2, 1]
 
 
 def test_a_diverged_run_stops_and_keeps_its_last_checkpoint(scenes: Path, tmp_path: Path) -> None:
@@ -457,7 +457,7 @@ def test_every_image_comes_once_an_epoch_and_in_another_order_in_the_next() -> N
     sampler = EpochSampler(23, 5, seed=0)
     orders = []
     for epoch in range(2):
-        sampler.epoch = epoch
+        sampler.set_epoch(epoch)
         orders.append([key.image for batch in sampler for key in batch])
     assert sorted(orders[0]) == list(range(23))
     assert orders[0] != orders[1]

@@ -6,7 +6,8 @@ import signal
 import pytest
 from torch.utils.data import DataLoader
 
-from detector.data.workers import STOP, batches_of, start_worker
+from detector.data.workers import batches_of, start_worker
+from detector.utils.interrupts import STOP
 
 
 def test_a_worker_told_to_stop_as_it_starts_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def confusion_chart(matrix: Int64[np.ndarray, "true found"], names: Sequence[str
     chosen = most_frequent(matrix[:-1].sum(axis=1), MAX_CLASSES)
     if len(names) <= MAX_CLASSES:
         chosen = np.arange(len(names))
-    table, texts = grouped(matrix, chosen), [plain(names[label]) for label in chosen]
+    table, texts = group_classes(matrix, chosen), [plain(names[label]) for label in chosen]
     title = "Confusion matrix"
     if len(chosen) < len(names):
         texts.append(f"{len(names) - len(chosen)} other classes")
@@ -115,7 +115,7 @@ def confusion_chart(matrix: Int64[np.ndarray, "true found"], names: Sequence[str
     return figure
 
 
-def grouped(
+def group_classes(
     matrix: Int64[np.ndarray, "true found"], chosen: Int64[np.ndarray, " chosen"]
 ) -> Int64[np.ndarray, "rows columns"]:
     """The matrix of the chosen classes, then the sum of the others if there are any, then the background."""

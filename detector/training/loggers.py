@@ -6,7 +6,7 @@ To add a logger: a class with the methods of `Logger`, and an entry in `LOGGERS`
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,6 +18,7 @@ RUN_ROWS = ("step", "learning_rate", "skipped_steps", "images_per_second", "seco
 """Entries of an epoch's row that are neither a loss nor a validation metric."""
 
 
+@runtime_checkable
 class Logger(Protocol):
     """What the training loop calls. Raises WriteError where something can't be written."""
 
