@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.training.checkpoint import read_checkpoint
 
 REPOSITORY = Path(__file__).parents[1]
@@ -35,7 +35,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder) / "data", Path(folder) / "run"
-        make_data_set(data, seed=1, train=16, val=4, test=3)
+        make_dataset(data, seed=1, train=16, val=4, test=3)
         arguments = [
             *(f"--data={data}", f"--out={out}", "--epochs=3", "--image_size=64", "--batch_size=4"),
             *("--train.nominal_batch_size=4", "--train.checkpoint_minutes=0", "--workers=2"),

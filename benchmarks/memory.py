@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 
 REPOSITORY = Path(__file__).parents[1]
 LIMIT = 1.05
@@ -29,7 +29,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder) / "data", Path(folder) / "run"
-        make_data_set(data, seed=1, train=options.images, val=options.images // 3, test=3)
+        make_dataset(data, seed=1, train=options.images, val=options.images // 3, test=3)
         process = subprocess.Popen(
             [
                 *(sys.executable, "tools/train.py", f"--data={data}", f"--out={out}", "--train.patience=0"),

@@ -32,7 +32,7 @@ from detector.cli import COMMANDS, parse
 from detector.data.loader import train_loader
 from detector.data.sampler import SampleKey
 from detector.data.workers import batches_of
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.errors import DetectorError
 from detector.images.input_size import InputSize
 from detector.inference.detector import resolve_device
@@ -70,7 +70,7 @@ def main() -> None:
         folder = Path(folder_name)
         data = options.data or str(folder / "drawn")
         if options.data is None:
-            make_data_set(Path(data), train=DRAWN_IMAGES, val=3, test=3)
+            make_dataset(Path(data), train=DRAWN_IMAGES, val=3, test=3)
         work: dict[str, tuple[Any, ...]] = {"matmul": (matmul_peak, device)}
         for model in options.models:
             for suffix, compiled in (("", []), (", compiled", ["--train.compile", "true"])):

@@ -55,7 +55,7 @@ class Batch:
     """Images in the network-input frame with their targets.
 
     images: (batch, 3, height, width) uint8 RGB, 0..255; targets: one `Targets` per image;
-    unreadable: one line for each image that was left out because it could not be read;
+    unreadable: one line for each image that was skipped because it could not be read;
     image_indices: the indices, in their split, of all the images that `images` are made of, mosaics of four.
     """
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detector.cli import main
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.images.letterbox import Letterbox
 from detector.images.read import read_image
 from detector.inference.attention import maps as attention_maps
@@ -88,7 +88,7 @@ def lively() -> Detector:
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """320 x 240 or so, never square to the network input of `lively`."""
     root = tmp_path_factory.mktemp("scenes")
-    make_data_set(root, seed=3, train=3, val=3, test=3)
+    make_dataset(root, seed=3, train=3, val=3, test=3)
     return root / "val" / "000001.jpg"
 
 
@@ -129,11 +129,11 @@ def test_the_weights_are_those_by_which_the_layer_mixes_its_values(lively: Detec
 
 def test_green_looks_at_red_and_head_two_at_nothing_special(planted: Detector) -> None:
     (layer,) = attention_maps(planted, red_and_green()).layers
-    from_green = layer.seen_from(32, 96)
+    from_green = layer.looked_from(32, 96)
     assert np.unravel_index(from_green[0].argmax(), (4, 4)) == (1, 3)
     np.testing.assert_allclose(from_green[0].max(), 16, atol=1e-4)  # all of it: 16 cells' even shares
     np.testing.assert_allclose(from_green[1], 1, atol=1e-5)
-    np.testing.assert_allclose(layer.seen_from(128, 32), 1, atol=1e-5)  # from black
+    np.testing.assert_allclose(layer.looked_from(128, 32), 1, atol=1e-5)  # from black
 
 
 def test_received_is_the_mean_over_the_cells_of_the_image_alone(planted: Detector) -> None:
@@ -168,7 +168,7 @@ def test_cross_scale_attention_has_a_grid_that_looks_and_one_that_is_looked_at(s
         np.testing.assert_allclose(layer.weights.sum(axis=2), 1, atol=1e-6)
         row, column = layer.query_rows - 1, layer.query_columns // 2
         left, top, right, bottom = layer.cell_box(row, column)[0].tolist()
-        seen = layer.seen_from((left + right) / 2, (top + bottom) / 2)
+        seen = layer.looked_from((left + right) / 2, (top + bottom) / 2)
         nearest = int((row + 0.5) / layer.query_rows * 8), int((column + 0.5) / layer.query_columns * 8)
         assert all(np.unravel_index(head.argmax(), head.shape) == nearest for head in seen)
         assert layer.received().shape == (len(layer.weights), 8, 8)
@@ -185,7 +185,7 @@ def test_the_hot_spot_moves_with_a_mirrored_image(planted: Detector) -> None:
     spots = []
     for each, x in ((image, 32), (image[:, ::-1].copy(), 224)):
         maps = attention_maps(planted, each)
-        heat = maps.letterbox.map_to_original(maps.layers[0].seen_from(x, 96)[0])
+        heat = maps.letterbox.map_to_original(maps.layers[0].looked_from(x, 96)[0])
         assert heat.shape == image.shape[:2]
         spots.append(hot_spot(overlay(each, heat, 1.0, float(heat.max()))))
     (x, y), (mirrored_x, mirrored_y) = spots

@@ -11,7 +11,7 @@ from PIL import Image
 from detector.benchmarking import benchmark as module
 from detector.cli import main
 from detector.config import EvaluateConfig
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.evaluation.evaluate import evaluate
 from detector.formats.table import FORMATS, Variant
 from detector.inference.detector import Detector
@@ -25,7 +25,7 @@ SIZE = 64
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A dataset, and weights that find some of what its annotations name, and other things."""
     folder = tmp_path_factory.mktemp("benchmark")
-    make_data_set(folder / "data", train=3, val=3, test=4)
+    make_dataset(folder / "data", train=3, val=3, test=4)
     file = folder / "data/annotations/instances_test.json"
     content = json.loads(file.read_text())
     ids, names = zip(*((c["id"], c["name"]) for c in content["categories"]), strict=True)
@@ -102,7 +102,7 @@ def test_a_split_without_objects_is_refused(
 ) -> None:
     _, weights = drawn
     data = tmp_path / "data"
-    make_data_set(data, train=3, val=3, test=3)
+    make_dataset(data, train=3, val=3, test=3)
     file = data / "annotations/instances_test.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
     arguments = [f"--weights={weights}", f"--data={data}", "--split=test", f"--out={tmp_path / 'out'}"]

@@ -23,7 +23,7 @@ from detector.data.layouts import find_split
 from detector.data.loader import TrainDataset, collate, train_loader
 from detector.data.mosaic import compose, longest_source_side, place_single
 from detector.data.sampler import EpochSampler, SampleKey
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.images.input_size import InputSize
 from detector.images.read import UnreadableImageError, read_image
 
@@ -33,7 +33,7 @@ ROOM = needed(int(np.prod(SHAPE)))
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     root = tmp_path_factory.mktemp("scenes")
-    make_data_set(root, seed=1, train=8, val=3, test=3)
+    make_dataset(root, seed=1, train=8, val=3, test=3)
     return CocoDataset.load(find_split(root, "train"))
 
 
@@ -248,7 +248,7 @@ def test_shrinking_first_loses_nothing_that_a_training_image_shows(tmp_path: Pat
 
 @pytest.mark.parametrize("cache_gb", [0.0, 1.0])
 def test_an_unreadable_image_is_reported_each_time(cache_gb: float, tmp_path: Path) -> None:
-    make_data_set(tmp_path, seed=1, train=4, val=3, test=3)
+    make_dataset(tmp_path, seed=1, train=4, val=3, test=3)
     broken = sorted((tmp_path / "train").glob("*.jpg"))[2]
     broken.write_bytes(broken.read_bytes()[:500])
     images = CocoDataset.load(find_split(tmp_path, "train"))

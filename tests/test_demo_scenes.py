@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from detector.demo.demo import replace_earlier
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.errors import DataError
 
 
@@ -23,7 +23,7 @@ def _digests(root: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    make_data_set(folder, seed=5, train=15, val=3, test=3)
+    make_dataset(folder, seed=5, train=15, val=3, test=3)
     return folder
 
 
@@ -33,14 +33,14 @@ def train(root: Path) -> dict[str, Any]:
 
 
 def test_same_seed_same_bytes_and_other_seed_other_images(root: Path, tmp_path: Path) -> None:
-    make_data_set(tmp_path / "again", seed=5, train=15, val=3, test=3)
-    make_data_set(tmp_path / "other", seed=6, train=3, val=3, test=3)
+    make_dataset(tmp_path / "again", seed=5, train=15, val=3, test=3)
+    make_dataset(tmp_path / "other", seed=6, train=3, val=3, test=3)
     assert _digests(tmp_path / "again") == _digests(root)
     assert not set(_digests(tmp_path / "other").values()) & set(_digests(root).values())
 
 
 def test_an_image_does_not_depend_on_how_many_follow(root: Path, tmp_path: Path) -> None:
-    make_data_set(tmp_path, seed=5, train=4, val=3, test=3)
+    make_dataset(tmp_path, seed=5, train=4, val=3, test=3)
     long, short = _digests(root), _digests(tmp_path)
     assert all(long[name] == digest for name, digest in short.items() if name.startswith("train/"))
 
@@ -110,11 +110,11 @@ def test_pycocotools_agrees_with_areas(root: Path) -> None:
 
 def test_refuses_a_tiny_split_and_foreign_annotations(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="val=2"):
-        make_data_set(tmp_path, train=3, val=2, test=3)
+        make_dataset(tmp_path, train=3, val=2, test=3)
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_val.json").write_text('{"images": []}')
     with pytest.raises(DataError, match="instances_val"):
-        make_data_set(tmp_path, train=3, val=3, test=3)
+        make_dataset(tmp_path, train=3, val=3, test=3)
     assert not (tmp_path / "train").exists()
 
 

@@ -19,7 +19,7 @@ from lively_model import lively_model
 from detector.cli import main
 from detector.data.coco import CocoDataset
 from detector.data.layouts import find_split
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.evaluation.coco_metrics import METRICS
 from detector.evaluation.evaluate import evaluate_model
 from detector.inference.detector import Detector
@@ -102,7 +102,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     The objects to find in validation are what the weights in the folder find, so that the figures are not all 0.
     """
     root = tmp_path_factory.mktemp("data")
-    make_data_set(root, seed=1, train=9, val=5, test=3)
+    make_dataset(root, seed=1, train=9, val=5, test=3)
     images = CocoDataset.load(find_split(root, "val"))
     model = lively_model(len(images.categories))
     info = WeightsInfo("yolo11n", images.categories, 64, {}, {}, "CC0-1.0")
@@ -201,7 +201,7 @@ class Stepping(Started):
 @pytest.mark.parametrize(("model", "steps"), [("yolo11n", 20), ("yolov9t", 4)])
 def test_two_processes_take_the_steps_of_one(model: str, steps: int, tmp_path: Path) -> None:
     """yolov9t with its auxiliary branch."""
-    make_data_set(tmp_path / "data", seed=1, train=30, val=6, test=3)
+    make_dataset(tmp_path / "data", seed=1, train=30, val=6, test=3)
     options = [f"--data={tmp_path / 'data'}", "--batch_size=8", "--train.nominal_batch_size=8"]
     options += ["--train.sync_batch_norm=true", f"--model={model}"]
     started = [

@@ -21,7 +21,7 @@ from torch import Tensor
 from detector.config import EvaluateConfig, PathsConfig
 from detector.data.coco import CocoDataset
 from detector.data.layouts import SplitPaths, find_split, split_paths
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.errors import ConfigError, DataError
 from detector.evaluation.coco_metrics import METRICS, category_names, coco_metrics
 from detector.evaluation.evaluate import EvalDataset, Evaluation, evaluate, evaluate_model
@@ -261,7 +261,7 @@ def found_in(evaluation: Evaluation, dataset: CocoDataset) -> list[dict[str, Any
 
 @pytest.fixture
 def scenes(tmp_path: Path) -> Path:
-    make_data_set(tmp_path / "scenes", seed=1, train=3, val=5, test=3)
+    make_dataset(tmp_path / "scenes", seed=1, train=3, val=5, test=3)
     return tmp_path / "scenes"
 
 

@@ -29,7 +29,7 @@ import detector.formats.onnx.export as onnx_module
 from detector.config import ExportConfig
 from detector.data.coco import CocoDataset
 from detector.data.layouts import find_split
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.errors import ConfigError, DataError, ExportMismatchError, WeightsError
 from detector.evaluation.evaluate import evaluate_model
 from detector.exporting.export import export
@@ -175,7 +175,7 @@ def test_an_exported_file_has_no_inside_to_show(files: Files) -> None:
 
 
 def test_evaluate_takes_exported_files(files: Files, weights: Path, tmp_path: Path) -> None:
-    make_data_set(tmp_path / "data", seed=3, train=3, val=6, test=3)
+    make_dataset(tmp_path / "data", seed=3, train=3, val=6, test=3)
     images = CocoDataset.load(find_split(tmp_path / "data", "val"))
     figures = []
     for path in (weights, files["onnx"], files["batched"], files["openvino"]):
@@ -444,7 +444,7 @@ def test_a_model_that_finds_nothing_is_told(tmp_path: Path) -> None:
 
 def test_images_that_cannot_be_read_are_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "data"
-    make_data_set(data, train=3, val=3, test=3)
+    make_dataset(data, train=3, val=3, test=3)
     categories = CocoDataset.load(find_split(data, "val")).categories
     path = tmp_path / "w.safetensors"
     model = calmed(lively_model(len(categories)))
@@ -480,7 +480,7 @@ def test_bfloat16_is_computed_in_where_the_processor_can(files: Files, tmp_path:
     weights, path = tmp_path / "w.safetensors", tmp_path / "brief.xml"
     with pytest.raises(ConfigError, match=r"data: .* judge bfloat16"):
         ExportConfig(weights=str(weights), out=str(path), format="openvino", precision="bfloat16")
-    make_data_set(tmp_path / "data", train=3, val=3, test=3)
+    make_dataset(tmp_path / "data", train=3, val=3, test=3)
     categories = CocoDataset.load(find_split(tmp_path / "data", "val")).categories
     model = calmed(lively_model(len(categories)))
     save_weights(weights, model, WeightsInfo("yolo11n", categories, SIDE, {}, {}, "CC0"))

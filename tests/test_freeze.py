@@ -9,7 +9,7 @@ from small_run import small_config
 
 from detector.cli import COMMANDS, parse
 from detector.config import TrainConfig
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.errors import ConfigError
 from detector.models.catalog import create_model
 from detector.training.freeze import freeze, train_mode
@@ -22,7 +22,7 @@ FROZEN = ("stem.", "stage2.", "head.box_branches.1.", "attention.")
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("scenes")
-    make_data_set(root, seed=1, train=12, val=4, test=3)
+    make_dataset(root, seed=1, train=12, val=4, test=3)
     return root
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from detector.boxes import make_anchors
 from detector.config import InferConfig
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.errors import ConfigError, DataError, DetectorError
 from detector.images.letterbox import PAD_VALUE, Letterbox
 from detector.images.read import read_image
@@ -59,7 +59,7 @@ def weights(model: DetectionModel, tmp_path_factory: pytest.TempPathFactory) -> 
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Images of different sizes."""
     root = tmp_path_factory.mktemp("scenes")
-    make_data_set(root, seed=1, train=3, val=5, test=3)
+    make_dataset(root, seed=1, train=3, val=5, test=3)
     return sorted((root / "val").glob("*.jpg"))
 
 

@@ -19,7 +19,7 @@ from detector.cli import main
 from detector.config import ExportConfig
 from detector.data.coco import CocoDataset
 from detector.data.layouts import SplitPaths, find_split
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.errors import ConfigError, DataError, ExportMismatchError
 from detector.exporting import export as export_module
 from detector.exporting.calibration import calibration_images
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("no_shape_checks_in_module")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    make_data_set(folder, seed=5, train=12, val=5, test=3)
+    make_dataset(folder, seed=5, train=12, val=5, test=3)
     return folder
 
 

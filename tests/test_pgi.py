@@ -15,7 +15,7 @@ import detector.training.loop as loop
 import detector.training.loss as loss
 from detector.boxes import make_anchors
 from detector.config import LossConfig, TrainConfig
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.models.base import scale_pixels
 from detector.models.catalog import create_model
 from detector.models.pgi import AuxiliaryBackbone, AuxiliaryNeck, WithAuxiliaryBranch, add_auxiliary
@@ -168,7 +168,7 @@ def test_the_loss_is_the_main_one_and_a_share_of_the_branchs_own() -> None:
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("scenes")
-    make_data_set(root, seed=1, train=8, val=3, test=3)
+    make_dataset(root, seed=1, train=8, val=3, test=3)
     return root
 
 

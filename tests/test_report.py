@@ -16,7 +16,7 @@ from PIL import Image
 from small_run import small_config
 
 from detector import cli
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.errors import DataError, DetectorError
 from detector.evaluation.matching import match_image
 from detector.images.input_size import InputSize
@@ -63,7 +63,7 @@ def train_run(data: Path, out: Path) -> Path:
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn dataset whose class names are hard on HTML, fonts and matplotlib."""
     root = tmp_path_factory.mktemp("scenes") / "data"
-    make_data_set(root, seed=1, train=8, val=8, test=3)
+    make_dataset(root, seed=1, train=8, val=8, test=3)
     for path in (root / "annotations").glob("*.json"):
         content = json.loads(path.read_text())
         for category, name in zip(content["categories"], NAMES, strict=True):

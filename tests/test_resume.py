@@ -20,7 +20,7 @@ from command_line import start
 
 import detector.training.loop as loop
 from detector.cli import main
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.training.checkpoint import COUNTERS, read_checkpoint, restore_rng_states, rng_states
 
 STEPS, EPOCHS = 3, 2
@@ -34,7 +34,7 @@ TIMES = ("seconds", "images_per_second")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    make_data_set(root, seed=1, train=4 * STEPS, val=4, test=3)
+    make_dataset(root, seed=1, train=4 * STEPS, val=4, test=3)
     return root
 
 

@@ -11,7 +11,7 @@ from detector.data.layouts import find_split
 from detector.data.loader import TrainDataset, collate
 from detector.data.sample import Sample
 from detector.data.sampler import EpochSampler, SampleKey, repeat_factors
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.images.input_size import InputSize
 
 FACTORS = np.array([1.0, 2.5, 1.3, 1.0, 1.7, 3.0, 1.05])
@@ -20,7 +20,7 @@ FACTORS = np.array([1.0, 2.5, 1.3, 1.0, 1.7, 3.0, 1.05])
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     root = tmp_path_factory.mktemp("scenes")
-    make_data_set(root, seed=1, train=12, val=3, test=3)
+    make_dataset(root, seed=1, train=12, val=3, test=3)
     return CocoDataset.load(find_split(root, "train"))
 
 

@@ -23,7 +23,7 @@ from lively_model import lively_model
 from PIL import Image
 
 from detector.cli import main
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.errors import DataError
 from detector.images.read import image_from_bytes, read_image
 from detector.inference import streaming
@@ -54,7 +54,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images a.jpg, c.jpg and d.jpg, and a video b.mp4."""
     root = tmp_path_factory.mktemp("sources")
-    make_data_set(root / "data", seed=1, train=3, val=3, test=3)
+    make_dataset(root / "data", seed=1, train=3, val=3, test=3)
     for path, name in zip(sorted((root / "data" / "val").glob("*.jpg")), "acd", strict=True):
         path.rename(root / f"{name}.jpg")
     draw_video(root / "b.mp4", FRAMES)

@@ -24,7 +24,7 @@ from detector.data.coco import CocoDataset
 from detector.data.layouts import find_split
 from detector.data.loader import TrainDataset, TrainItem, collate, train_loader
 from detector.data.sampler import EpochSampler, SampleKey
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.errors import ConfigError, DetectorError
 from detector.evaluation.coco_metrics import METRICS
 from detector.images.input_size import InputSize
@@ -45,7 +45,7 @@ from detector.weights.files import load_weights
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("scenes")
-    make_data_set(root, seed=1, train=12, val=4, test=3)
+    make_dataset(root, seed=1, train=12, val=4, test=3)
     return root
 
 
@@ -465,7 +465,7 @@ def test_every_image_comes_once_an_epoch_and_in_another_order_in_the_next() -> N
 
 
 def test_unreadable_images_are_left_out_and_named(tmp_path: Path) -> None:
-    make_data_set(tmp_path, seed=1, train=4, val=3, test=3)
+    make_dataset(tmp_path, seed=1, train=4, val=3, test=3)
     broken = sorted((tmp_path / "train").glob("*.jpg"))[2]
     broken.write_bytes(broken.read_bytes()[:500])
     images = TrainDataset(CocoDataset.load(find_split(tmp_path, "train")), 64, AugmentConfig(), seed=0)

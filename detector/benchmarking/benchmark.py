@@ -36,7 +36,7 @@ JUDGED_BY_AP = ("bfloat16", "int8")
 
 def benchmark(config: BenchmarkConfig) -> list[Row]:
     """Measure the weights in PyTorch and in every format, or an exported file alone; writes benchmark.json and benchmark.png into
-    `config.out` and prints the table and what was skipped. Raises DetectorError kinds for what the user can mend."""
+    `config.out` and prints the table and what was skipped. Raises DetectorError kinds for what the user can fix."""
     out = Path(config.out)
     require_writable(out)
     exported = format_of(Path(config.weights)) is not None

@@ -1,4 +1,4 @@
-"""The benchmark's figures as a table in the terminal and as a plot."""
+"""The benchmark's results as a table in the terminal and as a plot."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ MARKERS = ("o", "s", "^")
 
 
 class Row(NamedTuple):
-    """A runtime: its name, the size of its file in bytes, its figures."""
+    """A runtime: its name, the size of its file in bytes, its results."""
 
     name: str
     size: int
@@ -36,16 +36,16 @@ def print_rows(rows: Sequence[Row]) -> None:
         "start\ns",
     ):
         table.add_column(column, justify="right", no_wrap=True)
-    for name, size, figures in rows:
+    for name, size, result in rows:
         table.add_row(
             name,
             f"{size / 1e6:.1f}",
-            f"{figures.ap:.4f}",
-            spread(figures.latency_ms, figures.latency_p95_ms),
-            spread(figures.network_ms, figures.network_p95_ms),
-            f"{figures.images_per_second:.1f}",
-            "–" if figures.memory_mib is None else f"{figures.memory_mib:.0f}",
-            f"{figures.start_seconds:.1f}",
+            f"{result.ap:.4f}",
+            spread(result.latency_ms, result.latency_p95_ms),
+            spread(result.network_ms, result.network_p95_ms),
+            f"{result.images_per_second:.1f}",
+            "–" if result.memory_mib is None else f"{result.memory_mib:.0f}",
+            f"{result.start_seconds:.1f}",
         )
     print()
     Console().print(table)
@@ -59,13 +59,13 @@ def spread(median: float | None, p95: float | None) -> str:
 def draw(rows: Sequence[Row], path: Path, weights: str, data: str) -> None:
     """AP over latency; a line goes from each median to its p95."""
     figure, axes = new_chart(f"AP over latency: {plain(weights)}, {plain(data)}", height=5.2)
-    for place, (name, _, figures) in enumerate(rows):
+    for place, (name, _, result) in enumerate(rows):
         color, marker = COLORS[place % len(COLORS)], MARKERS[place // len(COLORS)]
-        ends = (figures.latency_ms, figures.latency_p95_ms)
-        axes.plot(ends, (figures.ap, figures.ap), color=color, linewidth=1.4, alpha=0.7)
+        ends = (result.latency_ms, result.latency_p95_ms)
+        axes.plot(ends, (result.ap, result.ap), color=color, linewidth=1.4, alpha=0.7)
         axes.plot(
             ends[0],
-            figures.ap,
+            result.ap,
             color=color,
             marker=marker,
             markersize=8,

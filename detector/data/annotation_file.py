@@ -84,7 +84,7 @@ class AnnotationFile:
         def right(value: Any) -> bool:
             return type(value) is int and least <= value <= LARGEST_INTEGER
 
-        expected = "a positive whole number" if least == 1 else "a whole number"
+        expected = "a positive integer" if least == 1 else "an integer"
         return np.array(self.checked_column(section, field, right, expected), dtype=np.int64)
 
     def unique_integers(self, section: str, field: str) -> Int64[np.ndarray, " entries"]:

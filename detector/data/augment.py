@@ -25,13 +25,13 @@ TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -
 
 
 def flip_and_adjust_colors(sample: Sample, config: AugmentConfig, rng: np.random.Generator) -> Sample:
-    """The sample mirrored and with other colors, as `config` says; all randomness comes from `rng`."""
-    mirrored = rng.random() < config.fliplr
+    """The sample flipped and with other colors, as `config` says; all randomness comes from `rng`."""
+    flipped = rng.random() < config.fliplr
     turn = rng.uniform(-config.hue, config.hue)
     saturation = rng.uniform(1 - config.saturation, 1 + config.saturation)
     brightness = rng.uniform(1 - config.brightness, 1 + config.brightness)
     image = cv2.transform(sample.image, color_matrix(turn, saturation, brightness))
-    if not mirrored:
+    if not flipped:
         return Sample(image, sample.boxes, sample.labels, sample.crowd_boxes)
     width = image.shape[1]
     boxes, crowd_boxes = (_flip_boxes(each, width) for each in (sample.boxes, sample.crowd_boxes))
@@ -47,9 +47,9 @@ def color_matrix(turn: float, saturation: float, brightness: float) -> Float64[n
 
 
 def _flip_boxes(boxes: Float32[np.ndarray, "n 4"], width: int) -> Float32[np.ndarray, "n 4"]:
-    mirrored = boxes.copy()
-    mirrored[:, [0, 2]] = width - boxes[:, [2, 0]]
-    return mirrored
+    flipped = boxes.copy()
+    flipped[:, [0, 2]] = width - boxes[:, [2, 0]]
+    return flipped
 
 
 class Pipeline:

@@ -1,4 +1,4 @@
-"""Decoded images in memory that all workers share, so that each file is decoded once a run and not once a sight.
+"""Decoded images in memory that all workers share, so that each file is decoded once a run and not each time it is used.
 
 One piece of anonymous memory (Linux's memfd) holds all of it. It is not limited by /dev/shm, which containers keep small,
 and each part is reserved before it is written, so that too little memory is an error code here and not a bus error.

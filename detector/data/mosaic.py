@@ -18,10 +18,10 @@ from detector.data.sample import Sample
 from detector.images.input_size import InputSize
 from detector.images.letterbox import PAD_VALUE
 
-SMALLEST_SIDE = 2.0
+MIN_SIDE = 2.0
 """Pixels: an object with a shorter visible side is dropped."""
 MIN_VISIBLE_FRACTION = 0.1
-"""An object of which less than this share stays visible is dropped."""
+"""An object of which less than this fraction stays visible is dropped."""
 MIXUP_BETA = 32.0
 """Both parameters of the Beta distribution of the blend's ratio, as in the published recipe: about 0.5 each."""
 
@@ -150,5 +150,5 @@ def _visible_boxes(
     clipped = moved.clip(0, np.array([input_size.width, input_size.height] * 2, dtype=np.float32))
     extent, visible = moved[:, 2:] - moved[:, :2], clipped[:, 2:] - clipped[:, :2]
     enough = visible.prod(axis=1) >= min_fraction * extent.prod(axis=1)
-    kept = np.flatnonzero(enough & (visible >= SMALLEST_SIDE).all(axis=1))
+    kept = np.flatnonzero(enough & (visible >= MIN_SIDE).all(axis=1))
     return clipped[kept], kept

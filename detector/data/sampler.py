@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 class SampleKey(NamedTuple):
     """Names one training image of a run.
 
-    weak_aug: whether it is augmented as `AugmentConfig.weak` says; scale: of the image's size, as a share of the run's;
+    weak_aug: whether it is augmented as `AugmentConfig.weak` says; scale: of the image's size, as a fraction of the run's;
     repeat: 0 when the image comes first in an epoch, 1 the second time, and so on.
     """
 
@@ -104,11 +104,11 @@ def repeat_factors(
     labels: Sequence[Int64[np.ndarray, " _objects"]], threshold: float
 ) -> Float64[np.ndarray, " images"]:
     """How often each image comes in an epoch: the largest r(c) = max(1, sqrt(threshold / f(c))) of its classes c, where
-    f(c) is the share of the images that hold c; 1 for an image without objects. `labels`: those of each image.
+    f(c) is the fraction of the images that hold c; 1 for an image without objects. `labels`: those of each image.
 
     Source: Gupta et al., LVIS, 2019, repeat factor sampling (after Mahajan et al., 2018).
     """
     held = [np.unique(each) for each in labels]
-    share = np.bincount(np.concatenate(held)) / len(held)
-    of_class = np.sqrt(threshold / share.clip(1 / len(held))).clip(1)
+    fraction = np.bincount(np.concatenate(held)) / len(held)
+    of_class = np.sqrt(threshold / fraction.clip(1 / len(held))).clip(1)
     return np.array([of_class[classes].max(initial=1.0) for classes in held])

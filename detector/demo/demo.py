@@ -13,7 +13,7 @@ from detector.config import (
     InferConfig,
     TrainConfig,
 )
-from detector.demo.scenes import make_data_set
+from detector.demo.scenes import make_dataset
 from detector.errors import DataError
 from detector.evaluation.evaluate import evaluate
 from detector.exporting.export import export
@@ -34,7 +34,7 @@ def demo(config: DemoConfig) -> None:
     data, run = out / "data", out / "train"
     replace_earlier(out)
     print(f"drawing a dataset: {data}")
-    make_data_set(data, config.seed)
+    make_dataset(data, config.seed)
     train(
         TrainConfig(
             data=str(data),

@@ -179,7 +179,7 @@ def _annotation(drawn: Drawn, x: int, y: int, category_id: int) -> dict[str, Any
 
 
 def _add_object(rng: Generator, scene: Scene, size: float, overlap: bool) -> None:
-    """Paints and annotates one object; without a place where everything stays well in sight, it is left out."""
+    """Paints and annotates one object; without a place where everything stays well in sight, it is not drawn."""
     category_id, _, _, parts = CATEGORIES[rng.integers(len(CATEGORIES))]
     drawn = _draw(rng, parts, size)
     mask = drawn.mask
@@ -265,7 +265,7 @@ def _make_split(root: Path, split: str, count: int, seeds: tuple[int, int]) -> N
     (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def make_data_set(root: Path, seed: int = 0, train: int = 240, val: int = 60, test: int = 60) -> None:
+def make_dataset(root: Path, seed: int = 0, train: int = 240, val: int = 60, test: int = 60) -> None:
     """Draws a dataset in the COCO layout: `annotations/instances_{train,val,test}.json`, `train/*.jpg` and so on.
 
     Boxes are those of the whole objects, in pixels of the image. The same seed gives the same bytes (as long as

@@ -8,12 +8,12 @@ from rich.table import Table
 
 
 def print_metrics(metrics: Mapping[str, float | None], per_category: Mapping[str, Mapping[str, float | None]]) -> None:
-    """The 12 figures, then AP and AP50 of each category; a dash where there was nothing to find."""
+    """The 12 COCO metrics, then AP and AP50 of each category; a dash where there was nothing to find."""
     console = Console()
-    figures = Table("figure", "value", title="COCO metrics")
+    table = Table("metric", "value", title="COCO metrics")
     for name, value in metrics.items():
-        figures.add_row(name, text(value))
-    console.print(figures)
+        table.add_row(name, text(value))
+    console.print(table)
     categories = Table("category", "AP", "AP50", title="AP per category")
     for name, values in per_category.items():
         categories.add_row(escape(name), text(values["AP"]), text(values["AP50"]))

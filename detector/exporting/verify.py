@@ -16,12 +16,12 @@ from detector.inference.detector import Detector
 from detector.structures import Detections
 
 MAX_AP_LOSS = 0.01
-"""Of a file that computes in bfloat16 or whole numbers (int8), whose boxes can't be the model's."""
+"""Largest loss of AP of a file that computes in bfloat16 or int8, whose boxes can't be exactly the model's."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What may differ between partners: box sides in pixels of the original image, scores. A detection needs a partner if
+    """What may differ between matched detections: box sides in pixels of the original image, scores. A detection needs a match if
     its score is more than `score` above the threshold, since below that either side may have just missed it."""
 
     box: float
@@ -36,7 +36,7 @@ from 0.5799 to 0.5792."""
 
 @dataclass(frozen=True)
 class Comparison:
-    """Largest differences of partners (score from `conf`, after NMS), and how many either side found.
+    """Largest differences of matches (score from `conf`, after NMS), and how many either side found.
 
     ap, file_ap: AP of the model and of the file, where there is a dataset; problems: what the file says of itself that is
     not so.
@@ -90,7 +90,7 @@ class Comparison:
         if self.tolerance is None:
             return f"{found}{rest} (a loss of {MAX_AP_LOSS} is allowed)"
         return (
-            f"{found}, {self.unmatched} without a partner; boxes differ by up to {self.box_difference:.2g} px (allowed"
+            f"{found}, {self.unmatched} without a match; boxes differ by up to {self.box_difference:.2g} px (allowed"
             f" {self.tolerance.box}), scores by up to {self.score_difference:.2g} (allowed {self.tolerance.score}){rest}"
         )
 
@@ -129,8 +129,8 @@ def compare(
 
 
 def differences(one: Detections, other: Detections, certain: float) -> tuple[Tensor, Tensor, int]:
-    """Of the partners (same label, largest overlap, each taken once, best score first) the differences of the boxes' sides and
-    of the scores; and how many detections of a score of at least `certain` have no partner with an IoU of 0.5."""
+    """Of the matches (same label, largest overlap, each taken once, best score first) the differences of the boxes' sides and
+    of the scores; and how many detections of a score of at least `certain` have no match with an IoU of 0.5."""
     shared = intersection_area(one.boxes[:, None], other.boxes[None])
     areas = box_area(one.boxes)[:, None] + box_area(other.boxes)[None]
     ious = torch.where(shared > 0, shared / (areas - shared), 0.0)

@@ -56,7 +56,7 @@ def channels_last(inputs: UInt8[Tensor, "batch 3 height width"]) -> UInt8[Tensor
 
 
 def apply_class_filter(found: NmsResult, selection: Selection) -> NmsResult:
-    """Of the detections of all labels those that `selection` asks for, at most as many as it allows."""
+    """Of the detections of all labels those that `selection` asks for, no more than it allows."""
     boxes, scores, labels, _ = found
     if selection.class_filter is not None:
         mine = torch.isin(labels, selection.class_filter)

@@ -142,9 +142,9 @@ def draw_boxes(
         draw.rectangle(box, outline=label_color(label), width=line)
     chips: list[Box] = []
     drawn = []
-    for box, label, wanted in zip(places, labels, texts, strict=True):
-        if wanted:
-            text, font, size = fit_text(wanted, text_size, canvas.width)
+    for box, label, given in zip(places, labels, texts, strict=True):
+        if given:
+            text, font, size = fit_text(given, text_size, canvas.width)
             chips.append(_chip_place(box, size, canvas.size, chips))
             drawn.append((chips[-1], label_color(label), text, font))
     for chip, color, text, font in reversed(drawn):

@@ -33,7 +33,7 @@ class Letterbox:
             side, of = self.input_width, self.width
         else:
             side, of = self.input_height, self.height
-        # in whole numbers, so that every runtime rounds the same way: half a pixel up
+        # in integers, so that every runtime rounds the same way: half a pixel up
         width, height = ((2 * length * side + of) // (2 * of) for length in (self.width, self.height))
         return max(width, 1), max(height, 1)
 
@@ -87,7 +87,7 @@ class Letterbox:
     ) -> Float32[np.ndarray, "original_height original_width"]:
         """A map over the input, in equal cells of any size, as a value for each pixel of the original; bilinear.
 
-        A cell's value is that of its center. Cells on the padding are left out: where an image's border lies farther out than the
+        A cell's value is that of its center. Cells on the padding are not used: where an image's border lies farther out than the
         last center of `cells_inside`, that one's value goes on to the border.
         """
         inside = self.cells_inside(*values.shape)

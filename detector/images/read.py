@@ -131,17 +131,17 @@ def _turn(
     """A view of the stored pixels as the EXIF orientation wants them shown."""
     match orientation:
         case 2:
-            return pixels[:, ::-1]  # mirrored left to right
+            return pixels[:, ::-1]  # flipped left to right
         case 3:
             return pixels[::-1, ::-1]  # half a turn
         case 4:
-            return pixels[::-1]  # mirrored top to bottom
+            return pixels[::-1]  # flipped top to bottom
         case 5:
-            return pixels.transpose(1, 0, 2)  # mirrored at the main diagonal
+            return pixels.transpose(1, 0, 2)  # flipped at the main diagonal
         case 6:
             return np.rot90(pixels, k=-1)  # a quarter turn clockwise
         case 7:
-            return pixels[::-1, ::-1].transpose(1, 0, 2)  # mirrored at the other diagonal
+            return pixels[::-1, ::-1].transpose(1, 0, 2)  # flipped at the other diagonal
         case 8:
             return np.rot90(pixels, k=1)  # a quarter turn counter-clockwise
     return pixels

@@ -1,4 +1,4 @@
-"""Detection on files, videos, cameras and URLs: annotated ones, a list of all detections, and what else is wanted."""
+"""Detection on files, videos, cameras and URLs: annotated ones, a list of all detections, and what else is asked for."""
 
 import sys
 from collections import Counter
@@ -36,18 +36,18 @@ class InferSummary:
     classes: Counter[str] = field(default_factory=Counter)
     unread: int = 0
 
-    def left_out(self, source: Source, error: DataError) -> None:
+    def skipped(self, source: Source, error: DataError) -> None:
         self.image_id += source.kind == "image"
         self.unread += 1
         print(f"skipped: {error}", file=sys.stderr)
 
-    def count(self, seen: StreamResult) -> None:
+    def count(self, result: StreamResult) -> None:
         self.image_id += 1
-        self.images += seen.source.kind == "image"
-        self.frames += seen.source.kind == "video"
-        self.classes.update(seen.detections.names)
+        self.images += result.source.kind == "image"
+        self.frames += result.source.kind == "video"
+        self.classes.update(result.detections.names)
 
-    def summary(self) -> str:
+    def line(self) -> str:
         videos = f" and {self.frames} frames of videos" if self.frames else ""
         found = ", ".join(f"{count} {name}" for name, count in self.classes.most_common()) or "nothing found"
         return f"{self.images} images{videos}: {found}"
@@ -56,7 +56,7 @@ class InferSummary:
 def infer(config: InferConfig) -> int:
     """Detect in all of `config.sources`; writes what `config.save` names to `config.out`.
 
-    A source that can't be read (to its end) is named and left out (from there on); the exit code is then 1, else 0.
+    A source that can't be read (to its end) is named and skipped (from there on); the exit code is then 1, else 0.
     Ctrl-C ends a live source and is no error. Raises DetectorError kinds, and DataError if nothing was readable.
     """
     out = Path(config.out)
@@ -70,56 +70,56 @@ def infer(config: InferConfig) -> int:
     require_apart(sources, [out / name for name in [*names.values(), *plots.values()]])
     tiled = detector if config.tiles is None else TiledDetector(detector, config.tiles, config.overlap)
 
-    def save_attention_plot(seen: StreamResult) -> None:
-        plot = plot_attention(seen.image, attention_maps(detector, seen.image))
-        save_image(out / plots[seen.source], Image.fromarray(plot))
+    def save_attention_plot(result: StreamResult) -> None:
+        plot = plot_attention(result.image, attention_maps(detector, result.image))
+        save_image(out / plots[result.source], Image.fromarray(plot))
 
-    done = InferSummary()
+    summary = InferSummary()
     start = monotonic()
-    with ExitStack() as lists, closing(stream(tiled, sources, done.left_out)) as all_seen:
+    with ExitStack() as lists, closing(stream(tiled, sources, summary.skipped)) as results:
         writers = {"json": json_writer, "csv": csv_writer}
         append = [
             lists.enter_context(writers[kind](out / f"detections.{kind}")) for kind in config.kinds if kind in writers
         ]
-        for source, of_source in groupby(all_seen, key=lambda seen: seen.source):
+        for source, of_source in groupby(results, key=lambda result: result.source):
             with ExitStack() as annotated:
                 keep: list[Callable[[StreamResult], None]] = [save_attention_plot] if config.attention else []
                 if "images" in config.kinds:
                     keep.append(annotated.enter_context(annotator(out / names[source], source, config.tiles)))
                 if "crops" in config.kinds:
-                    keep.append(lambda seen: save_crops(out / "crops", names[seen.source], seen))
-                if not write_source(source, of_source, done, append, keep):
+                    keep.append(lambda result: save_crops(out / "crops", names[result.source], result))
+                if not write_source(source, of_source, summary, append, keep):
                     break
-        if done.images + done.frames == 0:
+        if summary.images + summary.frames == 0:
             raise DataError(
                 f"none of the {len(sources)} images can be read (see above); give JPEG, PNG, WebP or TIFF files, or videos"
             )
     seconds = monotonic() - start
-    if done.unread:
-        print(f"skipped: {done.unread} of {len(sources)} sources, named above", file=sys.stderr)
-    print(done.summary())
-    speed = (done.images + done.frames) / seconds
+    if summary.unread:
+        print(f"skipped: {summary.unread} of {len(sources)} sources (see above)", file=sys.stderr)
+    print(summary.line())
+    speed = (summary.images + summary.frames) / seconds
     print(f"written: {', '.join(config.kinds)} in {out}; {speed:.1f} images/s from reading to writing")
-    return 1 if done.unread else 0
+    return 1 if summary.unread else 0
 
 
 def write_source(
     source: Source,
     of_source: Iterator[StreamResult],
-    done: InferSummary,
+    summary: InferSummary,
     append: Sequence[Write],
     keep: Sequence[Callable[[StreamResult], None]],
 ) -> bool:
     """Write what was found in the images of one source; false if it is a live one that was ended with Ctrl-C."""
     try:
-        for seen in of_source:
+        for result in of_source:
             with interrupt_later():
-                done.count(seen)
-                rows = entries(seen, done.image_id)
+                summary.count(result)
+                rows = entries(result, summary.image_id)
                 for write in append:
                     write(rows)
                 for save in keep:
-                    save(seen)
+                    save(result)
     except KeyboardInterrupt:
         if not source.live:
             raise
@@ -131,12 +131,12 @@ def write_source(
 def annotator(path: Path, source: Source, side: int | None) -> Iterator[Callable[[StreamResult], None]]:
     """A function that draws the detections of one source's images into an image or a video, `side` as in drawing."""
     if source.kind == "image":
-        yield lambda seen: save_image(path, Image.fromarray(draw_detections(seen.image, seen.detections, side)))
+        yield lambda result: save_image(path, Image.fromarray(draw_detections(result.image, result.detections, side)))
         return
     from detector.inference.video import video_writer
 
     with video_writer(path) as write:
-        yield lambda seen: write(draw_detections(seen.image, seen.detections, side), seen.time)
+        yield lambda result: write(draw_detections(result.image, result.detections, side), result.time)
 
 
 def require_attention(config: InferConfig, detector: Detector, sources: Sequence[Source]) -> None:

@@ -30,13 +30,13 @@ COLUMNS = (
 )
 
 
-def entries(seen: StreamResult, image_id: int) -> list[dict[str, Any]]:
+def entries(result: StreamResult, image_id: int) -> list[dict[str, Any]]:
     """What was found, in the COCO results format with `file_name` and `category_name`; of a video, too, `frame`, counted
     from 0, and `time` in seconds since the first."""
-    place: dict[str, Any] = {"file_name": seen.source.name}
-    if seen.source.kind == "video":
-        place |= {"frame": seen.frame, "time": round(seen.time, 4)}
-    found = zip(seen.detections.to_coco(image_id), seen.detections.names, strict=True)
+    place: dict[str, Any] = {"file_name": result.source.name}
+    if result.source.kind == "video":
+        place |= {"frame": result.frame, "time": round(result.time, 4)}
+    found = zip(result.detections.to_coco(image_id), result.detections.names, strict=True)
     return [{**entry, **place, "category_name": name} for entry, name in found]
 
 
@@ -86,16 +86,16 @@ def _text_file(path: Path) -> Iterator[TextIO]:
                 file.close()
 
 
-def save_crops(folder: Path, name: Path, seen: StreamResult) -> None:
+def save_crops(folder: Path, name: Path, result: StreamResult) -> None:
     """Each detection cut out, as folder/CLASS/NAME_1.jpg and so on, best first, NAME_000000_1.jpg in a video's frame 0."""
-    height, width = seen.image.shape[:2]
-    frame = f"_{seen.frame:06d}" if seen.source.kind == "video" else ""
-    found = zip(seen.detections.boxes.tolist(), seen.detections.names, strict=True)
+    height, width = result.image.shape[:2]
+    frame = f"_{result.frame:06d}" if result.source.kind == "video" else ""
+    found = zip(result.detections.boxes.tolist(), result.detections.names, strict=True)
     for number, (box, category) in enumerate(found, start=1):
         left, top = min(floor(box[0]), width - 1), min(floor(box[1]), height - 1)
         right, bottom = max(ceil(box[2]), left + 1), max(ceil(box[3]), top + 1)
         place = folder / re.sub(r"[^\w .-]|^\.+", "_", category) / name.parent / f"{name.name}{frame}_{number}.jpg"
-        save_image(place, Image.fromarray(seen.image[top:bottom, left:right]))
+        save_image(place, Image.fromarray(result.image[top:bottom, left:right]))
 
 
 def save_image(path: Path, image: Image.Image) -> None:

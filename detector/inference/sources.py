@@ -22,7 +22,7 @@ class Source(NamedTuple):
     """Where images come from.
 
     name: a path, a URL or camera:N; kind: what is there, cameras being videos; live: a camera, here or behind a URL,
-    which goes on until it is stopped and doesn't wait: frames that come too fast are passed over.
+    which goes on until it is stopped and doesn't wait: frames that come too fast are skipped.
     """
 
     name: str

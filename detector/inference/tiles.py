@@ -20,7 +20,7 @@ SEAM = 0.02
 SAME = 0.5
 """Two windows show the same object if the IoU of the boxes' parts that both windows see is at least this."""
 COVERED = 0.7
-"""A cut box is part of another one if at least this share of it lies in that."""
+"""A cut box is part of another one if at least this fraction of it lies in that."""
 AT_A_TIME = 256
 """Boxes compared with all others at a time, which bounds memory."""
 
@@ -69,7 +69,7 @@ class Views:
 class TiledDetector:
     """As `detector`, looking through windows of `side` pixels and once at the whole image, for objects larger than those.
 
-    `overlap`: share of a window's side that the next one shows again. Objects smaller than the overlap are whole in one
+    `overlap`: fraction of a window's side that the next one covers again. Objects smaller than the overlap are whole in one
     window at least. An image no larger than a window is one window: the detections are those of `detector`.
     """
 
@@ -125,9 +125,9 @@ def merge(
     """
     width, height = places[-1].right, places[-1].bottom
     edges = torch.tensor(places, dtype=torch.float32)
-    of = torch.repeat_interleave(torch.tensor([len(seen) for seen in found]))
-    boxes = torch.cat([seen.boxes for seen in found]) + edges[of, :2].repeat(1, 2)
-    scores, labels = torch.cat([seen.scores for seen in found]), torch.cat([seen.labels for seen in found])
+    of = torch.repeat_interleave(torch.tensor([len(each) for each in found]))
+    boxes = torch.cat([each.boxes for each in found]) + edges[of, :2].repeat(1, 2)
+    scores, labels = torch.cat([each.scores for each in found]), torch.cat([each.labels for each in found])
     seams = Seams.of(edges, width, height)
     cuts = seams.cuts(boxes, of)
     views = Views(boxes, scores, labels, of, cuts > 0)
@@ -200,7 +200,7 @@ def join(edges: Float[Tensor, "windows 4"], views: Views) -> Views:
 def agreeing(
     views: Views, a: Int64[Tensor, " a"], b: Int64[Tensor, " b"], shared: Float[Tensor, "4"]
 ) -> Int64[Tensor, "pairs 2"]:
-    """Which of the views `a` of one window and `b` of another are the same object: each other's best partner by overlap
+    """Which of the views `a` of one window and `b` of another are the same object: each other's best match by overlap
     of the parts in `shared`, which both windows see, and by score."""
     if len(a) == 0 or len(b) == 0:
         return a.new_zeros(0, 2)

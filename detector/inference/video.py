@@ -19,14 +19,14 @@ except ImportError as error:
     raise ConfigError(f"videos need the package {error.name}: pip install 'detector[video]'") from error
 
 SLACK = 0.5  # seconds by which a video may end before its header says
-CLOCK = 90_000  # ticks a second of written times: whole numbers for the usual frame rates
+CLOCK = 90_000  # ticks a second of written times: integers for the usual frame rates
 
 
 def read_video(source: Source) -> Iterator[tuple[float, UInt8[np.ndarray, "height width 3"]]]:
     """Frame by frame the seconds since the first and the frame as RGB, turned as the file's rotation says.
 
     Raises DataError, one line that names the video: at once if it can't be opened; after the last frame if it ends
-    before its header says or if parts of it could not be decoded, which are passed over. A live stream may lose parts.
+    before its header says or if parts of it could not be decoded, which are skipped. A live stream may lose parts.
     """
     with _open(source) as container:
         if not container.streams.video:
@@ -60,7 +60,7 @@ def read_video(source: Source) -> Iterator[tuple[float, UInt8[np.ndarray, "heigh
     if source.live:
         return
     if count == 0:
-        raise DataError(f"{source.name}: no frame of this video can be decoded; mend it or name another")
+        raise DataError(f"{source.name}: no frame of this video can be decoded; repair it or name another")
     if end + SLACK < length:
         raise DataError(
             f"{source.name}: this video ends after {end:.1f} s ({count} frames), its header says {length:.1f} s:"
@@ -80,7 +80,7 @@ def _open(source: Source) -> "av.container.InputContainer":
         return av.open(f"file:{source.name}", options={"protocol_whitelist": "file"})
     except (FFmpegError, OSError) as error:
         reason = error.strerror or str(error)
-        remedy = "check the address and the network" if source.url else "mend it or name another"
+        remedy = "check the address and the network" if source.url else "repair it or name another"
         raise DataError(f"{source.name}: this video can't be opened ({reason}); {remedy}") from error
 
 

@@ -24,7 +24,7 @@ class CrossScaleJoin(nn.Module):
 class YOLO11Cross(YOLO11):
     """YOLO11 whose two top-down joins are `CrossScaleJoin`.
 
-    Those are the places where the finer map needs what the coarser has seen: P4 (stride 16) looks at P5, P3 (stride 8) at
+    Those are the places where the finer map needs what the coarser knows: P4 (stride 16) looks at P5, P3 (stride 8) at
     N4. The two bottom-up joins stay: there the finer map has been brought down to the coarser one's size, so that no pair
     of scales is left, and what flows is detail, for which a convolution that sees the neighborhood is the right tool.
 

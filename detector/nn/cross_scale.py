@@ -72,7 +72,7 @@ class CrossScaleAttention(nn.Module):
 
 
 def pool(x: Float[Tensor, "batch channels _h _w"]) -> Float[Tensor, "batch channels cells cells"]:
-    """The mean over each of 8 x 8 equal cells, a pixel that lies in several counting by its shares.
+    """The mean over each of 8 x 8 equal cells, a pixel that lies in several counting by its fractions.
 
     Not `adaptive_avg_pool2d`, which differs where 8 does not divide the size: its ONNX file of open sizes is wrong.
     """

@@ -57,7 +57,7 @@ class DetectionHead(nn.Module):
         self._init_biases()
 
     def _init_biases(self) -> None:
-        """Boxes start at about half a bin's share a side; classes at 5 objects of all classes in a 640 px image."""
+        """Boxes start at about equal weight for every bin; classes at 5 objects of all classes in a 640 px image."""
         for box, cls, stride in zip(self.box_branches, self.class_branches, self.strides, strict=True):
             nn.init.constant_(box[-1].bias, 1.0)  # type: ignore[index]
             nn.init.constant_(cls[-1].bias, math.log(5 / self.num_classes / (640 / stride) ** 2))  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""Spatial pyramid pooling: the same map seen through windows of several sizes (He et al., 2014)."""
+"""Spatial pyramid pooling: the same map pooled with windows of several sizes (He et al., 2014)."""
 
 import torch
 from jaxtyping import Float

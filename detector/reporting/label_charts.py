@@ -20,10 +20,10 @@ MAX_BARS = 30
 
 @dataclass(frozen=True)
 class LabelStatistics:
-    """Of one split, crowd regions left out.
+    """Labels of one split, without crowd regions.
 
     per_class: objects of each class; per_image: objects in each image; sizes: width and height of each box in pixels
-    of the network input; centers: of each box, x and y as shares of its image's width and height.
+    of the network input; centers: of each box, x and y as fractions of its image's width and height.
     """
 
     per_class: Int64[np.ndarray, " classes"]
@@ -79,22 +79,22 @@ def class_chart(splits: Mapping[str, LabelStatistics], names: tuple[str, ...]) -
 def crowding_chart(splits: Mapping[str, LabelStatistics]) -> Figure:
     """How many objects per image has."""
     figure, axes = new_chart("Objects per image")
-    most = max(int(split.per_image.max()) for split in splits.values())
-    step = -(-(most + 1) // MAX_BARS)
-    edges = np.arange(0, most + 1 + step, step)
+    largest = max(int(split.per_image.max()) for split in splits.values())
+    step = -(-(largest + 1) // MAX_BARS)
+    edges = np.arange(0, largest + 1 + step, step)
     thickness = 0.8 * step / len(splits)
     for place, (name, split) in enumerate(splits.items()):
-        share = np.histogram(split.per_image, edges)[0] / len(split.per_image)
+        fraction = np.histogram(split.per_image, edges)[0] / len(split.per_image)
         middle = (edges[:-1] + edges[1:] - 1) / 2
         axes.bar(
             middle + (place - (len(splits) - 1) / 2) * thickness,
-            100 * share,
+            100 * fraction,
             thickness,
             color=COLORS[place],
             label=f"{name}: {len(split.per_image):,} images, {split.per_image.mean():.1f} objects on average",
         )
     axes.set_xlabel("objects in an image" + (f" (steps of {step})" if step > 1 else ""))
-    axes.set_ylabel("share of the images, %")
+    axes.set_ylabel("images, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend(fontsize=9)
     axes.margins(y=0.25)

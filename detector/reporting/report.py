@@ -49,7 +49,7 @@ def report(run: Path, data: str | None = None, device: str = "auto") -> Path:
     """Draw the run in folder `run`; returns the path of its report.html.
 
     Scores the best weights on the validation split again. data: folder of the dataset if it has moved since. Raises
-    DetectorError kinds for what the user can mend.
+    DetectorError kinds for what the user can fix.
     """
     record = read_run(run, data)
     side = record.config.image_size
@@ -100,7 +100,7 @@ def summary(record: RunRecord, scored: Evaluation) -> str:
     metrics, info, rows = scored.metrics, record.info, record.rows
     input_size = InputSize.of(info.image_size)
     seconds = sum(row["seconds"] for row in rows)
-    rate = float(np.mean([row["images_per_second"] for row in rows]))
+    speed = float(np.mean([row["images_per_second"] for row in rows]))
     parameters = sum(parameter.numel() for parameter in record.model.parameters())
     facts = [
         ("model", f"{info.model}, {parameters:,} parameters, {len(info.categories)} classes"),
@@ -110,7 +110,7 @@ def summary(record: RunRecord, scored: Evaluation) -> str:
         ("validation images", f"{len(scored.detections):,} ({record.val_dataset.annotations_path})"),
         ("network input", f"{input_size.width} × {input_size.height} px"),
         ("epochs", f"{len(rows)} of {record.config.epochs}; the best is epoch {record.best_epoch}"),
-        ("time", f"{duration(seconds)}, {rate:.1f} training images/s"),
+        ("time", f"{duration(seconds)}, {speed:.1f} images/s in training"),
         ("device", str(record.environment["device"])),
     ]
     if scored.unreadable:

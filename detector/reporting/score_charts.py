@@ -31,8 +31,8 @@ def recall_chart(
     ap50 = curves.mean(axis=1)
     texts = [f"{plain(name)}: AP50 {value:.3f}" for name, value in zip(names, ap50, strict=True)]
     add_lines(axes, RECALLS, curves, objects, texts, f": AP50 {class_mean(curves).mean():.3f}")
-    axes.set_xlabel("recall: share of the objects that are found")
-    axes.set_ylabel("precision: share of the detections that are right")
+    axes.set_xlabel("recall: fraction of the objects that are found")
+    axes.set_ylabel("precision: fraction of the detections that are right")
     add_legend(figure, axes)
     return figure
 
@@ -87,7 +87,7 @@ def add_lines(
 
 
 def confusion_chart(matrix: Int64[np.ndarray, "true found"], names: Sequence[str]) -> Figure:
-    """Counts, colored by their share of their row; the classes with the most objects, the others as one."""
+    """Counts, colored by their fraction of their row; the classes with the most objects, the others as one."""
     chosen = most_frequent(matrix[:-1].sum(axis=1), MAX_CLASSES)
     if len(names) <= MAX_CLASSES:
         chosen = np.arange(len(names))
@@ -98,12 +98,12 @@ def confusion_chart(matrix: Int64[np.ndarray, "true found"], names: Sequence[str
         title += f": the {len(chosen)} classes with the most objects"
     side = max(2.6 + 0.36 * len(table), 5.0)
     figure, axes = new_chart(title, width=side + 1.4, height=side)
-    share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    mesh = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    fraction = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    mesh = axes.imshow(fraction, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(mesh, label="share of the row", shrink=0.8)
     size = 10 if len(table) <= 8 else 7.5
     for row, column in np.argwhere(table > 0):
-        color = "white" if share[row, column] > 0.55 else "#222222"
+        color = "white" if fraction[row, column] > 0.55 else "#222222"
         axes.text(column, row, f"{table[row, column]}", ha="center", va="center", fontsize=size, color=color)
     ticks = range(len(table))
     axes.set_xticks(ticks, [*texts, "nothing (missed)"], rotation=45, ha="right", rotation_mode="anchor")
@@ -125,10 +125,10 @@ def group_classes(
     return np.array([[matrix[np.ix_(rows, columns)].sum() for columns in groups] for rows in groups])
 
 
-def worst_confusions(matrix: Int64[np.ndarray, "true found"], most: int) -> list[tuple[int, int, int]]:
+def worst_confusions(matrix: Int64[np.ndarray, "true found"], limit: int) -> list[tuple[int, int, int]]:
     """The class pairs confused most often: (true label, label it was found as, how often)."""
     classes = matrix[:-1, :-1].copy()
     np.fill_diagonal(classes, 0)
-    order = np.argsort(-classes, axis=None, kind="stable")[:most]
+    order = np.argsort(-classes, axis=None, kind="stable")[:limit]
     pairs = [(int(i) // len(classes), int(i) % len(classes)) for i in order]
     return [(true, found, int(classes[true, found])) for true, found in pairs if classes[true, found] > 0]

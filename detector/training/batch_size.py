@@ -1,4 +1,4 @@
-"""The largest batch that fits on a CUDA card, found by trying."""
+"""The largest batch that fits on a CUDA GPU, found by trying."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,7 +14,7 @@ from detector.structures import Batch, Targets
 from detector.training.loss import training_loss
 
 FREE_FRACTION = 0.1
-"""Of the card's memory, left free by the batch that is chosen: images with more objects than the trial's need it."""
+"""Fraction of the GPU's memory that the batch leaves free, for images with more objects than in the trial."""
 TRIAL_OBJECTS = 100
 
 
@@ -38,8 +38,9 @@ def largest_batch(fits: Callable[[int], bool], limit: int) -> int:
 def largest_batch_size(
     network: nn.Module, strides: Sequence[int], config: TrainConfig, autocast: torch.autocast
 ) -> int:
-    """Images of the largest size in training of which `network`, what training calls, on its CUDA card, takes a training
-    step within the free memory; `strides`: those of the head."""
+    """Largest batch size whose training step fits into free GPU memory, at the largest training resolution.
+
+    network: the model as training calls it, on its CUDA GPU; strides: of the head. 0 if not even one image fits."""
     device = next(network.parameters()).device
     statistics = [buffer.clone() for buffer in network.buffers()]
 
@@ -56,7 +57,7 @@ def largest_batch_size(
         return torch.cuda.max_memory_reserved(device) <= (1 - FREE_FRACTION) * total
 
     size = largest_batch(fits, config.train.nominal_batch_size)
-    with torch.no_grad():  # the trials have changed the norms' statistics
+    with torch.no_grad():  # the trials have changed the batch norm statistics
         for buffer, before in zip(network.buffers(), statistics, strict=True):
             buffer.copy_(before)
     torch.cuda.empty_cache()

@@ -22,7 +22,7 @@ class EpochStats:
     """How far the running epoch is.
 
     batches: batches of the sampler that are done; losses: (3,) sums of the box, class and distribution loss over the
-    `passes` forward passes that counted; images: images in them; skipped_steps: steps left out since their gradient
+    `passes` forward passes that counted; images: images in them; skipped_steps: steps skipped since their gradient
     was not finite; seconds: time spent.
     """
 
@@ -48,7 +48,7 @@ class TrainState:
 
     epoch: finished epochs; step: optimizer steps, the skipped ones too; skipped_in_row: steps skipped since the last one
     that counted; best: the best value of the stopping metric, reached in best_epoch; unreadable: a line for each image
-    left out so far; auxiliary: what is trained beside the model and then dropped, an empty module if there is nothing.
+    skipped so far; auxiliary: what is trained beside the model and then dropped, an empty module if there is nothing.
     """
 
     model: DetectionModel

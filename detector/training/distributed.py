@@ -1,4 +1,4 @@
-"""Several processes as one run: torchrun starts them, each takes its share of every batch, all keep the same weights."""
+"""Several processes as one run: torchrun starts them, each takes a part of every batch, all keep the same weights."""
 
 import contextlib
 import os
@@ -48,7 +48,7 @@ class World:
 
     @torch.no_grad()
     def average_statistics(self, model: nn.Module) -> None:
-        """Replace each running statistic of the norms by its mean over the processes, so that all keep the same model."""
+        """Replace each batch norm statistic by its mean over the processes, so that all keep the same model."""
         if self.size > 1:
             buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
             flat = torch.cat([buffer.flatten() for buffer in buffers])
@@ -83,12 +83,12 @@ class World:
             raise LostProcessError("another process of this run has ended or can't be reached") from error
 
     def owns_error_report(self) -> bool:
-        """Whether this process is the first that has an error to tell; the others keep quiet."""
+        """Whether this process is the first that has an error to report; the others keep quiet."""
         if self.store is None:
             return True
         mine = str(self.rank)
         with contextlib.suppress(RuntimeError):  # the store went down with the process that kept it
-            return bool(self.store.compare_set("told by", "", mine).decode() == mine)
+            return bool(self.store.compare_set("error reported by", "", mine).decode() == mine)
         return self.rank == min(1, self.size - 1)
 
 

@@ -52,7 +52,7 @@ def launcher() -> str:
 
 
 def processor_name(device: torch.device) -> str:
-    """The model of the card, or of the CPU."""
+    """The model of the GPU, or of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     known = Path("/proc/cpuinfo")  # Linux; platform.processor() is empty there

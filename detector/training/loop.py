@@ -42,7 +42,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     Leaves in `config.out`: best.safetensors and last.safetensors (EMA weights), last.pt (to resume from),
     metrics.jsonl, config.yaml, environment.json. Started by torchrun, it is one of several processes that train together.
-    Raises DetectorError kinds for what the user can mend.
+    Raises DetectorError kinds for what the user can fix.
     """
     with init_distributed() as world:
         run, state = set_up(config, world)
@@ -214,7 +214,7 @@ def report_unreadable(run: Run, state: TrainState, batches: list[Batch]) -> None
 
 
 def validate(run: Run, state: TrainState) -> dict[str, Any]:
-    """COCO metrics of the EMA weights on the validation split, each process detecting on its share of the images."""
+    """COCO metrics of the EMA weights on the validation split, each process detecting on a shard of the images."""
     categories, size, world = run.train_dataset.categories, run.config.image_size, run.world
     detector = Detector(state.ema.model, categories, size, conf=0.001, device=run.device)
     detector.batch = Detector.BATCH  # on a CPU, too: what that changes in the boxes is rounding

@@ -1,4 +1,4 @@
-"""What the network pays: CIoU for boxes, binary cross-entropy for classes, distribution focal loss for distances."""
+"""Detection loss: CIoU for boxes, binary cross-entropy for classes, distribution focal loss for distances."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -77,7 +77,7 @@ def training_loss(
     over_processes: Callable[[Tensor], Tensor] = lambda own: own,
 ) -> tuple[Losses, Float[Tensor, ""]]:
     """The losses of the main branch, and what a step minimizes: their total and, where there is one, the auxiliary branch's
-    share, with an assignment of its own. Arguments as for `detection_loss`."""
+    weighted loss, with an assignment of its own. Arguments as for `detection_loss`."""
     if isinstance(raw, RawPredictions):
         losses = detection_loss(raw, anchors, batch, config, over_processes)
         return losses, losses.total()
@@ -92,12 +92,12 @@ def distribution_loss(logits: Float[Tensor, "n 4 bins"], distances: Float[Tensor
     """
     distances = distances.clamp(0, BINS - 1 - 0.01)
     below = distances.floor()
-    share_above = distances - below
+    fraction_above = distances - below
     log_probability = logits.log_softmax(dim=-1)
     index = below.long()[..., None]
     loss_below = -log_probability.gather(-1, index).squeeze(-1)
     loss_above = -log_probability.gather(-1, index + 1).squeeze(-1)
-    return (loss_below * (1 - share_above) + loss_above * share_above).mean(dim=1)
+    return (loss_below * (1 - fraction_above) + loss_above * fraction_above).mean(dim=1)
 
 
 def inside_crowd(boxes: Float[Tensor, "batch anchors 4"], batch: Batch) -> Bool[Tensor, "batch anchors"]:

@@ -9,7 +9,7 @@ from detector.config import TrainConfig
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW in three groups: weights, scales of the norms, biases (those of the norms, too);
+    """SGD with Nesterov momentum or AdamW in three groups: weights, scales of the batch batch_norms, biases;
     only the first gets weight decay."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     biases = [p for name, p in named if name.endswith(".bias")]
@@ -37,15 +37,15 @@ def learning_rate(step: int, steps: int, warmup_steps: int, config: TrainConfig)
 def set_lr(optimizer: torch.optim.Optimizer, step: int, steps: int, warmup_steps: int, config: TrainConfig) -> None:
     """Make an optimizer of `build_optimizer` ready for step `step` (from 0) of `steps`.
 
-    In the warm-up the momentum moves linearly from `warmup_momentum` to `momentum`, and the biases' rate from
-    `warmup_bias_lr` to the peak; after it every group has the rate of the schedule.
+    In the warm-up the momentum moves linearly from `warmup_momentum` to `momentum`, and the learning rate of the biases from
+    `warmup_bias_lr` to the peak; after it every group has the learning rate of the schedule.
     """
-    rate = learning_rate(step, steps, warmup_steps, config)
+    lr = learning_rate(step, steps, warmup_steps, config)
     warmup_steps = min(warmup_steps, steps // 3)
     left = 1 - (step + 1) / warmup_steps if step < warmup_steps else 0.0
-    weights, norms, biases = optimizer.param_groups
-    weights["lr"] = norms["lr"] = rate
-    biases["lr"] = rate + left * config.train.warmup_bias_lr
+    weights, batch_norms, biases = optimizer.param_groups
+    weights["lr"] = batch_norms["lr"] = lr
+    biases["lr"] = lr + left * config.train.warmup_bias_lr
     if config.train.warmup_momentum is not None:
         momentum = config.train.momentum + left * (config.train.warmup_momentum - config.train.momentum)
         for group in optimizer.param_groups:

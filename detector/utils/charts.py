@@ -57,7 +57,7 @@ def plain(name: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def most_frequent(counts: Int64[np.ndarray, " classes"], most: int) -> Int64[np.ndarray, " chosen"]:
-    """The labels with the largest counts, largest first, those with none left out."""
-    order = np.argsort(-counts, kind="stable")[:most]
+def most_frequent(counts: Int64[np.ndarray, " classes"], limit: int) -> Int64[np.ndarray, " chosen"]:
+    """The labels with the largest counts, largest first, without those with none."""
+    order = np.argsort(-counts, kind="stable")[:limit]
     return np.asarray(order[counts[order] > 0])

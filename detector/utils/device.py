@@ -6,7 +6,7 @@ from detector.errors import ConfigError
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
-    """The device by name; auto is CUDA where there is a card. Raises ConfigError for one that is not there."""
+    """The device by name; auto is CUDA where there is a GPU. Raises ConfigError for one that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -16,5 +16,5 @@ def resolve_device(name: str | torch.device) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device: {name!r} is not supported; use auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device: {name} is not there, {torch.cuda.device_count()} CUDA cards are; use auto or cpu")
+        raise ConfigError(f"device: {name} is not there, {torch.cuda.device_count()} CUDA GPUs are; use auto or cpu")
     return device

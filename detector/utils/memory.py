@@ -10,4 +10,4 @@ def tune_malloc() -> None:
     trim_threshold, mmap_threshold = -1, -3  # names of mallopt(3)
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(mmap_threshold, 32 * 2**20)  # the most it takes
+        libc.mallopt(mmap_threshold, 32 * 2**20)  # its maximum

@@ -69,11 +69,11 @@ class WeightsInfo:
                 raise ValueError(f"{key} is no {kind.__name__}")
         names, ids = fields["class_names"], fields["category_ids"]
         if not (all(isinstance(name, str) for name in names) and all(isinstance(number, int) for number in ids)):
-            raise ValueError("class_names are no texts or category_ids no whole numbers")
+            raise ValueError("class_names are not strings or category_ids not integers")
         size = fields["image_size"]
         pair = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)
         if not (isinstance(size, int) or pair):
-            raise ValueError("image_size is neither a whole number nor a pair of them")
+            raise ValueError("image_size is neither an integer nor a pair of them")
         if not len(names) == len(ids) == len(set(ids)) > 0:
             raise ValueError("class_names and category_ids don't belong together")
         return WeightsInfo(
@@ -89,7 +89,7 @@ class WeightsInfo:
 def save_weights(path: Path, model: DetectionModel, info: WeightsInfo, half: bool = False) -> None:
     """Write the model's tensors and `info`, atomically; `half`: what convolutions multiply by as float16.
 
-    Norms and biases, a few per cent of the size, stay float32: a variance may lie outside of float16's range.
+    Batch norms and biases, a few per cent of the size, stay float32: a variance may lie outside of float16's range.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if half:

@@ -37,7 +37,7 @@ from detector.formats.onnx.stages import (
 logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it tells on stderr which constants are outputs, too
 
 CONF, IOU, MAX_DETECTIONS = 0.25, 0.7, 300
-"""What a file uses unless it is told otherwise, as `Detector` does."""
+"""Defaults of the thresholds in a file, those of `Detector`."""
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Entry of a node's metadata: the modules that it lies in, from the outside in."""
 
@@ -55,7 +55,7 @@ def save_model(model: ModelProto, path: Path) -> None:
 
 
 def wrong_defaults(path: Path) -> list[str]:
-    """What is wrong with the thresholds that hold where the file is not told others."""
+    """What is wrong with the thresholds that a file uses by default."""
     graph = onnx.load(path).graph
     values = {
         constant.name: onnx.numpy_helper.to_array(constant).item()

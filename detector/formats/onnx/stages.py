@@ -29,7 +29,7 @@ def image_stage(input_size: InputSize) -> ModelProto:
         <
             int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] colors = {{3}},
             int64[1] input_height = {{{height}}}, int64[1] input_width = {{{width}}},
-            int64[4] input_shape = {{1, {height}, {width}, 3}}, float most = {{255.0}},
+            int64[4] input_shape = {{1, {height}, {width}, 3}}, float max_level = {{255.0}},
             int64 none = {{0}}, int64 step = {{1}}, double middle = {{0.5}}, float no_share = {{0.0}}, float all = {{1.0}},
             float fine = {{2048.0}}, float half = {{0.5}}, float quarter = {{0.25}}, int64[1] as_column = {{1}},
             int64[2] as_rows = {{1, 2}}, uint8 gray = {{{PAD_VALUE}}}
@@ -95,7 +95,7 @@ def image_stage(input_size: InputSize) -> ModelProto:
             images_uint8 = Reshape (padded, input_shape)
             planes = Transpose <perm = [0, 3, 1, 2]> (images_uint8)
             levels = Cast <to = {FLOAT}> (planes)
-            images = Div (levels, most)
+            images = Div (levels, max_level)
 
             lengths = Concat <axis = 0> (w, h, w, h)
             resized_lengths = Concat <axis = 0> (resized_width, resized_height, resized_width, resized_height)
@@ -112,7 +112,7 @@ def image_stage(input_size: InputSize) -> ModelProto:
 
 
 def _axis(axis: str, source: str, target: str) -> str:
-    """Which two of `source` pixels make each of `target` pixels along an axis, and the share of the second one."""
+    """Which two of `source` pixels make each of `target` pixels along an axis, and the weight of the second one."""
     return f"""
             {axis}_count = Squeeze ({target}, zero)
             {axis}_range = Range (none, {axis}_count, step)
@@ -156,9 +156,9 @@ def uint8_stage(input_size: InputSize | None, batch: int | None = None) -> Model
     height, width = ("height", "width") if input_size is None else (input_size.height, input_size.width)
     return _stage(f"""
         uint8_stage (uint8[{number}, {height}, {width}, 3] images_uint8) => (float[{number}, 3, {height}, {width}] images)
-        <float most = {{255.0}}> {{
+        <float max_level = {{255.0}}> {{
             levels = Cast <to = {FLOAT}> (images_uint8)  # at once: TensorRT can do nothing else with bytes
-            pixels = Div (levels, most)
+            pixels = Div (levels, max_level)
             images = Transpose <perm = [0, 3, 1, 2]> (pixels)
         }}""")
 
@@ -225,9 +225,9 @@ def detections_stage(num_classes: int, conf: float, iou: float, max_detections: 
             nothing = Expand (no_score, score_shape)
             kept_scores = ScatterND (nothing, image_and_candidate, chosen_scores)
 
-            most = Min (number, max_detections)
-            most_row = Unsqueeze (most, over_images)
-            sorted_scores, ranks = TopK <axis = 1> (kept_scores, most_row)
+            limit = Min (number, max_detections)
+            limit_row = Unsqueeze (limit, over_images)
+            sorted_scores, ranks = TopK <axis = 1> (kept_scores, limit_row)
             is_detection = Greater (sorted_scores, least)
             batch_scores = Where (is_detection, sorted_scores, no_value)
             sorted_labels = GatherElements <axis = 1> (labels, ranks)

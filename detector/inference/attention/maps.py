@@ -58,18 +58,18 @@ class AttentionLayer:
         corners = (column * width, row * height, (column + 1) * width, (row + 1) * height)
         return self.letterbox.to_original(torch.tensor([corners]))
 
-    def seen_from(self, x: float, y: float) -> Float32[np.ndarray, "heads rows columns"]:
-        """Where the cell under a point (pixels of the original image) looks, in even shares.
+    def looked_from(self, x: float, y: float) -> Float32[np.ndarray, "heads rows columns"]:
+        """Where the cell under a point (pixels of the original image) looks, as multiples of uniform attention.
 
-        An even share is 1 / keys: 1 everywhere is attention that prefers nothing, 3 is three times that.
+        Uniform attention is 1 / keys: 1 everywhere prefers nothing, 3 is three times that.
         """
         row, column = self.cell(x, y)
         return self._relative_to_uniform(self.weights[:, row * self.query_columns + column])
 
     def received(self) -> Float32[np.ndarray, "heads rows columns"]:
-        """How much is looked at each cell, in even shares: the mean over the queries whose center lies in the image.
+        """How much is looked at each cell, as multiples of uniform attention: the mean over the queries in the image.
 
-        Queries on the padding are left out, for they all look alike; keys on the padding are not.
+        Queries on the padding are not counted, for they all look alike; keys on the padding are not.
         """
         return self._relative_to_uniform(self.weights[:, self.queries_in_image().flatten()].mean(axis=1))
 
@@ -144,7 +144,7 @@ def class_activations(
 
     LayerCAM: the sum over the channels of activation times gradient of the class logit, the gradient where it is positive,
     then what is positive of the sum. Grad-CAM would take the gradient's mean over all cells: it marks whatever looks like the class
-    anywhere, and a detector must say which of ten alike cells it means (docs/attention.md has figures).
+    anywhere, and a detector must say which of ten alike cells it means (docs/attention.md has numbers).
     `levels` are the maps that the head reads; a cell that the class branch does not reach from the anchor gets 0.
     """
     levels = [level.detach().requires_grad_() for level in levels]

@@ -26,12 +26,12 @@ BOX: Color = (255, 255, 255)
 QUERY: Color = (0, 255, 255)  # nothing in the color map is like it
 COLORS = matplotlib.colormaps["inferno"]
 """Rises evenly in lightness: it reads the same in gray print and for color-blind eyes."""
-LEAST_RANGE = 2.0
-"""Even shares that are brightest at least: attention that prefers nothing stays dark instead of showing its noise."""
+MIN_RANGE = 2.0
+"""The brightest color stands for at least this multiple of uniform attention, so that noise stays dark."""
 FEWEST_COLUMNS = 3  # so that the legend can be read below the plot of a model without attention layers
 ATTENTION_LEGEND = (
-    "Attention: gray is an even share (1 / number of cells) or less; brightest is the most that a cell of the panel gets, in its"
-    f" caption, but at least {LEAST_RANGE:g} even shares.",
+    "Attention: gray is uniform attention (1 / number of cells) or less; brightest is the maximum of the panel, given in"
+    f" its caption, but at least {MIN_RANGE:g} × uniform.",
     "Rows of layers: what a cell receives from all cells of the image. Rows of detections: what it receives from the marked"
     " cell, that of the detection's center.",
 )
@@ -45,7 +45,7 @@ class Panel(NamedTuple):
     """An image of the plot and its two lines of caption."""
 
     title: str
-    scale: str
+    caption: str
     image: UInt8[np.ndarray, "_height _width 3"]
 
 
@@ -72,7 +72,7 @@ def plot_attention(
         of_layers = []
         for number, layer in enumerate(maps.layers, start=1):
             cell = (layer.cell_box(*layer.cell(x, y))[0] * factor).tolist()
-            looks = attention_panels(f"layer {number}: from its center", layer, layer.seen_from(x, y), small)
+            looks = attention_panels(f"layer {number}: from its center", layer, layer.looked_from(x, y), small)
             marked = [panel._replace(image=_marked(panel.image, box, cell)) for panel in looks]
             of_layers.append([_detection_panel(small, maps.detections, index, box, cell), *marked])
         of_layers = of_layers or [[_detection_panel(small, maps.detections, index, box, None)]]
@@ -82,14 +82,14 @@ def plot_attention(
     return np.concatenate([plot, _legend(maps, plot.shape[1])])
 
 
-def choose_shown(detections: Detections, most: int) -> list[int]:
-    """At most `most` detections, by index: the best of each class first, then the second of each, and so on."""
-    seen: Counter[int] = Counter()
+def choose_shown(detections: Detections, limit: int) -> list[int]:
+    """At most `limit` detections, by index: the best of each class first, then the second of each, and so on."""
+    count: Counter[int] = Counter()
     ranks = []
     for index, label in enumerate(detections.labels.tolist()):
-        ranks.append((seen[label], index))
-        seen[label] += 1
-    return [index for _, index in sorted(ranks)[:most]]
+        ranks.append((count[label], index))
+        count[label] += 1
+    return [index for _, index in sorted(ranks)[:limit]]
 
 
 def overlay(
@@ -111,23 +111,23 @@ def overlay(
 def attention_panels(
     title: str,
     layer: AttentionLayer,
-    shares: Float32[np.ndarray, "heads rows columns"],
+    attention: Float32[np.ndarray, "heads rows columns"],
     image: UInt8[np.ndarray, "height width 3"],
 ) -> list[Panel]:
-    """The mean of the heads, then each head, of an image of any size; `shares` in even shares.
+    """The mean of the heads, then each head, of an image of any size; `attention` in × uniform.
 
-    The most that a caption states, and the colors end at, is that of the cells in the image.
+    The maximum in a caption, at which the colors end, is that of the cells in the image.
     """
     inside = layer.in_image()
-    named = [(f"{title}, mean of {len(shares)} heads", shares.mean(axis=0))]
-    named += [(f"{title}, head {number}", head) for number, head in enumerate(shares, start=1)]
+    named = [(f"{title}, mean of {len(attention)} heads", attention.mean(axis=0))]
+    named += [(f"{title}, head {number}", head) for number, head in enumerate(attention, start=1)]
     panels = []
     for text, head in named:
         heat = layer.letterbox.map_to_original(head)
-        most = float(head[inside].max())
+        maximum = float(head[inside].max())
         padding = "" if inside.all() else f"; {head[~inside].sum() / head.sum():.0%} on padding"
-        lit = overlay(image, heat, 1.0, max(most, LEAST_RANGE))
-        panels.append(Panel(text, f"most: {most:.1f} even shares{padding}", lit))
+        lit = overlay(image, heat, 1.0, max(maximum, MIN_RANGE))
+        panels.append(Panel(text, f"maximum: {maximum:.1f} × uniform{padding}", lit))
     return panels
 
 
@@ -136,9 +136,9 @@ def found_panel(
 ) -> Panel:
     """All boxes, `factor` of this image's pixels to one of theirs, and the names of those that have rows of their own."""
     texts = [found.names[index] if index in shown else "" for index in range(len(found))]
-    left_out = f"{len(shown)} of {len(found)} detections shown" if len(shown) < len(found) else ""
+    not_shown = f"{len(shown)} of {len(found)} detections shown" if len(shown) < len(found) else ""
     drawn = draw_boxes(image, (found.boxes * factor).tolist(), found.labels.tolist(), texts)
-    return Panel(f"{len(found)} detections", left_out, drawn)
+    return Panel(f"{len(found)} detections", not_shown, drawn)
 
 
 def _detection_panel(
@@ -188,7 +188,7 @@ def _grid(rows: Sequence[Sequence[Panel]]) -> UInt8[np.ndarray, "grid_height gri
         for column, panel in enumerate(panels):
             x, y = GAP + column * cell[0], GAP + row * cell[1]
             _write(draw, panel.title, (x, y + LINE / 2), cell[0] - GAP)
-            _write(draw, panel.scale, (x, y + 3 * LINE / 2), cell[0] - GAP)
+            _write(draw, panel.caption, (x, y + 3 * LINE / 2), cell[0] - GAP)
             plot.paste(Image.fromarray(panel.image), (x, y + 2 * LINE))
     return np.array(plot)
 

@@ -18,7 +18,7 @@ from detector.weights.published.names import CLASS_BIAS, from_published, to_publ
 from detector.weights.published.unpickle import Record, shown
 
 PARTS = ("ema", "model", "state_dict")
-"""Where a checkpoint has its network; the averaged one is preferred."""
+"""Where a checkpoint has its network; the EMA weights are preferred."""
 LARGEST_IMAGE_SIZE = 8192
 MAX_PARTS = 100_000
 DEEPEST = 30
@@ -154,7 +154,7 @@ def _modules_entries(network: Record) -> tuple[dict[str, Tensor], Owners]:
 
 
 def _require_known_computation(prefix: str, module: Record, attributes: Mapping[Any, Any]) -> None:
-    """Raise WeightsError for what the names and shapes don't tell: another activation, or norms with another eps."""
+    """Raise WeightsError for what the names and shapes don't tell: another activation, or batch norms with another eps."""
     where = f"its module {shown(prefix.removesuffix('.'))} is {shown(str(module.cls))}"
     if module.cls.module == "torch.nn.modules.activation" and module.cls.name != "SiLU":
         raise WeightsError(f"{where}, but the networks here have SiLU only; train this variant anew")
@@ -167,7 +167,7 @@ def _recognized(entries: Mapping[str, Tensor], owners: Owners) -> tuple[str, dic
     """The model whose published names and shapes these are, and its state, float32."""
     if any(name.endswith(".conv.bias") for name in entries) and not any(".bn." in name for name in entries):
         raise WeightsError(
-            "the checkpoint is fused (its norms are folded into the convolutions) and can't be trained or converted;"
+            "the checkpoint is fused (its batch norms are folded into the convolutions) and can't be trained or converted;"
             " give the one from before fusing"
         )
     for model in (name for name in PUBLISHED if entries.keys() <= _published_shapes(name).keys()):
@@ -192,7 +192,7 @@ def _published_shapes(model: str) -> dict[str, torch.Size]:
 
 
 def _converted(name: str, tensor: Tensor) -> Tensor:
-    """Float32 (counters stay whole numbers), in memory of its own."""
+    """Float32 (counters stay integers), in memory of its own."""
     if tensor.is_floating_point() == name.endswith("num_batches_tracked"):
         raise WeightsError(f"the tensor for {name} is {tensor.dtype}; give an unquantized checkpoint")
     dtype = torch.float32 if tensor.is_floating_point() else torch.int64
