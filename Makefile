@@ -13,7 +13,7 @@ test: $(VENV)/installed examples/node_modules/.package-lock.json
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest --numprocesses 2 --dist worksteal
+	$(BIN)/pytest
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -1,5 +1,8 @@
 """What a user sees when something is wrong: one clear line that names the file, the field and the remedy."""
 
+DISTRIBUTION = "attention-detector"
+"""Name of the package to install, which differs from that of the import."""
+
 
 class DetectorError(Exception):
     """Bad input or a refused action. The command line prints its text as one line and exits with `exit_code`."""
@@ -27,3 +30,8 @@ class ExportMismatchError(DetectorError):
     """An exported file whose outputs differ from the eager model's."""
 
     exit_code = 1
+
+
+def missing_package(needed_by: str, error: ImportError, extra: str) -> ConfigError:
+    """The error for a package of an extra that is not installed."""
+    return ConfigError(f"{needed_by}: needs the package {error.name}: pip install '{DISTRIBUTION}[{extra}]'")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from detector.errors import ConfigError, DataError
+from detector.errors import DataError, missing_package
 from detector.inference.sources import TIMEOUT, Source
 from detector.utils.fileio import atomic_path, writing
 
@@ -16,7 +16,7 @@ try:
     import av
     from av.error import FFmpegError
 except ImportError as error:
-    raise ConfigError(f"videos need the package {error.name}: pip install 'detector[video]'") from error
+    raise missing_package("videos", error, "video") from error
 
 SLACK = 0.5  # seconds by which a video may end before its header says
 CLOCK = 90_000  # ticks a second of written times: integers for the usual frame rates

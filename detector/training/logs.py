@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
+from detector.errors import DISTRIBUTION
 from detector.utils.fileio import write_text
 
 PACKAGES = (
-    "detector",
+    DISTRIBUTION,
     "torch",
     "torchvision",
     "numpy",

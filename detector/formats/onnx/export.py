@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from detector.config import ExportConfig
-from detector.errors import ConfigError
+from detector.errors import missing_package
 from detector.formats.graphs import HalfGraph, HeadGraph, LogitsGraph, example_images
 from detector.formats.int8 import CalibrationImages
 from detector.images.input_size import STEP, InputSize
@@ -22,7 +22,7 @@ try:
     import onnxscript  # noqa: F401  torch exports with it
     from onnx import ModelProto
 except ImportError as error:
-    raise ConfigError(f"--format onnx needs the package {error.name}: pip install 'detector[export]'") from error
+    raise missing_package("--format onnx", error, "export") from error
 
 from detector.formats.onnx.stages import (
     IR_VERSION,

@@ -12,7 +12,7 @@ from jaxtyping import Float32, UInt8
 from onnx import ModelProto, NodeProto
 
 from detector.boxes import Anchors
-from detector.errors import ConfigError
+from detector.errors import missing_package
 from detector.formats.int8 import (
     MAX_ERROR,
     CalibrationImages,
@@ -28,7 +28,7 @@ try:
     import onnxruntime
     from onnxruntime.quantization import CalibrationDataReader, QDQQuantizer, QuantType, TensorsData, create_calibrator
 except ImportError as error:
-    raise ConfigError(f"--precision int8 needs the package {error.name}: pip install 'detector[export]'") from error
+    raise missing_package("--precision int8", error, "export") from error
 
 OPERATIONS = [
     "Add",

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from detector.errors import ConfigError, WeightsError
+from detector.errors import ConfigError, WeightsError, missing_package
 from detector.formats.runtime import (
     HeadRuntime,
     Runtime,
@@ -25,7 +25,7 @@ from detector.utils.device import resolve_device
 try:
     import onnxruntime
 except ImportError as error:
-    raise ConfigError(f"ONNX files need the package {error.name}: pip install 'detector[export]'") from error
+    raise missing_package("ONNX files", error, "export") from error
 
 
 def load_onnx(path: Path, device: str | torch.device, threads: int | None) -> tuple[Runtime, dict[str, str]]:

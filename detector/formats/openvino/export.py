@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from detector.config import ExportConfig
-from detector.errors import ConfigError
+from detector.errors import missing_package
 from detector.formats.int8 import CalibrationImages
 from detector.formats.onnx.export import save_model, uint8_network
 from detector.formats.openvino.runtime import PRECISION, SECTION
@@ -14,7 +14,7 @@ from detector.weights.files import WeightsInfo
 try:
     import openvino
 except ImportError as error:
-    raise ConfigError(f"--format openvino needs the package {error.name}: pip install 'detector[export]'") from error
+    raise missing_package("--format openvino", error, "export") from error
 
 
 def write_openvino(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from detector.errors import ConfigError
+from detector.errors import missing_package
 from detector.formats.int8 import (
     MAX_ERROR,
     CalibrationImages,
@@ -23,7 +23,7 @@ try:
     import nncf
     import openvino
 except ImportError as error:
-    raise ConfigError(f"--precision int8 needs the package {error.name}: pip install 'detector[export]'") from error
+    raise missing_package("--precision int8", error, "export") from error
 
 Measured = tuple[UInt8[np.ndarray, "height width 3"], Predictions]
 """An image and the float network's predictions for it."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from detector.errors import ConfigError, WeightsError
+from detector.errors import ConfigError, WeightsError, missing_package
 from detector.formats.runtime import HeadRuntime, Selection, channels_last, fixed_input_size
 from detector.models.postprocess import NmsResult
 from detector.structures import Predictions
@@ -20,7 +20,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 try:
     import openvino
 except ImportError as error:
-    raise ConfigError(f"OpenVINO files need the package {error.name}: pip install 'detector[export]'") from error
+    raise missing_package("OpenVINO files", error, "export") from error
 
 SECTION = "detector"
 """Of the file's runtime information, which holds the metadata."""
