@@ -98,7 +98,7 @@ def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def activation_rows(detector: Detector, image: np.ndarray, maps: AttentionMaps) -> Iterator[tuple[str, float, float]]:
     """For each of the best detections and kind of heat: the share of it in the box, and whether the hottest pixel is there."""
-    images = scale_pixels(to_tensor(maps.letterbox.image(image))[None])
+    images = scale_pixels(to_tensor(maps.letterbox.apply(image))[None])
     with torch.no_grad():
         predictions = detector.model.logits(images)
         levels = [level.requires_grad_() for level in detector.model.levels(images)]

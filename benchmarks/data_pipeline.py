@@ -46,13 +46,13 @@ class Epochs(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for number in self.numbers:
-            self._sampler.epoch = number
+            self._sampler.set_epoch(number)
             yield from self._sampler
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder of a dataset that tools/train.py --data would take")
+    parser.add_argument("--data", required=True, help="folder of a dataset that detector train --data would take")
     parser.add_argument("--image-size", type=int, default=640, help="pixels")
     parser.add_argument("--batch", type=int, default=16, help="images a batch")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each kind")
@@ -84,12 +84,12 @@ def main() -> None:
 
 
 def measure(
-    images: CocoDataset, workers: int, caches: tuple[str, ...], side: int, batch: int
+    dataset: CocoDataset, workers: int, caches: tuple[str, ...], side: int, batch: int
 ) -> Iterator[tuple[str, float, float]]:
-    """For each state of one cache its name, images/s, and CPU milliseconds an image."""
+    """For each state of one cache its name, images/s, and CPU milliseconds per image."""
     cache_gb = 0.0 if caches == ("off",) else TrainLoopConfig.cache_gb
-    images = TrainDataset(images, side, AugmentConfig(), 0, cache_gb=cache_gb)
-    epochs = Epochs(EpochSampler(len(images), batch, seed=0))
+    images = TrainDataset(dataset, side, AugmentConfig(), 0, cache_gb=cache_gb)
+    epochs = Epochs(EpochSampler(len(dataset), batch, seed=0))
     loader = train_loader(images, epochs, workers, pin_memory=False)
     for _ in loader:  # no epochs yet: starts the workers
         pass

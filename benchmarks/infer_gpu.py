@@ -142,7 +142,7 @@ def torch_network(model: Any, kind: str, frames: Tensor) -> Network:
 
 
 def tensorrt_network(model: Any, name: str, frames: Tensor) -> Network:
-    """The engine that tools/export.py writes, for as many images as `frames`. Raises ConfigError without the package."""
+    """The engine that detector export writes, for as many images as `frames`. Raises ConfigError without the package."""
     from detector.formats.tensorrt.export import write_engine
     from detector.formats.tensorrt.runtime import TensorRtRuntime
 

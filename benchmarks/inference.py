@@ -49,7 +49,7 @@ PEER_FILES = {"PyTorch": "torch", "ONNX Runtime": "onnx", "OpenVINO": "openvino"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", help="weights file; those of tools/import_weights.py for the peer's own")
+    parser.add_argument("--weights", help="weights file; those of detector import_weights for the peer's own")
     for runtime, option in PEER_FILES.items():
         parser.add_argument(f"--peer-{option}", help=f"the peer's file for {runtime}")
     parser.add_argument("--data", help="folder of the weights' dataset, for bfloat16, which is left out without it")

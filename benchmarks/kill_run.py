@@ -90,7 +90,9 @@ def written(out: Path) -> int:
 
 
 def train(arguments: list[str]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "tools/train.py", *arguments], cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-m", "detector", "train", *arguments], cwd=REPOSITORY, stdout=subprocess.DEVNULL
+    )
 
 
 def place(out: Path) -> str:

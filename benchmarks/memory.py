@@ -32,7 +32,7 @@ def main() -> int:
         make_dataset(data, seed=1, train=options.images, val=options.images // 3, test=3)
         process = subprocess.Popen(
             [
-                *(sys.executable, "tools/train.py", f"--data={data}", f"--out={out}", "--train.patience=0"),
+                *(sys.executable, "-m", "detector", "train", f"--data={data}", f"--out={out}", "--train.patience=0"),
                 *(f"--epochs={options.epochs}", "--image_size=64", "--batch_size=4"),
                 *("--train.nominal_batch_size=4", f"--workers={options.workers}", "--augment.weak_aug_epochs=0"),
             ],

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Whether every kind of exported file finds what the model finds: on all images of a split, and on odd ones.
 
-Each kind is exported as `tools/export.py` does it, loaded by `Detector.load` and compared by the gate's own measure, here on more
+Each kind is exported as `detector export` does it, loaded by `Detector.load` and compared by the gate's own measure, here on more
 images than the gate takes. The odd ones: 1x1, 17x4000 and 5000x4000 pixels, made of the split's first image, and gray.
 """
 
@@ -44,8 +44,8 @@ def main() -> int:
     parser.add_argument("--weights", default="yolo11n-bccd")
     parser.add_argument("--conf", type=float, default=0.05, help="lowest score in the split's images")
     options = parser.parse_args()
-    images = CocoDataset.load(split_paths(options.data, PathsConfig(), options.split))
-    images = [images.read(index).image for index in range(len(images))]
+    dataset = CocoDataset.load(split_paths(options.data, PathsConfig(), options.split))
+    images = [dataset.read(index).image for index in range(len(dataset))]
     first = images[0]
     sets = {
         f"{options.split} images": images,

@@ -45,15 +45,15 @@ def main() -> int:
     detector = Detector.load(
         options.weights, image_size=options.image_size, conf=0.001, max_detections=ALL, device="cpu"
     )
-    images = CocoDataset.load(split_paths(options.data, PathsConfig(), options.split), detector.categories)
+    dataset = CocoDataset.load(split_paths(options.data, PathsConfig(), options.split), detector.categories)
     mosaics = [
-        range(start, start + options.side**2) for start in range(0, len(images) - options.side**2 + 1, options.side**2)
+        range(start, start + options.side**2) for start in range(0, len(dataset) - options.side**2 + 1, options.side**2)
     ]
     tiled = TiledDetector(detector, options.tiles, options.overlap)
     figures: dict[str, Any] = {"mosaics": len(mosaics), "images_each": options.side**2}
-    plots = [mosaic_of(images, mosaic, options.side) for mosaic in mosaics]
+    plots = [mosaic_of(dataset, mosaic, options.side) for mosaic in mosaics]
     print(f"{len(mosaics)} mosaics of {options.side**2} images, {plots[0][0].shape[1]}x{plots[0][0].shape[0]} px")
-    singles = [single(images, i) for mosaic in mosaics for i in mosaic]
+    singles = [single(dataset, i) for mosaic in mosaics for i in mosaic]
     for name, looked, images in (
         ("single", detector, singles),
         ("tiles", tiled, plots),
@@ -63,7 +63,7 @@ def main() -> int:
         found = [looked(image) for image, _, _ in images]
         seconds = time.monotonic() - start
         figures[name] = average_precision(found, images)
-        seen, again, stray = figures[f"{name}_boxes"] = boxes_an_object(found, images)
+        seen, again, stray = figures[f"{name}_boxes"] = boxes_per_object(found, images)
         objects = f"{seen} objects found, {again} boxes more on these, {stray} on none"
         print(f"AP {name:<7}{figures[name]:.3f}  ({seconds:.0f} s)  from {LIKELY}: {objects}")
     figures["tiles_of_single"] = figures["tiles"] / figures["single"]
@@ -77,13 +77,13 @@ Annotated = tuple[np.ndarray, np.ndarray, np.ndarray]
 """An image, its objects' boxes (xyxy pixels) and labels."""
 
 
-def single(images: CocoDataset, index: int) -> Annotated:
-    return images.read(index).image, images.boxes(index), images.labels(index)
+def single(dataset: CocoDataset, index: int) -> Annotated:
+    return dataset.read(index).image, dataset.boxes(index), dataset.labels(index)
 
 
-def mosaic_of(images: CocoDataset, indices: range, side: int) -> Annotated:
+def mosaic_of(dataset: CocoDataset, indices: range, side: int) -> Annotated:
     """Images of one size row by row, and their objects."""
-    parts = [single(images, index) for index in indices]
+    parts = [single(dataset, index) for index in indices]
     height, width = parts[0][0].shape[:2]
     rows = [np.concatenate([part[0] for part in parts[row * side : (row + 1) * side]], axis=1) for row in range(side)]
     corners = [((place % side) * width, place // side * height) * 2 for place in range(len(parts))]
@@ -93,7 +93,7 @@ def mosaic_of(images: CocoDataset, indices: range, side: int) -> Annotated:
     return np.concatenate(rows), boxes, np.concatenate([part[2] for part in parts])
 
 
-def boxes_an_object(found: list[Detections], images: list[Annotated]) -> tuple[int, int, int]:
+def boxes_per_object(found: list[Detections], images: list[Annotated]) -> tuple[int, int, int]:
     """Of the boxes of a score from `LIKELY`, each on the object of its class that it overlaps most, by an IoU of 0.5 at least:
     objects that have one, boxes beyond one of an object, boxes on none."""
     seen = again = stray = 0

@@ -52,7 +52,7 @@ Work = Callable[..., Iterator[Figures]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of a dataset that tools/train.py --data would take; drawn if not given")
+    parser.add_argument("--data", help="folder of a dataset that detector train --data would take; drawn if not given")
     parser.add_argument("--out", default="runs/train_gpu.json", help="file for all figures")
     parser.add_argument("--models", nargs="+", default=["yolo11n", "yolo11m"])
     parser.add_argument("--image-size", type=int, default=640, help="side of the network input in pixels")

@@ -44,7 +44,7 @@ LOOK_EVERY = 0.05  # seconds between two looks at a file of figures
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder of a dataset that tools/train.py --data would take")
+    parser.add_argument("--data", required=True, help="folder of a dataset that detector train --data would take")
     parser.add_argument("--epochs", type=int, default=3, help="epochs of a training, the first one not measured")
     parser.add_argument("--rounds", type=int, default=2, help="trainings of each, in turn")
     parser.add_argument("--compile", action="store_true", help="give the project --train.compile true")
@@ -182,7 +182,7 @@ def seconds_by_part(arguments: Sequence[str]) -> dict[str, float]:
     run, state = set_up(parse("train", COMMANDS["train"], arguments))
     state.model.train()
     for epoch in range(2):
-        run.sampler.epoch = epoch
+        run.sampler.set_epoch(epoch)
         spent, last = dict.fromkeys(PARTS, 0.0), time.perf_counter()
         for batch in batches_of(run.loader):
             marks = [time.perf_counter()]

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from detector.config import EvaluateConfig, ExportConfig, InferConfig, PredictionConfig, TrainConfig
     from detector.evaluation.evaluate import evaluate
     from detector.exporting.export import export
     from detector.inference.detector import Detector
@@ -16,7 +17,21 @@ if TYPE_CHECKING:
     from detector.training.loop import train
     from detector.weights.files import load_weights as load_model
 
-__all__ = ["Detector", "TiledDetector", "create_model", "evaluate", "export", "load_model", "stream", "train"]
+__all__ = [
+    "Detector",
+    "EvaluateConfig",
+    "ExportConfig",
+    "InferConfig",
+    "PredictionConfig",
+    "TiledDetector",
+    "TrainConfig",
+    "create_model",
+    "evaluate",
+    "export",
+    "load_model",
+    "stream",
+    "train",
+]
 
 _HOMES = {
     "Detector": ("detector.inference.detector", "Detector"),
@@ -27,6 +42,10 @@ _HOMES = {
     "TiledDetector": ("detector.inference.tiles", "TiledDetector"),
     "stream": ("detector.inference.streaming", "stream"),
     "train": ("detector.training.loop", "train"),
+    **{
+        name: ("detector.config", name)
+        for name in ("EvaluateConfig", "ExportConfig", "InferConfig", "PredictionConfig", "TrainConfig")
+    },
 }
 
 

@@ -268,9 +268,9 @@ def require_known(parser: ArgumentParser, names: Iterable[str]) -> None:
     known += [action.dest for action in parser._actions]
     for name in (each.removeprefix("--") for each in names):
         if name not in known and name not in SECTIONS and name.removesuffix("+") not in known:
-            same_end = [each for each in known if each.split(".")[-1] == name.split(".")[-1]]
-            near = same_end or difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "; --help lists all options"
+            by_end = {each.split(".")[-1]: each for each in known}
+            near = difflib.get_close_matches(name.split(".")[-1], by_end, n=1)
+            hint = f"; did you mean {by_end[near[0]]}?" if near else "; --help lists all options"
             raise ConfigError(f"there is no option {name}{hint}")
 
 

@@ -15,8 +15,7 @@ from detector.cli import main
 from detector.demo.scenes import make_dataset
 from detector.images.letterbox import Letterbox
 from detector.images.read import read_image
-from detector.inference.attention import maps as attention_maps
-from detector.inference.attention.maps import AttentionLayer, AttentionMaps, attention_layers
+from detector.inference.attention.maps import AttentionLayer, AttentionMaps, attention_layers, attention_maps
 from detector.inference.attention.plot import (
     SIDE,
     attention_panels,

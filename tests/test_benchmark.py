@@ -79,7 +79,7 @@ def test_each_runtime_has_its_figures(
         assert image.size[0] > 500
     printed = capsys.readouterr().out
     assert "TorchScript" in printed
-    assert "left out: impossible" in printed
+    assert "skipped: impossible" in printed
 
 
 @pytest.mark.usefixtures("no_shape_checks")

@@ -150,7 +150,7 @@ RUN = TrainConfig(image_size=32, workers=0)
 def checkpoint() -> bytes:
     """As much of last.pt as is looked at before the settings are compared."""
     file = io.BytesIO()
-    torch.save({"origin": {"settings": flat(dataclasses.asdict(RUN))}}, file)
+    torch.save({"provenance": {"settings": flat(dataclasses.asdict(RUN))}}, file)
     return file.getvalue()
 
 
@@ -257,25 +257,25 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "unknown-class": (infer("--classes=circle,sqare"), ("classes", "'sqare'", "circle, square")),
     # the configuration
-    "unknown-option": (train("--train.epoch=3"), ("no option train.epoch;", "did you mean train.epochs?")),
+    "unknown-option": (train("--train.epoch=3"), ("no option train.epoch;", "did you mean epochs?")),
     "unknown-key-in-file": (
         with_file("mine.yaml", "train:\n  epoch: 3\n", train(*CONFIG)),
-        ("{place}/mine.yaml", "no option train.epoch;", "did you mean train.epochs?"),
+        ("{place}/mine.yaml", "no option train.epoch;", "did you mean epochs?"),
     ),
     "not-yaml": (with_file("mine.yaml", "train: [1\n", train(*CONFIG)), ("{place}/mine.yaml", "not YAML", "line 2")),
     "config-missing": (train("--config=/nowhere.yaml"), ("--config", "/nowhere.yaml", "configs/")),
     "config-is-a-list": (with_file("mine.yaml", "- 1\n", train(*CONFIG)), ("{place}/mine.yaml", "no options", "out:")),
-    "wrong-type": (train("--epochs=many"), ("train.epochs", "'many'", "a whole number")),
+    "wrong-type": (train("--epochs=many"), ("epochs: invalid value 'many'", "an integer")),
     "wrong-type-in-file": (
         with_file("mine.yaml", "conf: high\n", evaluate(*CONFIG)),
         ("{place}/mine.yaml", "conf", "'high'", "a number"),
     ),
     "empty-value-in-file": (
-        with_file("mine.yaml", "train:\n  epochs:\n", train(*CONFIG)),
-        ("{place}/mine.yaml", "train.epochs has no value", "leave it out"),
+        with_file("mine.yaml", "epochs:\n", train(*CONFIG)),
+        ("{place}/mine.yaml", "epochs has no value", "leave it out"),
     ),
     "no-such-choice": (train("--train.optimizer=adam"), ("train.optimizer", "'adam'", "one of sgd, adamw")),
-    "out-of-range": (train("--image_size=100"), ("train.image_size", "100", "multiple of 32")),
+    "out-of-range": (train("--image_size=100"), ("image_size: invalid value 100", "multiple of 32")),
     "out-of-range-in-file": (
         with_file("mine.yaml", "conf: 3\n", infer(*CONFIG)),
         ("{place}/mine.yaml", "conf", "3", "from 0 to 1"),
@@ -293,7 +293,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     "resume-of-no-run": (just("train", "--resume={place}"), ("--resume", "{place}/config.yaml", "--out")),
     "resume-with-other-options": (
         with_run(checkpoint(), just("train", "--resume={place}/run", "--epochs=3")),
-        ("--resume", "train.epochs was 100, is 3", "leave them as they were, or start a new run"),
+        ("--resume", "epochs was 100, is 3", "leave them as they were, or start a new run"),
     ),
     "resume-of-a-corrupt-checkpoint": (
         with_run(b"PK\3\4 and no more", just("train", "--resume={place}/run")),
@@ -305,7 +305,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "out-holds-a-run": (
         with_run(b"", train("--out={place}/run")),
-        ("--out", "{place}/run holds a run already", "--resume {place}/run"),
+        ("--out", "{place}/run already holds a run", "--resume {place}/run"),
     ),
     "out-is-a-file": (with_file("out", "mine", train()), ("--out", "{place}/out is a file", "another folder")),
 }
@@ -351,14 +351,14 @@ def test_a_damaged_image_stops_training_unless_allowed(good: Good, tmp_path: Pat
     image = str(tmp_path / "data" / "train" / "1.jpg")
     assert refused.startswith("1 of 4 training images can't be read")
     assert image in refused
-    advice = re.search(r"--loader\.max_unreadable [\d.]+", refused)
+    advice = re.search(r"--max_unreadable [\d.]+", refused)
     assert advice is not None
     assert not list((tmp_path / "out").glob("*.safetensors"))
     done = run([*arguments, *advice[0].split()])
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout.count(image) == 1
-    assert "left out: 1 of 4 training images" in done.stdout
+    assert "skipped: 1 of 4 training images" in done.stdout
     assert (tmp_path / "out" / "best.safetensors").is_file()
 
 
@@ -367,7 +367,7 @@ def test_a_damaged_image_is_left_out_of_evaluate_if_allowed(good: Good, tmp_path
     done = run(allowed(tmp_path, good))
     assert (done.returncode, done.stderr) == (0, "")
     assert f"skipped: {tmp_path / 'data' / 'val' / '1.jpg'}: this image can't be read" in done.stdout
-    assert "left out: 1 of 4 images" in done.stdout
+    assert "skipped: 1 of 4 images" in done.stdout
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["images"] == 3
 
 

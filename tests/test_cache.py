@@ -185,13 +185,13 @@ def test_a_process_that_dies_while_writing_hinders_nobody(tmp_path: Path) -> Non
     assert time.monotonic() - started < 5
 
 
-def data_set(root: Path, images: list[np.ndarray], boxes: list[tuple[int, int, int, int]]) -> CocoDataset:
+def dataset_with(root: Path, images: list[np.ndarray], boxes: list[tuple[int, int, int, int]]) -> CocoDataset:
     """One object each, xywh."""
     (root / "train").mkdir(parents=True)
     (root / "annotations").mkdir()
     for i, image in enumerate(images):
         Image.fromarray(image).save(root / "train" / f"{i}.png")
-    images = [
+    entries = [
         {"id": i, "file_name": f"{i}.png", "width": image.shape[1], "height": image.shape[0]}
         for i, image in enumerate(images)
     ]
@@ -200,7 +200,7 @@ def data_set(root: Path, images: list[np.ndarray], boxes: list[tuple[int, int, i
         for i, box in enumerate(boxes)
     ]
     categories = [{"id": 1, "name": "square"}]
-    text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    text = json.dumps({"images": entries, "annotations": annotations, "categories": categories})
     (root / "annotations" / "instances_train.json").write_text(text)
     return CocoDataset.load(find_split(root, "train"))
 
@@ -211,7 +211,7 @@ def test_boxes_frame_the_same_in_the_shrunk_image(size: tuple[int, int], tmp_pat
     image = np.zeros((height, width, 3), dtype=np.uint8)
     x, y, w, h = width // 3, height // 3, width // 2, height // 3
     image[y : y + h, x : x + w] = 255
-    sources = CachedImages(data_set(tmp_path, [image], [(x, y, w, h)]), 192)
+    sources = CachedImages(dataset_with(tmp_path, [image], [(x, y, w, h)]), 192)
     sample = sources.read(0)
     assert sample.image.shape[1::-1] == sources.size(0) == shrunk_size(size, 192)
     assert max(sources.size(0)) == min(max(size), 192)
@@ -230,7 +230,7 @@ def test_shrinking_first_loses_nothing_that_a_training_image_shows(tmp_path: Pat
     config = AugmentConfig(scale=0.5)
     rng = np.random.default_rng(0)
     image = np.asarray(Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).resize((800, 600)))
-    images = data_set(tmp_path, [image], [(10, 10, 700, 500)])
+    images = dataset_with(tmp_path, [image], [(10, 10, 700, 500)])
 
     whole, shrunk = (
         CachedImages(images, longest).read(0) for longest in (800, longest_source_side(InputSize(128, 128), config))
@@ -251,8 +251,8 @@ def test_an_unreadable_image_is_reported_each_time(cache_gb: float, tmp_path: Pa
     make_dataset(tmp_path, seed=1, train=4, val=3, test=3)
     broken = sorted((tmp_path / "train").glob("*.jpg"))[2]
     broken.write_bytes(broken.read_bytes()[:500])
-    images = CocoDataset.load(find_split(tmp_path, "train"))
-    images = TrainDataset(images, 64, AugmentConfig(), 0, cache_gb=cache_gb)
+    dataset = CocoDataset.load(find_split(tmp_path, "train"))
+    images = TrainDataset(dataset, 64, AugmentConfig(), 0, cache_gb=cache_gb)
     for epoch in range(3):
         batch = collate([images[SampleKey(epoch, i, True)] for i in range(4)])
         assert len(batch.images) == 3
@@ -262,7 +262,7 @@ def test_an_unreadable_image_is_reported_each_time(cache_gb: float, tmp_path: Pa
 
 
 def test_an_image_of_another_size_than_the_cached_one_is_refused(tmp_path: Path) -> None:
-    images = data_set(tmp_path, [np.zeros((20, 30, 3), np.uint8)], [(1, 1, 5, 5)])
+    images = dataset_with(tmp_path, [np.zeros((20, 30, 3), np.uint8)], [(1, 1, 5, 5)])
     sources = CachedImages(images, 100, 1.0)
     assert sources.read(0).image.shape == (20, 30, 3)
     Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(images.path(0))

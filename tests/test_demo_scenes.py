@@ -52,8 +52,8 @@ def test_splits_hold_different_images(root: Path) -> None:
 
 def test_images_have_the_size_that_is_stated(root: Path, train: dict[str, Any]) -> None:
     for image in train["images"]:
-        with Image.open(root / "train" / image["file_name"]) as image:
-            assert image.size == (image["width"], image["height"])
+        with Image.open(root / "train" / image["file_name"]) as opened:
+            assert opened.size == (image["width"], image["height"])
     assert len({(image["width"], image["height"]) for image in train["images"]}) > 1
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -457,7 +458,7 @@ def test_images_that_cannot_be_read_are_named_and_left_out(tmp_path: Path, capsy
     assert export(settings).images == 2 + 3
     captured = capsys.readouterr()
     assert f"skipped: {first}: this image can't be read" in captured.err
-    assert "left out of the AP: 1 of 3 images" in captured.out
+    assert "skipped in the AP: 1 of 3 images" in captured.out
     for other in others:
         other.write_bytes(b"")
     with pytest.raises(DataError, match="none of its 3 images can be read"):
@@ -528,7 +529,7 @@ def tensorrt_stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     exporting, runtime = map(importlib.import_module, names)
     torch_with_card = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: True))
     monkeypatch.setattr(exporting, "torch", torch_with_card)
-    monkeypatch.setattr(runtime, "card", lambda *_: torch.device("cpu"))
+    monkeypatch.setattr(runtime, "gpu_device", lambda *_: torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: types.SimpleNamespace(cuda_stream=0))
     yield
     for name in names:
@@ -587,7 +588,7 @@ def test_half_precision_for_gpus_has_layers_of_it_and_boxes_in_float(model: Dete
 
 def test_torch_files_go_to_another_device_with_all_that_is_in_them(files: Files) -> None:
     """Without a GPU: torch's meta device refuses tensors of the CPU as a GPU does; TorchScript files can't be loaded to it."""
-    runtime, _ = load_exported(files["torch_export"], torch.device("meta"))
+    runtime, _ = load_exported(files["torch_export"], "meta", None)
     boxes, scores = runtime.run(torch.zeros(2, 64, 96, 3, dtype=torch.uint8, device="meta"))
     assert boxes.is_meta
     assert scores.is_meta

@@ -4,11 +4,11 @@ Computed in float64, in which every processor and number of threads gives the sa
 """
 
 import json
-import zlib
 from pathlib import Path
 
 import pytest
 import torch
+from golden_weights import golden_values
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -36,24 +36,9 @@ def golden() -> dict:
     return json.loads((GOLDEN / "models.json").read_text())
 
 
-def golden_value(key: str, shape: list[int]) -> Tensor:
-    if key.endswith("num_batches_tracked"):
-        return torch.zeros(shape, dtype=torch.int64)
-    if ".dfl." in key:
-        return torch.arange(16.0).view(shape)
-    r = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
-    if key.endswith("running_var"):
-        return 1 + 0.1 * r.abs()
-    if key.endswith("bn.weight"):
-        return 1 + 0.1 * r
-    if len(shape) == 4:
-        return r * (2 / (r.numel() / shape[0])) ** 0.5
-    return 0.1 * r
-
-
 def golden_model(name: str, entries: list) -> torch.nn.Module:
     model = create_model(name, 80)
-    model.load_state_dict(from_published({key: golden_value(key, shape) for key, shape in entries}, name))
+    model.load_state_dict(from_published(golden_values(entries), name))
     return model.double().train()
 
 
@@ -104,7 +89,7 @@ def test_loss_and_gradients(name: str, golden: dict) -> None:
     images = golden_images()
     listed = golden[name]["targets"]
     size = images.new_tensor([256, 192, 256, 192])
-    center, extent = (torch.tensor(listed["cxcywh_normalized"]) * size).chunk(2, dim=1)
+    center, extent = (torch.tensor(listed["cxcywh_normalised"]) * size).chunk(2, dim=1)
     boxes = torch.cat((center - extent / 2, center + extent / 2), dim=1)
     of_image = [torch.tensor(listed["batch_idx"]) == i for i in range(2)]
     labels = torch.tensor(listed["cls"]).long()
@@ -131,7 +116,7 @@ def test_loss_and_gradients(name: str, golden: dict) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_names_round_trip(name: str, golden: dict) -> None:
     entries = golden[name]["state"]
-    state = {key: golden_value(key, shape) for key, shape in entries}
+    state = golden_values(entries)
     back = to_published(from_published(state, name), name)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[key], state[key]) for key in state)

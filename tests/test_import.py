@@ -295,7 +295,9 @@ def test_the_peers_checkpoint_finds_what_the_peer_found(tmp_path: Path, capsys: 
     assert (info.model, info.image_size, info.categories.names) == ("yolo11n", 320, ("RBC", "WBC", "Platelets"))
     assert info.license.startswith("AGPL-3.0")
     peer = json.loads((SHARED / "golden" / "peer-bccd.json").read_text())
-    config = EvaluateConfig(out, str(tmp_path / "eval"), str(data), "test", workers=0, device="cpu")
+    config = EvaluateConfig(
+        weights=out, out=str(tmp_path / "eval"), data=str(data), split="test", workers=0, device="cpu"
+    )
     metrics = evaluate(config)
     for name, value in peer["figures"].items():
         assert metrics[name] == pytest.approx(value, abs=0.002), name

@@ -68,6 +68,7 @@ def test_an_image_costs_no_new_memory(weights: Path) -> None:
     """Pages that the process gets from the system; 4000 an image if what a pass freed had gone back."""
     script = (
         "import sys, resource, numpy, detector\n"
+        "from detector.utils.memory import tune_malloc; tune_malloc()\n"
         "found = detector.Detector.load(sys.argv[1], image_size=640, device='cpu')\n"
         "pages = []\n"
         "for _ in range(8):\n"
@@ -131,7 +132,7 @@ def test_select_is_what_brute_force_says(anchors: int, classes: int, levels: int
     predictions = random_predictions(anchors + levels, anchors, classes, levels)
     for conf, iou, limit in ((0.001, 0.7, 300), (0.5, 0.3, 20)):
         expected = brute_force(predictions.boxes[0], predictions.scores[0], conf, iou, limit)
-        ((_, boxes, scores, labels),) = select(predictions, conf, iou, limit)
+        ((boxes, scores, labels, _),) = select(predictions, conf, iou, limit)
         anchors_kept = torch.tensor([anchor for anchor, _ in expected], dtype=torch.int64)
         assert labels.tolist() == [label for _, label in expected]
         assert torch.equal(boxes, predictions.boxes[0, anchors_kept])
@@ -175,7 +176,7 @@ def test_the_threshold_itself_counts() -> None:
 
 
 def test_nothing_found_is_empty_not_an_error() -> None:
-    ((_, boxes, scores, labels),) = select(Predictions(torch.rand(1, 9, 4), torch.zeros(1, 9, 3)), 0.5, 0.7, 300)
+    ((boxes, scores, labels, _),) = select(Predictions(torch.rand(1, 9, 4), torch.zeros(1, 9, 3)), 0.5, 0.7, 300)
     assert (boxes.shape, scores.shape, labels.shape) == ((0, 4), (0,), (0,))
     assert labels.dtype == torch.int64
 
@@ -240,9 +241,9 @@ def test_one_image_and_a_list_give_the_same_bits(detector: Detector, files: list
 def test_frames_in_one_batch_give_the_same_bits(detector: Detector, files: list[Path]) -> None:
     images = [read_image(path) for path in files]
     boxes = [Letterbox(p.shape[1], p.shape[0], SIDE, SIDE) for p in images]
-    frames = torch.stack([torch.from_numpy(b.apply(p)) for b, p in zip(boxes, images, strict=True)])
-    for frame_order in (frames.permute(0, 3, 1, 2), frames.permute(0, 3, 1, 2).contiguous()):
-        batch = detector.detect_inputs(list(frame_order), boxes)
+    inputs = torch.stack([torch.from_numpy(b.apply(p)) for b, p in zip(boxes, images, strict=True)])
+    for order in (inputs.permute(0, 3, 1, 2), inputs.permute(0, 3, 1, 2).contiguous()):
+        batch = detector.detect_inputs(list(order), boxes)
         assert all(same(a, detector(path)) for a, path in zip(batch, files, strict=True))
 
 
@@ -251,8 +252,8 @@ def test_every_kind_of_input_gives_the_same_boxes(detector: Detector, files: lis
     image = read_image(path)
     tensor = torch.from_numpy(image).permute(2, 0, 1)
     expected = detector(path)
-    with Image.open(path) as image:
-        assert same(detector(image), expected)
+    with Image.open(path) as opened:
+        assert same(detector(opened), expected)
     for other in (str(path), image, tensor, tensor.float() / 255, tensor.double() / 255):
         assert same(detector(other), expected)
     reverse = np.ascontiguousarray(image[..., ::-1])

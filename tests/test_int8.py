@@ -153,14 +153,14 @@ class Decoded(nn.Module):
 
 
 def quantize_onnx(graph: onnx.ModelProto, frames: CalibrationImages, _: Path) -> set[str]:
-    model = int8_onnx.quantized(graph, frames)
+    model = int8_onnx.quantize_qdq(graph, frames)
     weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
     return {int8_onnx.part_of(node) for node in model.graph.node if node.op_type == "Conv" and node.input[1] in weights}
 
 
 def quantize_openvino(graph: onnx.ModelProto, frames: CalibrationImages, folder: Path) -> set[str]:
     save_model(join([uint8_stage(InputSize(64, 64), batch=1), graph]), folder / "network.onnx")
-    model = int8_openvino.quantized(int8_openvino.openvino.convert_model(folder / "network.onnx"), frames)
+    model = int8_openvino.quantize(int8_openvino.openvino.convert_model(folder / "network.onnx"), frames)
     return set(int8_openvino.layers_in_float(model))
 
 
@@ -242,6 +242,6 @@ def test_openvino_neither_phones_home_nor_breaks_signals(made: dict[str, tuple[P
 @pytest.mark.parametrize(("module", "package"), [("openvino", "nncf"), ("onnx", "onnxruntime")])
 def test_a_missing_package_is_named(module: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, f"detector.exporting.int8_{module}")
-    with pytest.raises(ConfigError, match=f"int8 needs the package {package}: pip install"):
-        importlib.import_module(f"detector.exporting.int8_{module}")
+    monkeypatch.delitem(sys.modules, f"detector.formats.{module}.int8")
+    with pytest.raises(ConfigError, match=f"int8: needs the package {package}: pip install"):
+        importlib.import_module(f"detector.formats.{module}.int8")

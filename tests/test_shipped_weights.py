@@ -90,7 +90,7 @@ def test_a_file_of_ones_own_goes_before_a_name() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_the_commands_take_names(capsys: pytest.CaptureFixture[str]) -> None:
-    image = REPOSITORY / "detector" / "exporting" / "images"
+    image = REPOSITORY / "detector" / "exporting" / "photos"
     assert main(["infer", str(image), "--weights", "toy", "--out", "found", "--device", "cpu"]) == 0
     names = {entry["category_name"] for entry in json.loads(Path("found/detections.json").read_text())}
     assert names <= set(INFO.categories.names)

@@ -360,7 +360,7 @@ def test_a_camera_that_fails_while_the_network_is_busy_says_so() -> None:
 
 def test_a_camera_that_gives_nothing(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["camera:99"], weights, tmp_path) == 2
-    assert "left out: camera:99: this camera gives no image" in capsys.readouterr().err
+    assert "skipped: camera:99: this camera gives no image" in capsys.readouterr().err
 
 
 def test_ctrl_c_in_a_file_leaves_nothing_half_done(

@@ -129,9 +129,9 @@ def test_the_network_learns_a_batch_by_heart(name: str, scenes: Path) -> None:
     network = add_auxiliary(create_model(name, 5))
     optimizer = build_optimizer(network, TrainConfig(lr=0.003))
     anchors = make_anchors([(12, 12), (6, 6), (3, 3)], (8, 16, 32), like=torch.zeros(1))
-    images = scale_pixels(batch.images)
+    pixels = scale_pixels(batch.images)
     for _ in range(80):
-        losses, total = training_loss(network(images), anchors, batch, LossConfig())
+        losses, total = training_loss(network(pixels), anchors, batch, LossConfig())
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
@@ -154,7 +154,7 @@ def test_a_run_with_a_rectangle(scenes: Path, tmp_path: Path) -> None:
 
 
 def test_early_stop(scenes: Path, tmp_path: Path) -> None:
-    result = train(small_config(scenes, tmp_path / "run", epochs=9, patience=1, learning_rate=0.0))
+    result = train(small_config(scenes, tmp_path / "run", epochs=9, patience=1, lr=0.0))
     assert result["epoch"] == 1
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
@@ -179,12 +179,8 @@ def test_a_step_sums_the_gradients_of_its_forward_passes(scenes: Path, tmp_path:
 
 def test_a_diverged_run_stops_and_keeps_its_last_checkpoint(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with pytest.raises(DetectorError, match=r"not finite.*--train\.learning_rate below"):
-        train(
-            small_config(
-                scenes, out, learning_rate=1e12, clip_gradient_norm=1e12, warmup_epochs=0.0, max_skipped_steps=2
-            )
-        )
+    with pytest.raises(DetectorError, match=r"not finite.*--lr below"):
+        train(small_config(scenes, out, lr=1e12, clip_gradient_norm=1e12, warmup_epochs=0.0, max_skipped_steps=2))
     assert torch.load(out / "last.pt", weights_only=True)["epoch"] == 0
     assert not (out / "best.safetensors").exists()
 
@@ -228,10 +224,10 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing(
     assert torch.equal(state.stats.losses, losses)
     assert state.stats.passes == passes
     (entry,) = [json.loads(line) for line in (out / "skipped_steps.jsonl").read_text().splitlines()]
-    images = dict.fromkeys((*first.images, *second.images))  # of all the mosaics, each once
-    names = [run.train_images.file_name(image) for image in images]
+    indices = dict.fromkeys((*first.image_indices, *second.image_indices))  # of all the mosaics, each once
+    names = [run.train_dataset.file_name(index) for index in indices]
     assert entry == {"epoch": 1, "step": 2, "images": names}
-    assert f"step 2 left out, its gradient is not finite; its images: {', '.join(names)}" in capsys.readouterr().out
+    assert f"step 2 skipped: its gradient is not finite; its images: {', '.join(names)}" in capsys.readouterr().out
 
     take_step(run, state, [first, second])  # and the next one counts again
     assert state.skipped_in_row == 0
@@ -252,9 +248,7 @@ def test_skipped_steps_are_counted_and_too_many_in_a_row_stop_the_run(
     monkeypatch.setattr(loss, "detection_loss", losses_of)
     with pytest.raises(DetectorError) as refusal:
         train(small_config(scenes, out, epochs=3, max_skipped_steps=3))
-    assert re.search(
-        r"3 steps in a row .* up to step 6 in epoch 2: .*--train\.learning_rate below 0\.002", str(refusal.value)
-    )
+    assert re.search(r"3 steps in a row .* up to step 6 in epoch 2: .*--lr below 0\.002", str(refusal.value))
     assert str(out / "skipped_steps.jsonl") in str(refusal.value)
     (row,) = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert (row["step"], row["skipped_steps"]) == (3, 1)
@@ -271,11 +265,7 @@ def test_skipped_steps_are_counted_and_too_many_in_a_row_stop_the_run(
 def test_a_run_begun_again_knows_no_skipped_steps_of_the_one_that_failed(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(DetectorError, match="not finite"):
-        train(
-            small_config(
-                scenes, out, learning_rate=1e12, clip_gradient_norm=1e12, warmup_epochs=0.0, max_skipped_steps=1
-            )
-        )
+        train(small_config(scenes, out, lr=1e12, clip_gradient_norm=1e12, warmup_epochs=0.0, max_skipped_steps=1))
     assert (out / "skipped_steps.jsonl").exists()
     train(small_config(scenes, out, epochs=1))
     assert not (out / "skipped_steps.jsonl").exists()
@@ -316,9 +306,7 @@ def no_card(monkeypatch: pytest.MonkeyPatch, fitting: int) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (50, 100))
 
 
-@pytest.mark.parametrize(
-    ("fitting", "advice"), [(3, r"3 fit: start again with --train\.batch_size 3"), (0, "not even one")]
-)
+@pytest.mark.parametrize(("fitting", "advice"), [(3, r"3 fit: start again with --batch_size 3"), (0, "not even one")])
 def test_out_of_memory_is_told_with_the_largest_batch_size(
     fitting: int, advice: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,14 +428,14 @@ def test_transforms_come_less_often_in_the_closing_epochs(scenes: Path, strength
 
 
 def test_a_sample_follows_from_its_key_alone(scenes: Path) -> None:
-    images = CocoDataset.load(find_split(scenes, "train"))
-    images = TrainDataset(images, 64, AugmentConfig(), seed=3)
+    dataset = CocoDataset.load(find_split(scenes, "train"))
+    images = TrainDataset(dataset, 64, AugmentConfig(), seed=3)
     first, again, other_epoch = (images[SampleKey(e, 5, False)].sample for e in (0, 0, 1))
     assert first is not None
     assert (first.image == again.image).all()
     assert (first.boxes == again.boxes).all()
     assert (first.image != other_epoch.image).any()
-    sampler = EpochSampler(len(images), 5, seed=3)
+    sampler = EpochSampler(len(dataset), 5, seed=3)
     loaders = [train_loader(images, sampler, n, pin_memory=False) for n in (0, 2)]
     for one, two in zip(*loaders, strict=True):
         assert torch.equal(one.images, two.images)
@@ -549,5 +537,5 @@ def test_a_run_interrupted_in_its_first_epoch_is_not_overwritten(
     monkeypatch.setattr(loop, "take_step", interrupted)
     with pytest.raises(DetectorError, match="interrupted"):
         train(config)
-    with pytest.raises(DetectorError, match=r"holds a run already; --resume"):
+    with pytest.raises(DetectorError, match=r"already holds a run; --resume"):
         train(config)

@@ -75,7 +75,7 @@ def test_a_rectangle_comes_out_as_it_went_in(tmp_path: Path, model: DetectionMod
 def test_the_file_explains_itself_without_this_program(saved: Path) -> None:
     with safe_open(saved, framework="pt") as file:
         metadata = file.metadata()
-    assert metadata["format"] == "detector-1"
+    assert metadata["format"] == "detector-2"
     assert json.loads(metadata["class_names"]) == list(INFO.categories.names)
     assert json.loads(metadata["category_ids"]) == [3, 7, 90]
     assert json.loads(metadata["image_size"]) == 320
@@ -134,7 +134,7 @@ def without(metadata: dict[str, str], key: str) -> dict[str, str]:
     ("change", "complaint"),
     [
         (lambda _: None, "'format'"),
-        (lambda m: m | {"format": "detector-2"}, "format is 'detector-2'"),
+        (lambda m: m | {"format": "detector-2"}, "format is 'detector-3'"),
         (lambda m: without(m, "license"), "'license'"),
         (lambda m: m | {"model": "yolo11n"}, "lack"),  # no JSON
         (lambda m: m | {"model": '["yolo11n"]'}, "model is no str"),

@@ -158,21 +158,28 @@ class CocoDataset:
         rows = self._annotations[index]
         return Annotations(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64), rows[:, 6].astype(np.bool_))
 
+    def eval_ids(self) -> list[int]:
+        """A number for each image, 0..len - 1, in the order of the image ids: evaluators take ids as floating-point
+        numbers, and among detections of equal score that of the image with the lower id comes first."""
+        ranks: list[int] = self._image_ids.argsort().argsort().tolist()
+        return ranks
+
     def ground_truth(self) -> dict[str, Any]:
-        """The split as COCOeval takes it, with image ids 0..len - 1 and labels as category ids.
+        """The split as COCOeval takes it, with `eval_ids` as image ids and labels as category ids.
 
         Annotations are numbered from 1: COCOeval takes one with id 0 for an object that was not found.
         """
+        eval_ids = self.eval_ids()
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for index in range(len(self)):
             width, height = self.size(index)
-            images.append({"id": index, "width": width, "height": height})
+            images.append({"id": eval_ids[index], "width": width, "height": height})
             for bbox, area, label, crowd in zip(*(column.tolist() for column in self.annotations(index)), strict=True):
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
-                        "image_id": index,
+                        "image_id": eval_ids[index],
                         "category_id": label,
                         "bbox": bbox,
                         "area": area,

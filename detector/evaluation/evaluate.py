@@ -127,9 +127,12 @@ def score(
             f" {unreadable[0]}; fix or remove them, or allow more with --max_unreadable (train and evaluate take it)"
         )
     labels = Categories(tuple(range(len(dataset.categories))), dataset.categories.names)
-    results = [entry for index, each in detections.items() for entry in replace(each, categories=labels).to_coco(index)]
+    eval_ids = dataset.eval_ids()
+    results = [
+        entry for i, each in detections.items() for entry in replace(each, categories=labels).to_coco(eval_ids[i])
+    ]
     names = category_names(dataset.categories)
-    metrics = coco_metrics(dataset.ground_truth(), results, list(detections), names, reference)
+    metrics = coco_metrics(dataset.ground_truth(), results, [eval_ids[index] for index in detections], names, reference)
     return Evaluation(metrics, detections, tuple(unreadable))
 
 

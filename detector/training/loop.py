@@ -216,7 +216,7 @@ def report_unreadable(run: Run, state: TrainState, batches: list[Batch]) -> None
 def validate(run: Run, state: TrainState) -> dict[str, Any]:
     """COCO metrics of the EMA weights on the validation split, each process detecting on a shard of the images."""
     categories, size, world = run.train_dataset.categories, run.config.image_size, run.world
-    detector = Detector(state.ema.model, categories, size, conf=0.001, device=run.device)
+    detector = Detector(state.ema.model, categories, size, conf=0.001, device=str(run.device))
     detector.batch = Detector.BATCH  # on a CPU, too: what that changes in the boxes is rounding
     shards = world.gather(detect_all(detector, run.val_loader))
     if not world.is_main:
