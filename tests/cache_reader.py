@@ -21,7 +21,7 @@ def read(cache: ImageCache, index: int, path: Path, decoded: list[int] | None = 
             decoded.append(index)
         return content(int(path.read_text()))
 
-    return cache.read(index, path, b"", decode)
+    return cache.read(index, path, decode)
 
 
 def read_all(cache: ImageCache, paths: list[Path], seed: int) -> None:

@@ -5,174 +5,102 @@ and each part is reserved before it is written, so that too little memory is an 
 Processes inherit it (fork) or get its descriptor (spawn, forkserver).
 """
 
-import hashlib
 import mmap
 import os
-import sys
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import reduction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
-if sys.platform == "linux":
-    import fcntl
-
-ALIGNMENT = 64
-"""Bytes: entries and pixels start at multiples of it."""
-
-
-class FileState(NamedTuple):
-    """Tells one state of a file from the next."""
-
-    size: int
-    modified_ns: int
-    changed_ns: int
-
-    @classmethod
-    def of(cls, path: Path) -> "FileState":
-        status = path.stat()
-        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+RECORD_BYTES = 16
+FILLED = 1
 
 
 class ImageCache:
-    """Decoded images, in at most `capacity` bytes with all bookkeeping, numbered 0..images - 1.
+    """Decoded images, each with a place of its own: the first ones whose places end within `capacity` bytes.
 
-    An image is served only while its file is in the state that was decoded; files of the same content share one copy.
-    What is full stays as it is: nothing is ever thrown out, so an entry never changes once it can be found.
+    Layout: a record for each image, which is two 64-bit words, `file_state` (0: none yet) and `FILLED`; then the pixels.
+    An image is served only while its file is in the state that was decoded.
 
-    Layout, in 64-bit words: the first free byte; for each image where its entry starts (0: none); a hash table of the
-    entries by content, open addressing; then entries (`FileState`, digest in two words, height, width, where the pixels
-    start) and pixels. Readers take no lock: the word that leads to an entry is written last. Writers lock the file, a
-    lock that the kernel takes back from a process that dies.
+    There is no lock. Whoever has decoded an image puts the state into its record unless another state is there, then
+    looks at the file again, and writes pixels, and `FILLED` last, only if the file is still in that state. So whoever
+    decodes a later state finds the record taken: all that write one image write the same bytes, and an image that was
+    returned never changes. The image of a file that has changed is decoded each time from then on.
     """
 
-    def __init__(self, images: int, capacity: int) -> None:
-        """Raises OSError where the bookkeeping finds no memory."""
+    def __init__(self, sizes: Int64[np.ndarray, "images 2"], capacity: int) -> None:
+        """sizes: (width, height) in pixels. Raises OSError where the records find no memory."""
+        places = starts(sizes)
+        self.room = max(int(np.searchsorted(places, capacity, side="right")) - 1, 0)
+        """Images that have a place."""
         descriptor = os.memfd_create("detector-images")
-        os.ftruncate(descriptor, capacity)
-        self._open(images, capacity, descriptor)
-        os.posix_fallocate(descriptor, 0, bookkeeping(images))
-        self._words[0] = bookkeeping(images)
+        os.ftruncate(descriptor, int(places[self.room]))
+        self._open(sizes, descriptor)
+        os.posix_fallocate(descriptor, 0, int(places[0]))
 
     def read(
-        self, index: int, path: Path, variant: bytes, decode: Callable[[], UInt8[np.ndarray, "h w 3"]]
+        self, index: int, path: Path, decode: Callable[[], UInt8[np.ndarray, "h w 3"]]
     ) -> UInt8[np.ndarray, "h w 3"]:
         """What `decode` returns for the file at `path`, from memory if it is there: then read-only.
 
-        variant: what decides on the pixels besides the file's content. Errors are those of `decode`.
+        Errors are those of `decode`.
         """
-        try:
-            state = FileState.of(path)
-        except OSError:
+        state = file_state(path) if index < self.room else None
+        if state is None:
             return decode()
-        image = self._find(index, state)
-        if image is not None:
-            return image
+        record, pixels = self._records[index], self._pixels(index)
+        if record.tolist() == [state, FILLED]:
+            pixels.flags.writeable = False
+            return pixels
         image = decode()
-        if self._words[0] + needed(image.nbytes) <= len(self._bytes):
-            try:
-                digest = hashlib.blake2b(path.read_bytes() + variant, digest_size=16).digest()
-                unchanged = FileState.of(path) == state
-            except OSError:  # the file has just gone
-                return image
-            if unchanged:
-                self._keep(index, state, digest, image)
+        if record[0] in (0, state):
+            record[0] = state
+            if file_state(path) == state:
+                with suppress(OSError):  # the machine has less memory left than the cache may have
+                    os.posix_fallocate(self._descriptor, int(self._starts[index]), image.nbytes)
+                    pixels[:] = image
+                    record[1] = FILLED
         return image
 
-    def _find(self, index: int, state: FileState) -> UInt8[np.ndarray, "h w 3"] | None:
-        start = int(self._slots[index])
-        if start == 0:
-            return None
-        *known, _, _, height, width, pixels = self._entry(start).tolist()
-        return self._pixels(pixels, height, width) if tuple(known) == state else None
+    def _pixels(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        start, (width, height) = int(self._starts[index]), self._sizes[index].tolist()
+        return self._bytes[start : start + height * width * 3].reshape(height, width, 3)
 
-    def _keep(self, index: int, state: FileState, digest: bytes, image: UInt8[np.ndarray, "h w 3"]) -> None:
-        words = np.frombuffer(digest, np.int64)
-        height, width = image.shape[:2]
-        with self._locked():
-            if self._find(index, state) is not None:  # another process was faster
-                return
-            cell, twin = self._look_up(words)
-            start = self._reserve(0 if twin else image.nbytes)
-            if start is None:
-                return
-            pixels = int(self._entry(twin)[-1]) if twin else start + ALIGNMENT
-            if not twin:
-                self._pixels(pixels, height, width, writable=True)[:] = image
-            self._entry(start)[:] = [*state, *words, height, width, pixels]
-            if cell is not None and not twin:
-                self._table[cell] = start
-            self._slots[index] = start
-
-    def _look_up(self, digest: np.ndarray) -> tuple[int | None, int]:
-        """The hash table's cell for this content, None if all are taken, and where the entry in it starts, 0 if none."""
-        first = int(digest[0]) % len(self._table)
-        for step in range(len(self._table)):
-            cell = (first + step) % len(self._table)
-            start = int(self._table[cell])
-            if start == 0 or (self._entry(start)[3:5] == digest).all():
-                return cell, start
-        return None, 0
-
-    def _reserve(self, pixels: int) -> int | None:
-        """Room for an entry and `pixels` bytes behind it; None if there is none."""
-        start, length = int(self._words[0]), needed(pixels)
-        if start + length > len(self._bytes):
-            return None
-        try:
-            os.posix_fallocate(self._descriptor, start, length)
-        except OSError:  # the machine has less memory left than the cache may have
-            return None
-        self._words[0] = start + length
-        return start
-
-    def _entry(self, start: int) -> np.ndarray:
-        return self._words[start // 8 : start // 8 + 8]
-
-    def _pixels(self, start: int, height: int, width: int, writable: bool = False) -> UInt8[np.ndarray, "h w 3"]:
-        view = self._bytes[start : start + height * width * 3].reshape(height, width, 3)
-        view.flags.writeable = writable
-        return view
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
-
-    def _open(self, images: int, capacity: int, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._images = images
+    def _open(self, sizes: Int64[np.ndarray, "images 2"], descriptor: int) -> None:
+        self._sizes, self._starts, self._descriptor = sizes, starts(sizes), descriptor
         weakref.finalize(self, os.close, descriptor)
-        self._bytes = np.frombuffer(mmap.mmap(descriptor, capacity), np.uint8)
-        self._words = self._bytes[: capacity // 8 * 8].view(np.int64)
-        self._slots = self._words[1 : 1 + images]
-        self._table = self._words[1 + images : 1 + images + 2 * images]
+        self._bytes = np.frombuffer(mmap.mmap(descriptor, 0), np.uint8)
+        self._records = self._bytes[: RECORD_BYTES * len(sizes)].view(np.int64).reshape(-1, 2)
 
-    def __getstate__(self) -> tuple[int, int, Any]:
-        return self._images, len(self._bytes), reduction.DupFd(self._descriptor)
+    def __getstate__(self) -> tuple[int, np.ndarray, Any]:
+        return self.room, self._sizes, reduction.DupFd(self._descriptor)
 
-    def __setstate__(self, state: tuple[int, int, Any]) -> None:
-        images, capacity, descriptor = state
-        self._open(images, capacity, descriptor.detach())
+    def __setstate__(self, state: tuple[int, np.ndarray, Any]) -> None:
+        self.room, sizes, descriptor = state
+        self._open(sizes, descriptor.detach())
 
 
-def bookkeeping(images: int) -> int:
-    """Bytes that a cache of that many images takes before the first comes in."""
-    return _aligned(8 * (1 + images + 2 * images))
+def starts(sizes: Int64[np.ndarray, "images 2"]) -> Int64[np.ndarray, " images+1"]:
+    """The bytes at which the images' pixels start, behind the records, and at which the last ends.
+
+    Each place is whole pages, so that reserving one never touches another.
+    """
+    lengths = np.concatenate([[RECORD_BYTES * len(sizes)], 3 * sizes.prod(axis=1)])
+    return np.cumsum(-(-lengths // mmap.PAGESIZE) * mmap.PAGESIZE)
 
 
-def needed(pixels: int) -> int:
-    """Bytes that an image of `pixels` bytes takes in a cache."""
-    return ALIGNMENT + _aligned(pixels)
+def file_state(path: Path) -> int | None:
+    """A 64-bit word, never 0, that tells one state of a file from the next; None where there is no file.
 
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+    One word, because it is then read and written whole, and the same in all processes: hashes of integers have no seed.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return hash((status.st_size, status.st_mtime_ns, status.st_ctime_ns)) or 1

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
-from detector.data.cache import ImageCache, bookkeeping, needed
+from detector.data.cache import ImageCache, starts
 from detector.data.coco import CocoDataset
 from detector.data.sample import Sample
 from detector.images.read import read_image
@@ -34,7 +34,7 @@ class CachedImages:
         self.message = ""
         """One line on how many images the cache has room for; empty without one."""
         if cache_gb > 0:
-            self._cache, self.message = _open_cache([self.size(i) for i in range(len(dataset))], cache_gb)
+            self._cache, self.message = _open_cache(np.array([self.size(i) for i in range(len(dataset))]), cache_gb)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -55,7 +55,7 @@ class CachedImages:
             image = read_image(path, original)
             return image if size == original else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
-        image = decode() if self._cache is None else self._cache.read(index, path, repr(original).encode(), decode)
+        image = decode() if self._cache is None else self._cache.read(index, path, decode)
         ratio = np.array([size[0] / original[0], size[1] / original[1]] * 2, dtype=np.float32)
         return Sample(image, dataset.boxes(index) * ratio, dataset.labels(index), dataset.crowd_boxes(index) * ratio)
 
@@ -66,24 +66,24 @@ def shrunk_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
     return max(round(size[0] * ratio), 1), max(round(size[1] * ratio), 1)
 
 
-def _open_cache(sizes: list[tuple[int, int]], cache_gb: float) -> tuple[ImageCache | None, str]:
-    """A cache for images of `sizes`, and the line that says how many it has room for."""
+def _open_cache(sizes: Int64[np.ndarray, "images 2"], cache_gb: float) -> tuple[ImageCache | None, str]:
+    """A cache for images of `sizes`, (width, height) in pixels, and the line that says how many it has room for."""
     if sys.platform != "linux":
         return None, "image cache: none, because it takes Linux; images are read from the disk each time"
-    fixed, pixels = bookkeeping(len(sizes)), sum(needed(3 * width * height) for width, height in sizes)
+    first, *_, needed = starts(sizes).tolist()
     allowed = min(int(cache_gb * GIB), int(MEMORY_FRACTION * _free_memory()))
     try:
-        cache = ImageCache(len(sizes), min(allowed, fixed + pixels)) if allowed > fixed else None
+        cache = ImageCache(sizes, allowed) if allowed > first else None
     except OSError:
         cache = None
     if cache is None:
         return None, "image cache: none, too little memory is free; images are read from the disk each time"
-    if allowed >= fixed + pixels:
-        return cache, f"image cache: room for all {len(sizes)} training images ({(fixed + pixels) / GIB:.2f} GiB)"
+    if allowed >= needed:
+        return cache, f"image cache: room for all {len(sizes)} training images ({needed / GIB:.2f} GiB)"
     limit = "" if allowed == int(cache_gb * GIB) else ", half of the memory that is free"
     return cache, (
-        f"image cache: room for about {int(len(sizes) * (allowed - fixed) / pixels)} of {len(sizes)} training images"
-        f" ({allowed / GIB:.2f} GiB{limit}); all need --train.cache_gb {(fixed + pixels) / GIB + 0.01:.2f}"
+        f"image cache: room for {cache.room} of {len(sizes)} training images"
+        f" ({allowed / GIB:.2f} GiB{limit}); all need --train.cache_gb {needed / GIB + 0.01:.2f}"
     )
 
 
