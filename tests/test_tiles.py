@@ -183,6 +183,6 @@ def test_impossible_tiles_are_refused(weights: Path, tmp_path: Path, wrong: list
     detector = Detector.load(weights, device="cpu")
     with pytest.raises(
         ConfigError,
-        match=r"^(tiles: invalid value 8: expected at least 32|overlap: invalid value 0.95: expected a number from 0 to 0.9)",
+        match=r"^(tiles: invalid value 8|overlap: invalid value 0\.95): expected",
     ):
         TiledDetector(detector, *(float(value) if "." in value else int(value) for value in wrong[1::2]))
