@@ -4,6 +4,7 @@ project = "Detector"
 author = "the authors of Detector"
 root_doc = "docs/index"
 include_patterns = ["docs/**", "benchmarks/*.md", "weights/*.md"]
+exclude_patterns = ["build", "runs", ".venv", "examples/node_modules"]
 extensions = ["myst_parser"]
 myst_enable_extensions: list[str] = []
 myst_heading_anchors = 3
