@@ -1,0 +1,135 @@
+"""The pages for readers: short enough, their links lead somewhere, their commands and Python are the program's."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from detector.cli import COMMANDS, build_parser
+from detector.formats.table import FORMATS
+from detector.models.catalog import MODELS
+
+REPOSITORY = Path(__file__).parents[1]
+README = REPOSITORY / "README.md"
+DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
+BESIDE = [*sorted((REPOSITORY / "benchmarks").glob("*.md")), REPOSITORY / "weights" / "README.md"]
+PAGES = [README, *DOCS, *BESIDE]
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`([^`\n]+)`")
+HOUSE_WORDS = re.compile(r"\b(pictures?|licence|colour|centre|tally|cards?)\b", re.IGNORECASE)
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(REPOSITORY))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    prose = CODE.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().replace(" ", "-") for heading in plain}
+
+
+def code_blocks(page: Path, *languages: str) -> Iterator[str]:
+    for language, text in CODE.findall(page.read_text(encoding="utf-8")):
+        if language in languages:
+            yield text
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The arguments of each call of `detector` in lines of shell."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if "detector " in line:
+            words = shlex.split(line, comments=True)
+            starts = [
+                place for place, word in enumerate(words[:-1]) if word == "detector" and words[place + 1] in COMMANDS
+            ]
+            for start in starts:
+                yield words[start + 1 :]
+
+
+@cache
+def known_options(command: str) -> set[str]:
+    parser = build_parser(command, COMMANDS[command])
+    return {option for action in parser._actions for option in action.option_strings}
+
+
+def test_the_readme_is_short() -> None:
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 150
+    assert [number for number, line in enumerate(lines, start=1) if len(line) > 120] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_and_images_exist(page: Path) -> None:
+    for target in LINK.findall(CODE.sub("", page.read_text(encoding="utf-8"))):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), f"{name_of(page)}: {target}"
+        assert not anchor or anchor in anchors(file), f"{name_of(page)}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_have_the_options_they_are_shown_with(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    inline = (code for code in INLINE.findall(CODE.sub("", text)) if code.startswith("detector "))
+    shell = [*code_blocks(page, "sh"), *(code for code in inline if "…" not in code and "COMMAND" not in code)]
+    for block in shell:
+        for line in block.splitlines():
+            if found := re.match(r"\s*detector\s+(\w+)", line):
+                assert found[1] in COMMANDS, f"{name_of(page)}: {line}"
+        for command, *arguments in commands(block):
+            options = known_options(command)
+            used = {argument.split("=")[0] for argument in arguments if argument.startswith("--")}
+            assert used <= options, f"{name_of(page)}: detector {command} {used - options}"
+
+
+@pytest.mark.parametrize("page", [README, *DOCS], ids=name_of)
+def test_options_in_the_prose_exist(page: Path) -> None:
+    known = set().union(*map(known_options, COMMANDS))
+    others = {"--max-restarts", "--prefix", "--logdir"}  # of torchrun, npm and tensorboard
+    prose = CODE.sub("", page.read_text(encoding="utf-8"))
+    used = {option for code in INLINE.findall(prose) for option in re.findall(r"(?<![\w-])--[a-z][\w.\-]*", code)}
+    assert {option.rstrip(".") for option in used} <= known | others
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_python_compiles_and_its_imports_exist(page: Path) -> None:
+    for block in code_blocks(page, "python"):
+        compile(block, name_of(page), "exec")
+        for module, names in re.findall(r"^from (detector[\w.]*) import (.+)$", block, re.MULTILINE):
+            for name in names.split(","):
+                assert hasattr(import_module(module), name.strip()), f"{name_of(page)}: {module}.{name.strip()}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "CHANGELOG.md"], ids=name_of)
+def test_only_what_every_reader_has(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "../shared" not in text
+    assert "tools/" not in text.replace("`tools/train.py …`", "")  # a pip user has no tools
+    assert not re.search(r"pip install '?detector\b", text)  # somebody else's package
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_words_are_the_fields(page: Path) -> None:
+    assert HOUSE_WORDS.findall(page.read_text(encoding="utf-8")) == []
+
+
+def test_the_readme_lists_every_model() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert [name for name in MODELS if f"| {name} |" not in text] == []
+
+
+def test_every_format_and_page_is_described() -> None:
+    export = (REPOSITORY / "docs" / "export.md").read_text(encoding="utf-8")
+    assert [name for name in FORMATS if f"`{name}`" not in export] == []
+    index = (REPOSITORY / "docs" / "index.md").read_text(encoding="utf-8")
+    assert [page.name for page in DOCS if page.name != "index.md" and f"]({page.name})" not in index] == []
