@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/detector demo
@@ -14,6 +14,18 @@ test: $(VENV)/installed examples/node_modules/.package-lock.json
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+DOCS := build/docs-env
+
+# The documentation as a site; its tools have an environment of their own.
+docs: $(DOCS)/installed
+	$(DOCS)/bin/sphinx-build -q -W --keep-going -b html -c docs . build/docs
+	@echo "written: build/docs/docs/index.html"
+
+$(DOCS)/installed: docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --requirement docs/requirements.txt
+	touch $@
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -188,10 +188,7 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> Any:
 
 def instantiate(parser: ArgumentParser, command: Command, parsed: Namespace) -> Any:
     """The configuration of parsed values. Raises ConfigError for one that is empty or out of range."""
-    defaults, given = vars(parser.get_defaults().as_flat()), vars(parsed.as_flat())
-    for key, value in given.items():
-        if value is None and defaults.get(key) is not None:
-            raise ConfigError(f"{key} has no value; give it one or leave it out for {defaults[key]!r}")
+    require_values(parser, parsed.as_dict())
     values = parser.instantiate(parsed).as_dict()
     values.pop("config")
     return command.config(**values)
@@ -243,6 +240,7 @@ def check_file(name: str, command: Command, path: str) -> None:
     parser.set_defaults({f.name: ["?"] if f.name == "sources" else "?" for f in required})
     try:
         require_known(parser, keys_of(content))
+        require_values(parser, content)
         instantiate(parser, command, parser.parse_path(path, defaults=True))
     except ArgumentError as error:
         raise ConfigError(f"{path}: {explain(command, error)}") from error
@@ -260,6 +258,15 @@ def keys_of(content: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
 
 
 SECTIONS = {each.name for each in fields(TrainConfig) if is_dataclass(each.default_factory)}
+
+
+def require_values(parser: ArgumentParser, content: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a key without a value where none is no possible value."""
+    defaults = vars(parser.get_defaults().as_flat())
+    sections = [("", content), *((f"{name}.", content.get(name) or {}) for name in SECTIONS)]
+    for key, value in ((f"{prefix}{name}", value) for prefix, part in sections for name, value in part.items()):
+        if value is None and defaults.get(key) is not None:
+            raise ConfigError(f"{key} has no value; give it one or leave it out for {defaults[key]!r}")
 
 
 def require_known(parser: ArgumentParser, names: Iterable[str]) -> None:
@@ -301,7 +308,7 @@ TYPES = {
 
 
 def expected_type(config: Any, name: str) -> str:
-    """In words, what the field of this dotted name takes."""
+    """What the field of this dotted name takes, in words."""
     hint = config
     for part in name.split("."):
         hint = get_type_hints(hint).get(part, str) if is_dataclass(hint) else str

@@ -135,7 +135,7 @@ class Detections:
         ]
 
     def to_supervision(self) -> "supervision.Detections":
-        """As the package `supervision` takes them: `class_id` is the label, `data["class_name"]` the class's name.
+        """Convert for the package `supervision`: `class_id` is the label, `data["class_name"]` the class's name.
 
         Raises ConfigError if it is not installed.
         """

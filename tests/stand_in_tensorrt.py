@@ -81,10 +81,10 @@ class Context:
 
     def execute_async_v3(self, stream: int) -> bool:
         frames = np.frombuffer(
-            ctypes.string_at(self.addresses["frames"], int(np.prod(self.input_shape))), np.uint8
+            ctypes.string_at(self.addresses["images_uint8"], int(np.prod(self.input_shape))), np.uint8
         ).reshape(self.input_shape)
         for name, found in zip(
-            ("boxes", "scores"), self.session.run(["boxes", "scores"], {"frames": frames}), strict=True
+            ("boxes", "scores"), self.session.run(["boxes", "scores"], {"images_uint8": frames}), strict=True
         ):
             assert found.dtype == np.float32
             assert found.shape == self.get_tensor_shape(name)

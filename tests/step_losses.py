@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import torch
+from sync_batch_norm import convert_sync_batch_norm
 
 from detector.cli import COMMANDS, parse
-from detector.training import step
+from detector.training import setup, step
 from detector.training.distributed import init_distributed
 from detector.training.loop import set_learning_rate
 from detector.training.setup import set_up
@@ -21,6 +22,7 @@ from detector.training.step import take_step
 def main(out: Path, steps: int, arguments: list[str]) -> None:
     torch.set_default_dtype(torch.float64)  # else rounding, amplified from step to step, hides what is compared
     step.scale_pixels = lambda images: images.double() / 255
+    setup.convert_sync_batch_norm = convert_sync_batch_norm
     config = parse("train", COMMANDS["train"], arguments)
     with init_distributed() as world:
         run, state = set_up(config, world)

@@ -253,7 +253,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "unknown-module-to-freeze": (
         train("--train.freeze=[stage22]"),
-        ("train.freeze", "'stage22'", "near names: stage2"),
+        ("train.freeze", "'stage22'", "did you mean one of stage2"),
     ),
     "unknown-class": (infer("--classes=circle,sqare"), ("classes", "'sqare'", "circle, square")),
     # the configuration

@@ -165,13 +165,13 @@ def test_select_treats_every_image_of_a_batch_alone() -> None:
 def test_boxes_far_outside_do_not_meet_another_class() -> None:
     boxes = torch.tensor([[-480.0, -480, 24, 24], [620.0, 620, 1120, 1120]])
     scores = torch.tensor([[0.1, 0.8], [0.9, 0.1]])
-    ((_, _, _, labels),) = select(Predictions(boxes[None], scores[None]), 0.5, 0.7, 300)
+    ((_, _, labels, _),) = select(Predictions(boxes[None], scores[None]), 0.5, 0.7, 300)
     assert labels.tolist() == [0, 1]
 
 
 def test_the_threshold_itself_counts() -> None:
     boxes, scores = torch.tensor([[0.0, 0, 9, 9], [20.0, 20, 29, 29]]), torch.tensor([[0.5], [0.49]])
-    ((_, _, kept, _),) = select(Predictions(boxes[None], scores[None]), 0.5, 0.7, 300)
+    ((_, kept, _, _),) = select(Predictions(boxes[None], scores[None]), 0.5, 0.7, 300)
     assert kept.tolist() == [0.5]
 
 
@@ -184,14 +184,14 @@ def test_nothing_found_is_empty_not_an_error() -> None:
 def test_only_the_best_candidates_enter_nms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postprocess, "MAX_CANDIDATES", 40)
     predictions = random_predictions(3, 500, 3)
-    ((_, _, scores, _),) = select(predictions, 0.001, 1.0, 300)
+    ((_, scores, _, _),) = select(predictions, 0.001, 1.0, 300)
     assert torch.equal(scores, predictions.scores[0].amax(dim=1).sort(descending=True).values[:40])
 
 
 def test_wanted_classes_are_not_crowded_out_by_others() -> None:
     predictions = random_predictions(4, 400, 3)
     wanted = torch.tensor([2])
-    ((_, _, _, labels),) = select(predictions, 0.2, 0.7, 5, wanted)
+    ((_, _, labels, _),) = select(predictions, 0.2, 0.7, 5, wanted)
     expected = brute_force(predictions.boxes[0], predictions.scores[0], 0.2, 0.7, 5, wanted=[2])
     assert labels.tolist() == [2] * len(expected) == [2] * 5
 
@@ -347,7 +347,7 @@ def test_in_a_frame_of_the_image_s_own_size_boxes_are_the_network_s(model: Detec
     image = np.random.default_rng(0).integers(0, 255, (64, 160, 3), dtype=np.uint8)
     with torch.no_grad():
         raw = model.logits(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)
-    ((_, boxes, scores, _),) = select_logits(raw, 0.25, 0.7, 300)
+    ((boxes, scores, _, _),) = select_logits(raw, 0.25, 0.7, 300)
     found = Detector(model, CATEGORIES, (64, 160), device="cpu")(image)
     assert len(found) == len(scores) > 3
     assert torch.allclose(found.scores, scores, atol=1e-4)

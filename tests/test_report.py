@@ -129,7 +129,7 @@ def test_names_are_texts_not_markup(page: Page) -> None:
 def test_what_the_page_says(run: Path, page: Page) -> None:
     assert "yolo11n" in page.text
     assert "not stated" in page.text  # the license
-    assert "train.image_size" in page.text  # differs from the default
+    assert "image_size" in page.text  # differs from the default
     assert "train.momentum" not in page.text
     assert "loader.workers" in page.text
     row = json.loads((run / "metrics.jsonl").read_text())
@@ -316,6 +316,6 @@ def test_report_wants_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_a_run_of_height_times_width(run: Path, tmp_path: Path) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
-    config["train"]["image_size"] = [64, 96]
+    config["image_size"] = [64, 96]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert read_config(tmp_path / "config.yaml").image_size == (64, 96)

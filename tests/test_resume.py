@@ -114,7 +114,7 @@ def test_a_request_to_stop_saves_the_step_under_way(
             f" continue with: detector train --resume {whole}"
         )
         content = torch.load(whole / "last.pt", weights_only=True)
-        assert (content["epoch"], content["step"], content["stats"]["batches"]) == (epoch, after, batches + 1)
+        assert (content["epoch"], content["step"], content["epoch_stats"]["batches"]) == (epoch, after, batches + 1)
 
         assert main(["train", f"--resume={whole}"]) == 0
         assert digests(whole) == digests(aside)
@@ -192,7 +192,7 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_bits(data: Path, tmp
 
 def test_a_changed_setting_is_refused_and_shown(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refusal(capsys, "train", f"--resume={copy}", "--lr=0.5", "--augment.mosaic=0")
-    assert "augment.mosaic was 1.0, is 0.0; train.lr was 0.002, is 0.5" in line
+    assert "augment.mosaic was 1.0, is 0.0; lr was 0.002, is 0.5" in line
     assert "leave them as they were, or start a new run from its weights: --weights" in line
 
 
@@ -208,7 +208,7 @@ def test_the_same_settings_and_those_that_change_nothing_are_accepted(copy: Path
 
 def test_a_configuration_edited_by_hand_is_refused(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = yaml.safe_load((copy / "config.yaml").read_text())
-    config["train"]["epochs"] = 7
+    config["epochs"] = 7
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
     assert f"train.epochs was {EPOCHS}, is 7" in refusal(capsys, "train", f"--resume={copy}")
 
@@ -305,7 +305,7 @@ def test_a_checkpoint_holds_the_whole_state_and_no_code(whole: Path) -> None:
         "ema_steps",
         "optimizer",
         "scaler",
-        "stats",
+        "epoch_stats",
         "rng",
     } <= content.keys()
     assert (content["epoch"], content["step"], content["ema_steps"]) == (EPOCHS, EPOCHS * STEPS, EPOCHS * STEPS)

@@ -134,7 +134,7 @@ def without(metadata: dict[str, str], key: str) -> dict[str, str]:
     ("change", "complaint"),
     [
         (lambda _: None, "'format'"),
-        (lambda m: m | {"format": "detector-2"}, "format is 'detector-3'"),
+        (lambda m: m | {"format": "detector-1"}, "format is 'detector-1'"),
         (lambda m: without(m, "license"), "'license'"),
         (lambda m: m | {"model": "yolo11n"}, "lack"),  # no JSON
         (lambda m: m | {"model": '["yolo11n"]'}, "model is no str"),
@@ -143,7 +143,7 @@ def without(metadata: dict[str, str], key: str) -> dict[str, str]:
         (lambda m: m | {"category_ids": "5"}, "category_ids is no list"),
         (lambda m: m | {"category_ids": "[1, 2]"}, "don't belong together"),
         (lambda m: m | {"category_ids": "[1, 2, 2]"}, "don't belong together"),
-        (lambda m: m | {"category_ids": "[[1], 2, 3]"}, "no whole numbers"),
+        (lambda m: m | {"category_ids": "[[1], 2, 3]"}, "category_ids not integers"),
         (lambda m: m | {"category_ids": "[]", "class_names": "[]"}, "don't belong together"),
         (lambda m: m | {"model": '"yolo99n"'}, "this version knows yolo11n"),
         (lambda m: m | {"model": '"yolo11s"'}, "not those of yolo11s with 3 classes"),

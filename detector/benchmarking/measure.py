@@ -23,7 +23,7 @@ from detector.utils.memory import tune_malloc
 WARM_UP = 5
 """Calls before anything is measured."""
 AP_CONF = 0.001
-"""As `evaluate` has it."""
+"""Lowest score in the AP, as in `evaluate`."""
 Image = UInt8[np.ndarray, "_h _w 3"]
 
 

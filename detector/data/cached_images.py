@@ -14,7 +14,7 @@ from detector.images.read import read_image
 
 GIB = 2**30
 MEMORY_FRACTION = 0.5
-"""At most this fraction of the memory that is free when the run starts goes to the cache."""
+"""Largest part of the memory free at the start of the run that the cache may take."""
 CGROUP_FILES = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),

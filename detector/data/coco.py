@@ -206,7 +206,7 @@ class CocoDataset:
         return Sample(image, self.boxes(index), self.labels(index), self.crowd_boxes(index))
 
     def readable(self, indices: Iterable[int]) -> Iterator[tuple[int, Sample]]:
-        """Those images, each with its index; one that can't be read is named on stderr and skipped."""
+        """Read those images, each with its index; one that can't be read is named on stderr and skipped."""
         for index in indices:
             try:
                 yield index, self.read(index)

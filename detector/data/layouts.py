@@ -69,7 +69,7 @@ def _annotation_files(root: Path, split: Split) -> list[Path]:
 
 
 def _image_folder(root: Path, split: Split, annotations: Path) -> Path:
-    """Of the folders that may hold the images, the first with the first image in it, else the first that exists."""
+    """The image folder: of those that may hold the images, the first with the first image in it, else the first that exists."""
     suffix = annotations.stem.removeprefix("instances_")
     candidates = (root / suffix, root / "images" / suffix, root / split, root / "images" / split, root / "images", root)
     existing = [folder for folder in candidates if folder.is_dir()]

@@ -1,4 +1,4 @@
-"""Which images come in which batch of an epoch, how often, and at what size. All of it follows from (seed, epoch)."""
+"""Sampling: which images come in which batch of an epoch, how often, and at what size. All of it follows from (seed, epoch)."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple

@@ -101,7 +101,7 @@ def detect_all(detector: Detector, items: DataLoader[EvalItem]) -> SplitDetectio
 
 
 def detect_tiled(detector: TiledDetector, dataset: CocoDataset) -> SplitDetections:
-    """As `detect_all`, each image by its tiles."""
+    """Detect on every image by its tiles; as `detect_all`."""
     found = SplitDetections()
     for index in range(len(dataset)):
         try:

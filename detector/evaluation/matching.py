@@ -1,4 +1,4 @@
-"""Which detection belongs to which object: class by class as COCOeval matches, and whatever the class, for confusions."""
+"""Matching of detections and objects: class by class as COCOeval matches, and whatever the class, for confusions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -132,9 +132,9 @@ class ImageMatch:
     right: Bool[np.ndarray, " detections"]
     wrong_class: Bool[np.ndarray, " detections"]
     duplicate: Bool[np.ndarray, " detections"]
-    """On an object that a better detection has taken."""
+    """Detections on an object that a better detection has taken."""
     background: Bool[np.ndarray, " detections"]
-    """On nothing."""
+    """Detections on nothing."""
     missed: Bool[np.ndarray, " truths"]
     """Objects that no detection has taken."""
 

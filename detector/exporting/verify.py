@@ -129,7 +129,7 @@ def compare(
 
 
 def differences(one: Detections, other: Detections, certain: float) -> tuple[Tensor, Tensor, int]:
-    """Of the matches (same label, largest overlap, each taken once, best score first) the differences of the boxes' sides and
+    """Differences of matches (same label, largest overlap, each taken once, best score first) in the boxes' sides and
     of the scores; and how many detections of a score of at least `certain` have no match with an IoU of 0.5."""
     shared = intersection_area(one.boxes[:, None], other.boxes[None])
     areas = box_area(one.boxes)[:, None] + box_area(other.boxes)[None]

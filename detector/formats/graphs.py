@@ -29,7 +29,7 @@ class HeadGraph(nn.Module):
 
 
 class HalfGraph(HeadGraph):
-    """As `HeadGraph`, its layers in half precision; boxes are decoded in float32, as pixels beyond 512 need it."""
+    """`HeadGraph` with its layers in half precision; boxes are decoded in float32, as pixels beyond 512 need it."""
 
     def __init__(self, model: DetectionModel) -> None:
         super().__init__(model)
@@ -44,7 +44,7 @@ class HalfGraph(HeadGraph):
 
 
 class Uint8Graph(HeadGraph):
-    """As `HeadGraph`, from letterboxed images (batch, height, width, 3) uint8 RGB."""
+    """`HeadGraph` from letterboxed images (batch, height, width, 3) uint8 RGB."""
 
     def forward(
         self, inputs: UInt8[Tensor, "batch height width 3"]
@@ -53,7 +53,7 @@ class Uint8Graph(HeadGraph):
 
 
 class LogitsGraph(nn.Module):
-    """As `HeadGraph`, but not decoded: box logits (batch, 64, anchors), class logits (batch, classes, anchors), the anchors'
+    """The network without decoding: box logits (batch, 64, anchors), class logits (batch, classes, anchors), the anchors'
     points (anchors, 2) in pixels of the network input and strides (anchors,)."""
 
     def __init__(self, model: DetectionModel) -> None:

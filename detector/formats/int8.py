@@ -10,7 +10,7 @@ from detector.boxes import box_area, intersection_area
 from detector.structures import Predictions
 
 MAX_ERROR = 0.03
-"""Of `quantization_error`: layers stay in float to keep within it."""
+"""Largest `quantization_error` aimed at: layers stay in float to keep within it."""
 MAX_MEASURED = 16
 """Maximum number of images on which the error is measured."""
 
@@ -30,7 +30,7 @@ def quantization_error(expected: Predictions, got: Predictions) -> float:
 
 
 def subsample(images: CalibrationImages) -> CalibrationImages:
-    """At most `MAX_MEASURED` of them, evenly spread."""
+    """Pick at most `MAX_MEASURED` images, evenly spread."""
     return images[:: -(-len(images) // MAX_MEASURED)]
 
 

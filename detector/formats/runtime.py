@@ -14,7 +14,7 @@ from detector.structures import Predictions
 
 
 class Selection(NamedTuple):
-    """Which anchors are detections: see `postprocess.select`."""
+    """Settings of postprocessing: see `postprocess.select`."""
 
     conf: float
     iou: float
@@ -51,12 +51,12 @@ class HeadRuntime(Runtime):
 
 
 def channels_last(inputs: UInt8[Tensor, "batch 3 height width"]) -> UInt8[Tensor, "batch height width 3"]:
-    """As exported files take them; no copy where the inputs come from `Letterbox.apply`."""
+    """Bring inputs into the layout of exported files; no copy where the inputs come from `Letterbox.apply`."""
     return inputs.permute(0, 2, 3, 1).contiguous()
 
 
 def apply_class_filter(found: NmsResult, selection: Selection) -> NmsResult:
-    """Of the detections of all labels those that `selection` asks for, no more than it allows."""
+    """Keep the detections of the classes that `selection` asks for, no more than it allows."""
     boxes, scores, labels, _ = found
     if selection.class_filter is not None:
         mine = torch.isin(labels, selection.class_filter)

@@ -71,7 +71,7 @@ class Letterbox:
         return boxes.clamp_min(0).minimum(boxes.new_tensor((self.width, self.height) * 2))
 
     def cells_inside(self, rows: int, columns: int) -> tuple[slice, slice]:
-        """Of a grid of equal cells over the input, the rows and columns whose centers lie in the image or on its border.
+        """Rows and columns, of a grid of equal cells over the input, whose centers lie in the image or on its border.
 
         In a direction in which the image lies between two centers, the one that holds its middle.
         """

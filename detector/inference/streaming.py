@@ -20,7 +20,7 @@ from detector.structures import Detections
 
 AHEAD = 4
 """Images that may wait for the network."""
-LeftOut = Callable[[Source, DataError], None]
+OnError = Callable[[Source, DataError], None]
 """What is called with a source that can't be read (to its end), and the reason."""
 
 
@@ -36,7 +36,7 @@ class StreamResult(NamedTuple):
 
 
 class _Item(NamedTuple):
-    """As `StreamResult`, before detection; in the place of the (further) images of a source that can't be read, the error."""
+    """A `StreamResult` before detection; in the place of the (further) images of a source that can't be read, the error."""
 
     source: Source
     frame: int
@@ -47,7 +47,7 @@ class _Item(NamedTuple):
 def stream(
     detector: Detector | TiledDetector,
     sources: Iterable[Source | ImageLike],
-    on_error: LeftOut | None = None,
+    on_error: OnError | None = None,
 ) -> Generator[StreamResult, None, None]:
     """Detect in the images of all sources, in order, while the next ones are read in a thread.
 

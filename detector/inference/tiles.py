@@ -67,7 +67,7 @@ class Views:
 
 
 class TiledDetector:
-    """As `detector`, looking through windows of `side` pixels and once at the whole image, for objects larger than those.
+    """Detects by windows of `side` pixels and once in the whole image, for objects larger than those.
 
     `overlap`: fraction of a window's side that the next one covers again. Objects smaller than the overlap are whole in one
     window at least. An image no larger than a window is one window: the detections are those of `detector`.
@@ -92,7 +92,7 @@ class TiledDetector:
     def __call__(self, images: Sequence[ImageLike]) -> list[Detections]: ...
 
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Detections | list[Detections]:
-        """As `Detector.__call__`."""
+        """Detect as `Detector.__call__` does."""
         if isinstance(images, Sequence) and not isinstance(images, str | bytes):
             return [self(image) for image in images]
         image = as_array(images)
@@ -107,7 +107,7 @@ class TiledDetector:
 
 
 def larger_than(side: float, found: Detections) -> Detections:
-    """Those with a side longer than so many pixels, which windows may not show whole."""
+    """Detections with a side longer than `side` pixels, which windows may not show whole."""
     large = (found.boxes[:, 2:] - found.boxes[:, :2]).amax(dim=1) > side
     return Detections(found.boxes[large], found.scores[large], found.labels[large], found.categories)
 
@@ -200,8 +200,8 @@ def join(edges: Float[Tensor, "windows 4"], views: Views) -> Views:
 def agreeing(
     views: Views, a: Int64[Tensor, " a"], b: Int64[Tensor, " b"], shared: Float[Tensor, "4"]
 ) -> Int64[Tensor, "pairs 2"]:
-    """Which of the views `a` of one window and `b` of another are the same object: each other's best match by overlap
-    of the parts in `shared`, which both windows see, and by score."""
+    """Pairs of views, `a` of one window and `b` of another, that are the same object: each other's best match by overlap of
+    the parts in `shared`, which both windows show, and by score."""
     if len(a) == 0 or len(b) == 0:
         return a.new_zeros(0, 2)
     first, second = clip(views.boxes[a], shared)[:, None], clip(views.boxes[b], shared)[None]

@@ -53,7 +53,7 @@ def select_logits(
     max_detections: int,
     class_filter: Int64[Tensor, " labels"] | None = None,
 ) -> list[NmsResult]:
-    """As `select`, from `DetectionModel.logits`: decodes only the boxes that pass the threshold."""
+    """`select` on the output of `DetectionModel.logits`: decodes only the boxes that pass the threshold."""
     results = []
     raw, points = predictions
     for box_logits, class_logits in zip(raw.boxes, raw.scores, strict=True):

@@ -18,7 +18,7 @@ from detector.nn.head import DetectionHead, plain_class_branch
 
 
 class Widths(NamedTuple):
-    """Of an ELAN block: its output, the two halves it starts with together, each inner block's output."""
+    """Widths of an ELAN block: its output, the two halves it starts with together, each inner block's output."""
 
     out: int
     split: int

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from detector.errors import ConfigError
 
 Mask = Bool[Tensor, "... _queries _keys"] | Float[Tensor, "... _queries _keys"]
-"""Which keys a query may look at, of a shape that broadcasts to (batch, heads, queries, keys).
+"""Mask of the keys that a query may look at, of a shape that broadcasts to (batch, heads, queries, keys).
 
 Boolean: True where it may, as in `scaled_dot_product_attention` (`torch.nn.MultiheadAttention` has it the other way round).
 Additive: of the query's dtype, added to the logits before the softmax; minus infinity where it may not.
@@ -233,10 +233,10 @@ def sinusoidal_encoding_2d(
     return torch.cat((of_rows, of_columns), dim=2).permute(2, 0, 1)
 
 
-def _dropout(share: float) -> nn.Dropout:
-    if not 0 <= share <= 1:
-        raise ConfigError(f"attention: a dropout of {share} is no share; take one from 0 to 1")
-    return nn.Dropout(share)
+def _dropout(fraction: float) -> nn.Dropout:
+    if not 0 <= fraction <= 1:
+        raise ConfigError(f"attention: invalid dropout {fraction}: expected a number from 0 to 1")
+    return nn.Dropout(fraction)
 
 
 def _require_division(width: int, parts: int) -> None:

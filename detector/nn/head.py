@@ -29,7 +29,7 @@ def separable_class_branch(in_channels: int, width: int, num_classes: int) -> nn
 
 
 def plain_class_branch(in_channels: int, width: int, num_classes: int) -> nn.Sequential:
-    """Of 3x3 Conv, as in YOLOv9."""
+    """Class branch of 3x3 Conv, as in YOLOv9."""
     return nn.Sequential(Conv(in_channels, width, 3), Conv(width, width, 3), nn.Conv2d(width, num_classes, 1))
 
 

@@ -17,7 +17,7 @@ HEADING = 30  # pixels
 
 
 def choose(matches: Sequence[ImageMatch], limit: int) -> dict[str, list[ImageMatch]]:
-    """At most `limit` images of each kind, those that show it most first; an image is of one kind only.
+    """Choose at most `limit` images of each kind, those that show it most first; an image is of one kind only.
 
     worst: lowest `ImageMatch.quality`; confused: highest `ImageMatch.confusion` of the rest; best: highest quality of the rest
     that have an object.

@@ -134,7 +134,7 @@ def number(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In words such as 2 h 05 min."""
+    """A time in words, such as 2 h 05 min."""
     minutes = round(seconds / 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
@@ -142,7 +142,7 @@ def duration(seconds: float) -> str:
 
 
 def settings(config: TrainConfig) -> str:
-    """Those that differ from the defaults."""
+    """The settings that differ from the defaults."""
     given, defaults = flat(dataclasses.asdict(config)), flat(dataclasses.asdict(TrainConfig()))
     rows = [
         (name, json.dumps(value, ensure_ascii=False), json.dumps(defaults[name], ensure_ascii=False))

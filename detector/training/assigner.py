@@ -132,7 +132,7 @@ def select_topk(
 
 
 class Claims(NamedTuple):
-    """Which objects claim an anchor, gathered chunk by chunk; tensors over the cells (image, anchor) of the batch.
+    """Claims of objects on anchors, gathered chunk by chunk; tensors over the cells (image, anchor) of the batch.
 
     claims: number of claims; claimant: the object where it is one; closest, closest_iou: the object around the anchor of
     largest CIoU (the first of equals), and that.
@@ -157,7 +157,7 @@ class Claims(NamedTuple):
     ) -> None:
         """Add candidate pairs, of objects with higher numbers than those before."""
         self.claims.put_(cell[claimed], torch.ones_like(cell[claimed]), accumulate=True)
-        self.claimant.put_(cell[claimed], objects[claimed])
+        self.claimant.index_put_((cell[claimed],), objects[claimed])
         largest = self.closest_iou.scatter_reduce(0, cell, iou, "amax")
         best = iou == largest[cell]
         first = torch.full_like(self.closest, torch.iinfo(torch.int64).max)

@@ -18,7 +18,7 @@ from detector.errors import ConfigError, DetectorError
 RESTARTED = "TORCHELASTIC_RESTART_COUNT"
 """torchrun's count of how often it has started this run again after a process was lost."""
 LOST_CONNECTION = ("gloo", "Connection", "NCCL", "Socket", "TCPStore")
-"""In the messages of errors that mean that another process is gone."""
+"""Parts of error messages that mean that another process is gone."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from detector.errors import WriteError
 
 WRITE_FAILURES = ("I/O error", "inline_container", "write failed", "No space left")
-"""In the messages with which safetensors and torch.save report a full disk; neither raises OSError."""
+"""Parts of the messages with which safetensors and torch.save report a full disk; neither raises OSError."""
 
 
 UNFINISHED = ".unfinished."

@@ -6,8 +6,8 @@ from pathlib import Path
 from detector.errors import WeightsError
 
 PACKAGED = Path(__file__).parent / "shipped_files"
-"""In a clone a link to the folder `weights/`, by which its files come into a built package; a system without links has
-a text file there, and then only the clone knows the names."""
+"""Folder of the shipped files: in a clone a link to the folder `weights/`, by which its files come into a built package; a
+system without links has a text file there, and then only the clone knows the names."""
 FOLDER = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "weights"
 SUMS = "SHA256SUMS"
 

@@ -112,7 +112,7 @@ def image_stage(input_size: InputSize) -> ModelProto:
 
 
 def _axis(axis: str, source: str, target: str) -> str:
-    """Which two of `source` pixels make each of `target` pixels along an axis, and the weight of the second one."""
+    """The two of `source` pixels that make each of `target` pixels along an axis, and the weight of the second one."""
     return f"""
             {axis}_count = Squeeze ({target}, zero)
             {axis}_range = Range (none, {axis}_count, step)

@@ -28,7 +28,7 @@ except ImportError as error:
 Measured = tuple[UInt8[np.ndarray, "height width 3"], Predictions]
 """An image and the float network's predictions for it."""
 RANKED = 4
-"""Of the samples: NNCF tries every operation on so many."""
+"""Number of samples on which NNCF tries every operation."""
 
 
 def quantize(network: openvino.Model, images: CalibrationImages) -> openvino.Model:

@@ -23,9 +23,10 @@ except ImportError as error:
     raise missing_package("OpenVINO files", error, "export") from error
 
 SECTION = "detector"
-"""Of the file's runtime information, which holds the metadata."""
+"""Section of the file's runtime information that holds the metadata."""
 PRECISION = "detector_precision"
-"""Of the same: what to compute in where the processor can, as OpenVINO names it; float32 in files without it."""
+"""Entry of the runtime information: the precision to compute in where the processor can, as OpenVINO names it; float32 in
+files without it."""
 OPTIONS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 """Without the second, OpenVINO may take half precision or bfloat16 for what is in float."""
 
@@ -46,7 +47,7 @@ def load_openvino(
 
 
 def _compile(model: openvino.Model, options: dict[str, str]) -> openvino.CompiledModel:
-    """In the precision asked for, or in float32 where the processor says that it can but has no code for it."""
+    """Compile in the precision asked for, or in float32 where the processor says that it can but has no code for it."""
     try:
         return core().compile_model(model, "CPU", options)
     except RuntimeError:
@@ -89,7 +90,7 @@ class OpenVinoRuntime(HeadRuntime):
             return super().detect(inputs, selection)
 
     def predict(self, inputs: UInt8[Tensor, "batch 3 height width"]) -> Predictions:
-        """On memory that the next call writes to."""
+        """Predictions in memory that the next call overwrites."""
         pixels = channels_last(inputs).numpy()
         outputs = self.request.infer({"images_uint8": pixels}, share_inputs=True, share_outputs=True)
         return Predictions(torch.from_numpy(outputs["boxes"]), torch.from_numpy(outputs["scores"]))

@@ -43,7 +43,7 @@ def follow_the_input(graph: "torch._C.Graph") -> None:
 def write_exported(
     path: Path, model: DetectionModel, info: WeightsInfo, _config: ExportConfig, _calibration: None = None
 ) -> None:
-    """As `write_torchscript`, by torch.export."""
+    """Export the same graph by torch.export."""
     sides = {1: STEP * torch.export.Dim("cells_high"), 2: STEP * torch.export.Dim("cells_wide")}
     with torch.no_grad():
         program = torch.export.export(

@@ -42,12 +42,12 @@ def load_torchscript(path: Path, device: str | torch.device, _threads: int | Non
             warnings.simplefilter("ignore", FutureWarning)  # torch advises torch.export, which is another format
             module = torch.jit.load(str(path), map_location=place, _extra_files=extra)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
-        raise WeightsError(f"{path}: no TorchScript file, or a damaged one; export it again") from error
+        raise WeightsError(f"{path}: not a TorchScript file, or a damaged one; export it again") from error
     return TorchFileRuntime(module, place), as_text(extra[METADATA])
 
 
 def load_exported(path: Path, device: str | torch.device, _threads: int | None) -> tuple[TorchFileRuntime, str]:
-    """As `load_torchscript`, of torch.export."""
+    """Load a file of torch.export; as `load_torchscript`."""
     place, extra = resolve_device(device), {METADATA: ""}
     try:
         program = torch.export.load(path, extra_files=extra)

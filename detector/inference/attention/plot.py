@@ -83,7 +83,7 @@ def plot_attention(
 
 
 def choose_shown(detections: Detections, limit: int) -> list[int]:
-    """At most `limit` detections, by index: the best of each class first, then the second of each, and so on."""
+    """Choose at most `limit` detections, by index: the best of each class first, then the second of each, and so on."""
     count: Counter[int] = Counter()
     ranks = []
     for index, label in enumerate(detections.labels.tolist()):

@@ -12,7 +12,7 @@ from detector.weights.files import WeightsInfo, save_weights
 from detector.weights.published.read import Published, read_published
 
 DEFAULT_IMAGE_SIZE = 640
-"""Of the published recipe."""
+"""Input size of the published recipe in pixels."""
 
 
 def import_weights(config: ImportConfig) -> WeightsInfo:
@@ -37,7 +37,7 @@ def import_weights(config: ImportConfig) -> WeightsInfo:
     model.load_state_dict(published.state)
     save_weights(out, model, info)
     stated = "as in the file" if published.image_size else "not stated in the file, so that of the published recipe"
-    print(f"{info.model} from {published.part!r} of {checkpoint}; image size {info.image_size} ({stated})")
+    print(f"{info.model} from {published.part} of {checkpoint}; image size {info.image_size} ({stated})")
     print(f"classes: {', '.join(f'{i} {n}' for i, n in zip(info.categories.ids, info.categories.names, strict=True))}")
     print(f"license: {info.license}")
     print(f"written: {out}")
@@ -65,7 +65,7 @@ def categories_of(published: Published, config: ImportConfig) -> Categories:
 
 
 def names_in_checkpoint(published: Published, checkpoint: str) -> tuple[str, ...]:
-    """In label order. Raises WeightsError for what is there but no list of texts, nor a table of labels and texts."""
+    """Class names in label order. Raises WeightsError if they are neither a list of strings nor a mapping of labels to strings."""
     labels, names = range(published.num_classes), published.class_names
     if names is None:
         return tuple(f"class{label}" for label in labels)

@@ -126,7 +126,7 @@ def _network(content: Any) -> tuple[str, Record | dict[Any, Any]]:
 
 
 def _modules_entries(network: Record) -> tuple[dict[str, Tensor], Owners]:
-    """Of the records of modules: the tensors as `state_dict` would have them, and for each the publisher's classes around."""
+    """Tensors of the records of modules, as `state_dict` would have them, and for each the publisher's classes around."""
     entries: dict[str, Tensor] = {}
     owners: Owners = {}
     parts = 0
