@@ -26,9 +26,9 @@ import cv2
 import torch
 from torch.utils.data import Sampler
 
-from detector.config import AugmentConfig, PathsConfig, TrainLoopConfig
+from detector.config import AugmentConfig, TrainLoopConfig
 from detector.data.coco import CocoDataset
-from detector.data.layouts import split_paths
+from detector.data.datasets import load_split
 from detector.data.loader import TrainDataset, train_loader
 from detector.data.sampler import EpochSampler, SampleKey
 
@@ -61,7 +61,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 
-    images = CocoDataset.load(split_paths(options.data, PathsConfig(), "train"))
+    images = load_split(options.data, "train")
     peer = json.loads(options.peer.read_text())["data_pipeline"]["images_per_s"] if options.peer else {}
     print(f"{len(images)} images, {options.image_size} px, batch {options.batch}, {options.rounds} rounds")
     rates: dict[tuple[int, str], list[float]] = defaultdict(list)

@@ -15,9 +15,8 @@ import cv2
 import numpy as np
 
 from detector import Detector
-from detector.config import ExportConfig, PathsConfig
-from detector.data.coco import CocoDataset
-from detector.data.layouts import split_paths
+from detector.config import ExportConfig
+from detector.data.datasets import load_split
 from detector.exporting.export import export
 from detector.exporting.verify import FLOAT32, HALF, compare
 
@@ -44,7 +43,7 @@ def main() -> int:
     parser.add_argument("--weights", default="yolo11n-bccd")
     parser.add_argument("--conf", type=float, default=0.05, help="lowest score in the split's images")
     options = parser.parse_args()
-    dataset = CocoDataset.load(split_paths(options.data, PathsConfig(), options.split))
+    dataset = load_split(options.data, options.split)
     images = [dataset.read(index).image for index in range(len(dataset))]
     first = images[0]
     sets = {

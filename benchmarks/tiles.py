@@ -22,9 +22,8 @@ from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_iou
 
 from detector import Detector, TiledDetector
-from detector.config import PathsConfig
 from detector.data.coco import CocoDataset
-from detector.data.layouts import split_paths
+from detector.data.datasets import load_split
 from detector.structures import Detections
 
 ALL = 100_000
@@ -45,7 +44,7 @@ def main() -> int:
     detector = Detector.load(
         options.weights, image_size=options.image_size, conf=0.001, max_detections=ALL, device="cpu"
     )
-    dataset = CocoDataset.load(split_paths(options.data, PathsConfig(), options.split), detector.categories)
+    dataset = load_split(options.data, options.split, detector.categories)
     mosaics = [
         range(start, start + options.side**2) for start in range(0, len(dataset) - options.side**2 + 1, options.side**2)
     ]

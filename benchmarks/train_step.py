@@ -26,9 +26,8 @@ import torch
 import yaml
 
 from detector.cli import COMMANDS, parse
-from detector.config import PathsConfig
 from detector.data.coco import CocoDataset
-from detector.data.layouts import split_paths
+from detector.data.datasets import load_split
 from detector.data.workers import batches_of
 from detector.errors import DetectorError
 from detector.images.input_size import InputSize
@@ -55,7 +54,7 @@ def main() -> None:
     peer = os.environ.get("PEER_YOLO")
     splits = {}
     for name in ("train", "val"):
-        splits[name] = CocoDataset.load(split_paths(options.data, PathsConfig(), name))
+        splits[name] = load_split(options.data, name)
     images = len(splits["train"])
     print(f"{images} + {len(splits['val'])} images, yolo11n, {IMAGE_SIZE} px, batch {BATCH}, {WORKERS} workers")
     if peer is None:

@@ -16,9 +16,8 @@ from typing import Any
 
 from detector.benchmarking.measure import BenchmarkResult, Job
 from detector.benchmarking.summary import Row, draw, print_rows
-from detector.config import BenchmarkConfig, ExportConfig, PathsConfig
-from detector.data.coco import CocoDataset
-from detector.data.layouts import split_paths
+from detector.config import BenchmarkConfig, ExportConfig
+from detector.data.datasets import load_split
 from detector.errors import ConfigError, DataError, DetectorError
 from detector.exporting.export import export
 from detector.formats.load import load_runtime
@@ -42,7 +41,7 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
     exported = format_of(Path(config.weights)) is not None
     weights = Path(config.weights) if exported else find_weights(config.weights)
     info = (load_runtime(weights, config.device, None) if exported else load_weights(weights))[1]
-    dataset = CocoDataset.load(split_paths(config.data, PathsConfig(), config.split), info.categories)
+    dataset = load_split(config.data, config.split, info.categories)
     if not any(len(dataset.boxes(index)) for index in range(len(dataset))):
         raise DataError(f"{dataset.annotations_path}: names no object, so there is no AP; choose another --split")
     timed = [str(dataset.path(i)) for i, _ in islice(dataset.readable(range(len(dataset))), config.images)]

@@ -144,14 +144,12 @@ def throughput(detector: Detector, images: Sequence[Image], rounds: int) -> tupl
 
 def average_precision(detector: Detector, job: Job) -> float:
     """AP on the whole split."""
-    # here, so that start-up and memory are those of a program that only detects
-    from detector.config import PathsConfig
-    from detector.data.coco import CocoDataset
-    from detector.data.layouts import split_paths
+    # imported here, so that start-up and memory are those of a program that only detects
+    from detector.data.datasets import load_split
     from detector.evaluation.evaluate import evaluate_model
 
     detector.conf = AP_CONF
-    dataset = CocoDataset.load(split_paths(job.data, PathsConfig(), job.split), detector.categories)  # type: ignore[arg-type]
+    dataset = load_split(job.data, job.split, detector.categories)  # type: ignore[arg-type]
     ap: float = evaluate_model(detector, dataset, workers=0).metrics["AP"]
     return ap
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from detector.config import EvaluateConfig
 from detector.data.coco import CocoDataset
-from detector.data.layouts import split_paths
+from detector.data.datasets import load_split
 from detector.data.workers import batches_of, start_worker, worker_count
 from detector.errors import DataError
 from detector.evaluation.coco_metrics import METRICS, category_names, coco_metrics
@@ -155,7 +155,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     out = Path(config.out)
     require_writable(out)
     detector = Detector.load(config.weights, config)
-    dataset = CocoDataset.load(split_paths(config.data, config.paths, config.split), detector.categories)
+    dataset = load_split(config.data, config.split, detector.categories, paths=config.paths)
     for line in dataset.problems:
         print(line)
     used = detector if config.tiles is None else TiledDetector(detector, config.tiles, config.overlap)

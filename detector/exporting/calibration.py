@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from detector.config import PathsConfig
 from detector.data.coco import CocoDataset
-from detector.data.layouts import split_paths
+from detector.data.datasets import load_split
 from detector.errors import DataError
 from detector.formats.int8 import CalibrationImages
 from detector.images.input_size import InputSize
@@ -19,7 +18,7 @@ def calibration_images(data: str, size: InputSize, judged: CocoDataset) -> Calib
 
     Raises DataError if there is no such split, or nothing is left of it, or nothing can be read.
     """
-    train = CocoDataset.load(split_paths(data, PathsConfig(), "train"), judged.categories)
+    train = load_split(data, "train", judged.categories)
     taken = {judged.path(i).resolve() for i in range(len(judged))}
     free = [i for i in range(len(train)) if train.path(i).resolve() not in taken]
     if not free:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from detector.config import ExportConfig, ImageSize, PathsConfig
+from detector.config import ExportConfig, ImageSize
 from detector.data.coco import CocoDataset
-from detector.data.layouts import split_paths
+from detector.data.datasets import load_split
 from detector.errors import ConfigError, DataError, ExportMismatchError
 from detector.evaluation.evaluate import evaluate_model
 from detector.exporting.calibration import calibration_images
@@ -54,7 +54,7 @@ def export(config: ExportConfig) -> Comparison:
     info = replace(info, image_size=config.image_size or info.image_size)
     dataset = calibration = None
     if config.data is not None:
-        dataset = CocoDataset.load(split_paths(config.data, PathsConfig(), "val"), info.categories)
+        dataset = load_split(config.data, "val", info.categories)
         if config.precision == "int8":
             calibration = calibration_images(config.data, InputSize.of(info.image_size), dataset)
     with staging_dir(out) as folder:

@@ -10,7 +10,7 @@ import yaml
 
 from detector.config import AugmentConfig, LossConfig, PathsConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoDataset
-from detector.data.layouts import split_paths
+from detector.data.datasets import load_split
 from detector.errors import ConfigError, DataError
 from detector.models.base import DetectionModel
 from detector.training.logs import read_metrics
@@ -64,7 +64,7 @@ def read_run(folder: Path, data: str | None) -> RunRecord:
     if not rows:
         raise DataError(f"{folder}: metrics.jsonl has no epoch; --resume {folder} continues the run")
     model, info = load_weights(folder / "best.safetensors")
-    datasets = [CocoDataset.load(split_paths(config.data, config.paths, s), info.categories) for s in ("train", "val")]
+    datasets = [load_split(config.data, s, info.categories, paths=config.paths) for s in ("train", "val")]
     return RunRecord(folder, config, rows, model, info, environment, *datasets)
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from detector.boxes import Anchors, make_anchors
 from detector.config import PathsConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoDataset
-from detector.data.layouts import split_paths
+from detector.data.datasets import load_split
 from detector.data.loader import TrainItem, train_loader
 from detector.data.sampler import EpochSampler
 from detector.errors import ConfigError, DataError, WeightsError
@@ -153,8 +153,8 @@ def choose_device(name: str, world: World) -> torch.device:
 
 def load_datasets(config: TrainConfig) -> tuple[CocoDataset, CocoDataset]:
     """The training and the validation split; prints what was noticed in them."""
-    train_dataset = CocoDataset.load(split_paths(config.data, config.paths, "train"))
-    val_dataset = CocoDataset.load(split_paths(config.data, config.paths, "val"), train_dataset.categories)
+    train_dataset = load_split(config.data, "train", paths=config.paths)
+    val_dataset = load_split(config.data, "val", train_dataset.categories, paths=config.paths)
     for line in (*train_dataset.problems, *val_dataset.problems):
         print(line)
     return train_dataset, val_dataset
