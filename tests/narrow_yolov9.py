@@ -5,10 +5,10 @@ from dataclasses import fields, replace
 import torch
 from torch import nn
 
-from detector.models.yolov9 import SCALES, Scale, YOLOv9, YOLOv9E
+from detector.models.yolov9 import SCALES, YOLOv9, YOLOv9E, YOLOv9Scale
 
 
-def narrow_scale(letter: str) -> Scale:
+def narrow_scale(letter: str) -> YOLOv9Scale:
     def narrower(value: object) -> object:
         if isinstance(value, tuple):
             parts = [narrower(part) for part in value]

@@ -213,6 +213,18 @@ def test_a_configuration_edited_by_hand_is_refused(copy: Path, capsys: pytest.Ca
     assert f"train.epochs was {EPOCHS}, is 7" in refusal(capsys, "train", f"--resume={copy}")
 
 
+def test_a_run_from_before_a_setting_existed_can_be_resumed(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It had the default; with another value than that it is refused as any changed setting is."""
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    del config["train"]["patience"], config["seed"]
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    content = torch.load(copy / "last.pt", weights_only=True)
+    del content["provenance"]["settings"]["train.patience"], content["provenance"]["settings"]["seed"]
+    torch.save(content, copy / "last.pt")
+    assert "seed was 0, is 3" in refusal(capsys, "train", f"--resume={copy}", "--seed=3")
+    assert main(["train", f"--resume={copy}"]) == 0
+
+
 def test_moved_data_are_accepted_and_their_loss_is_told(
     data: Path, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from detector.errors import DataError
 
 # Named, because Pillow would hand other formats to outside programs (EPS to Ghostscript).
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 ORIENTATION_TAG = 0x0112
 LARGEST_16_BIT = 65535
 TOO_LARGE = (
@@ -101,7 +101,7 @@ def _pixels_of(image: Image.Image) -> tuple[UInt8[np.ndarray, "height width 3"],
 
 def _known_formats() -> tuple[str, ...]:
     Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)  # AVIF came with Pillow 11.3
+    return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)  # AVIF came with Pillow 11.3
 
 
 def _orientation(image: Image.Image) -> int:

@@ -132,7 +132,7 @@ def merge(
     cuts = seams.cuts(boxes, of)
     views = Views(boxes, scores, labels, of, cuts > 0)
     views = views[~shown_better(seams, views, cuts)]
-    views = join(edges, views)
+    views = merge_views(edges, views)
     return settle(views, large)
 
 
@@ -165,7 +165,7 @@ def shown_better(seams: Seams, views: Views, cuts: Int64[Tensor, " n"]) -> Bool[
     return better
 
 
-def join(edges: Float[Tensor, "windows 4"], views: Views) -> Views:
+def merge_views(edges: Float[Tensor, "windows 4"], views: Views) -> Views:
     """The objects: views of different windows that agree are one, with the best score among them."""
     group = list(range(len(views)))
 

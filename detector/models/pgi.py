@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detector.models.base import DetectionModel
 from detector.models.yolo11 import upsample
-from detector.models.yolov9 import Backbone, Pyramid, Scale, YOLOv9, slices_by_width
+from detector.models.yolov9 import Backbone, Pyramid, YOLOv9, YOLOv9Scale, slices_by_width
 from detector.nn.gelan import SPPELAN, CBLinear
 from detector.nn.head import DetectionHead, plain_class_branch
 from detector.structures import AuxiliaryPredictions, RawPredictions
@@ -23,7 +23,7 @@ class AuxiliaryNeck(nn.Module):
     slices, has most use for a loss near it, and a second neck costs far less than a third backbone.
     """
 
-    def __init__(self, scale: Scale, num_classes: int) -> None:
+    def __init__(self, scale: YOLOv9Scale, num_classes: int) -> None:
         super().__init__()
         p3, p4, p5 = scale.stages[0].out, scale.stages[1].out, scale.pooling[0]
         n3, n4 = scale.top_down3.out, scale.top_down4.out
@@ -47,7 +47,7 @@ class AuxiliaryBackbone(nn.Module):
     After its downsamplings to strides 8, 16, 32 come the slices of that width from all maps at least as coarse.
     """
 
-    def __init__(self, scale: Scale, num_classes: int) -> None:
+    def __init__(self, scale: YOLOv9Scale, num_classes: int) -> None:
         super().__init__()
         widths = [stage.out for stage in scale.stages]
         self.linears = nn.ModuleList(CBLinear(width, scale.downs[: i + 1]) for i, width in enumerate(widths))

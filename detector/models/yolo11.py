@@ -16,7 +16,7 @@ from detector.nn.spff import SPFF
 
 
 @dataclass(frozen=True)
-class Scale:
+class YOLO11Scale:
     """How a size of the family differs: repeats times `depth`, channels up to `cap` times `width`."""
 
     depth: float
@@ -32,11 +32,11 @@ class Scale:
 
 
 SCALES = {
-    "n": Scale(depth=0.50, width=0.25, cap=1024, deep_everywhere=False),
-    "s": Scale(depth=0.50, width=0.50, cap=1024, deep_everywhere=False),
-    "m": Scale(depth=0.50, width=1.00, cap=512, deep_everywhere=True),
-    "l": Scale(depth=1.00, width=1.00, cap=512, deep_everywhere=True),
-    "x": Scale(depth=1.00, width=1.50, cap=512, deep_everywhere=True),
+    "n": YOLO11Scale(depth=0.50, width=0.25, cap=1024, deep_everywhere=False),
+    "s": YOLO11Scale(depth=0.50, width=0.50, cap=1024, deep_everywhere=False),
+    "m": YOLO11Scale(depth=0.50, width=1.00, cap=512, deep_everywhere=True),
+    "l": YOLO11Scale(depth=1.00, width=1.00, cap=512, deep_everywhere=True),
+    "x": YOLO11Scale(depth=1.00, width=1.50, cap=512, deep_everywhere=True),
 }
 
 
@@ -50,7 +50,7 @@ class Join(nn.Module):
 class YOLO11(DetectionModel):
     """The published network; `forward` is that of `DetectionModel`, `levels` reads as the network's diagram."""
 
-    def __init__(self, scale: Scale, num_classes: int) -> None:
+    def __init__(self, scale: YOLO11Scale, num_classes: int) -> None:
         super().__init__()
         c, repeats, deep = scale.channels, scale.repeats(2), scale.deep_everywhere
         c2, c3, c4, c5 = c(256), c(512), c(512), c(1024)

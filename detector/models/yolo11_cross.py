@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from detector.models.yolo11 import YOLO11, Scale, upsample
+from detector.models.yolo11 import YOLO11, YOLO11Scale, upsample
 from detector.nn.cross_scale import CrossScaleAttention
 
 
@@ -32,7 +32,7 @@ class YOLO11Cross(YOLO11):
     weights of both are the same for the same seed.
     """
 
-    def __init__(self, scale: Scale, num_classes: int) -> None:
+    def __init__(self, scale: YOLO11Scale, num_classes: int) -> None:
         super().__init__(scale, num_classes)
         c3, c4, c5, n4 = scale.channels(512), scale.channels(512), scale.channels(1024), scale.channels(512)
         self.join4 = CrossScaleJoin(c5, c4)

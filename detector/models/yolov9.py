@@ -26,7 +26,7 @@ class Widths(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Scale:
+class YOLOv9Scale:
     """A size of the family: widths in channels, `repeats` of RepBottleneck in each RepCSP.
 
     Three entries stand for strides 8, 16, 32 (`stages`, `downs`: after the downsampling to them) or, in the neck, are
@@ -61,10 +61,10 @@ def _narrow_scale(
     widths: tuple[int, int, int],
     neck_downs: tuple[int, int],
     repeats: int,
-) -> Scale:
+) -> YOLOv9Scale:
     """t, s and m: every block at one stride has one width w, with halves of w together and inner blocks of w / 2."""
     w3, w4, w5 = (Widths(w, w, w // 2) for w in widths)
-    return Scale(
+    return YOLOv9Scale(
         stem=stem,
         stage2=stage2,
         plain_stage2=plain_stage2,
@@ -86,7 +86,7 @@ SCALES = {
     "t": _narrow_scale((16, 32), Widths(32, 32, 16), True, (64, 96, 128), (48, 64), repeats=3),
     "s": _narrow_scale((32, 64), Widths(64, 64, 32), True, (128, 192, 256), (96, 128), repeats=3),
     "m": _narrow_scale((32, 64), Widths(128, 128, 64), False, (240, 360, 480), (184, 240), repeats=1),
-    "c": Scale(
+    "c": YOLOv9Scale(
         stem=(64, 128),
         stage2=Widths(256, 128, 64),
         plain_stage2=False,
@@ -103,7 +103,7 @@ SCALES = {
         repeats=1,
         auxiliary_backbone=True,
     ),
-    "e": Scale(
+    "e": YOLOv9Scale(
         stem=(64, 128),
         stage2=Widths(256, 128, 64),
         plain_stage2=False,
@@ -128,7 +128,7 @@ Pyramid = tuple[Tensor, Tensor, Tensor]
 class Backbone(nn.Module):
     """GELAN: after each of five downsamplings but the first, a block."""
 
-    def __init__(self, scale: Scale) -> None:
+    def __init__(self, scale: YOLOv9Scale) -> None:
         super().__init__()
         stem, (down3, down4, down5), (stage3, stage4, stage5) = scale.stem, scale.downs, scale.stages
         self.stem = nn.ModuleList((Conv(3, stem[0], 3, 2), Conv(stem[0], stem[1], 3, 2)))
@@ -159,7 +159,7 @@ class CompositeBackbone(nn.Module):
     as coarse. Source: Liang et al., CBNet: a composite backbone network for object detection, 2022 (dense connections).
     """
 
-    def __init__(self, scale: Scale) -> None:
+    def __init__(self, scale: YOLOv9Scale) -> None:
         super().__init__()
         maps = (scale.stem[0], scale.stage2.out, *(stage.out for stage in scale.stages))
         downsampled = (*scale.stem, *scale.downs)
@@ -182,7 +182,7 @@ def slices_by_width(given: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
 class YOLOv9(DetectionModel):
     """The published network (t, s, m, c); `neck` and `features` read as its diagram."""
 
-    def __init__(self, scale: Scale, num_classes: int) -> None:
+    def __init__(self, scale: YOLOv9Scale, num_classes: int) -> None:
         super().__init__()
         self.scale = scale
         self.backbone = self.make_backbone(scale)
@@ -198,7 +198,7 @@ class YOLOv9(DetectionModel):
         self.head = DetectionHead((n3, n4, n5), num_classes, class_branch=plain_class_branch)
 
     @staticmethod
-    def make_backbone(scale: Scale) -> nn.Module:
+    def make_backbone(scale: YOLOv9Scale) -> nn.Module:
         return Backbone(scale)
 
     def features(self, images: Tensor) -> tuple[Pyramid, Pyramid]:
@@ -224,7 +224,7 @@ class YOLOv9E(YOLOv9):
     """The published network e: the neck reads the second of two composite backbones."""
 
     @staticmethod
-    def make_backbone(scale: Scale) -> nn.Module:
+    def make_backbone(scale: YOLOv9Scale) -> nn.Module:
         return CompositeBackbone(scale)
 
     def features(self, images: Tensor) -> tuple[Pyramid, Pyramid]:

@@ -24,7 +24,7 @@ LINE = 20  # pixels
 INK: Color = (20, 20, 20)
 BOX: Color = (255, 255, 255)
 QUERY: Color = (0, 255, 255)  # nothing in the color map is like it
-COLORS = matplotlib.colormaps["inferno"]
+COLORMAP = matplotlib.colormaps["inferno"]
 """Rises evenly in lightness: it reads the same in gray print and for color-blind eyes."""
 MIN_RANGE = 2.0
 """The brightest color stands for at least this multiple of uniform attention, so that noise stays dark."""
@@ -104,7 +104,7 @@ def overlay(
     strength = ((heat - low) / (high - low)).clip(0, 1)[..., None]
     gray = image.mean(axis=2, keepdims=True) * 0.65
     opacity = 0.9 * strength**0.6
-    color: np.ndarray = 255 * COLORS(0.2 + 0.8 * strength[..., 0])[..., :3]  # its first fifth is as dark as the gray
+    color: np.ndarray = 255 * COLORMAP(0.2 + 0.8 * strength[..., 0])[..., :3]  # its first fifth is as dark as the gray
     return np.asarray((gray * (1 - opacity) + color * opacity).round(), np.uint8)
 
 
