@@ -231,7 +231,7 @@ def test_a_process_that_dies_while_writing_hinders_nobody(tmp_path: Path, monkey
         before_writing(patch, lambda: os.kill(os.getpid(), signal.SIGKILL))
         process = multiprocessing.get_context("fork").Process(target=read, args=(cache, 0, path))
         process.start()
-        process.join(30)
+        process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert all((read(cache, 0, path, decoded) == content(0)).all() for _ in range(2))
     assert decoded == [0]

@@ -150,9 +150,7 @@ HELP = "import contextlib; from detector.cli import main\nwith contextlib.redire
 
 
 @pytest.mark.parametrize("what", ["import detector", HELP], ids=["import", "help"])
-def test_starting_takes_no_torch_and_little_time(what: str) -> None:
-    """Processor time, the interpreter's own start in it, and the least of three: other work on the machine slows this one."""
-    script = f"{what}\nimport sys, time; print('torch' in sys.modules, time.process_time())"
-    printed = [run("-c", script).split() for _ in range(3)]
-    assert {imported for imported, _ in printed} == {"False"}
-    assert min(float(spent) for _, spent in printed) < 0.3
+def test_starting_imports_nothing_heavy(what: str) -> None:
+    heavy = {"torch", "torchvision", "numpy", "cv2", "matplotlib", "PIL", "safetensors", "albumentations", "rich"}
+    loaded = set(run("-c", f"{what}\nimport sys; print(*sys.modules)").split())
+    assert not loaded & heavy

@@ -169,7 +169,7 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_bits(data: Path, tmp
     wait_for_checkpoints(killed, out, moments[0][0])
     time.sleep(moments[0][1])
     killed.kill()
-    killed.communicate(timeout=30)
+    killed.communicate(timeout=60)
 
     stopped = start(["train", f"--resume={out}"])
     wait_for_checkpoints(stopped, out, moments[1][0])
