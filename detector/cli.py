@@ -28,6 +28,7 @@ from detector.config import (
     TrainConfig,
 )
 from detector.errors import ConfigError, DetectorError
+from detector.formats.table import FORMATS
 from detector.utils.memory import tune_malloc
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -204,6 +205,10 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
         nargs = "+" if get_origin(hints[positional]) is list else None
         parser.add_argument(positional, type=str, help=helps[positional], nargs=nargs)
     parser.add_class_arguments(command.config, as_group=False, skip={*command.flags, *command.positionals})
+    for action in parser._actions:
+        if action.dest == "format":
+            kinds = "; ".join(f"{key}: {each.description}" for key, each in FORMATS.items())
+            action.help = f"{helps['format']} {kinds}."
     return parser
 
 

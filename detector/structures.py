@@ -1,7 +1,7 @@
 """The values that travel between the stations. Shape, dtype, unit and coordinate frame of each are stated here, once.
 
 Boxes are float32 xyxy in pixels, x to the right, y down, (0, 0) the outer corner of the top left pixel.
-Two frames exist: the *original image* and the *network input* (after `geometry.letterbox` or augmentation).
+Two frames exist: the *original image* and the *network input* (after `images.letterbox` or augmentation).
 Labels are contiguous, 0..C-1; `Categories` alone knows the dataset's own category ids.
 """
 

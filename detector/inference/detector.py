@@ -170,10 +170,10 @@ def to_tensor(pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[Tensor, "3 h
 
 
 def stack_inputs(inputs: Sequence[UInt8[Tensor, "3 height width"]]) -> UInt8[Tensor, "batch 3 height width"]:
-    """Frames of one size as a batch, a single one without a copy; the colors of a pixel stay together."""
+    """Inputs of one size as a batch, a single one without a copy; the colors of a pixel stay together."""
     if len(inputs) == 1:
         return inputs[0][None]
-    return torch.stack([input_size.permute(1, 2, 0) for input_size in inputs]).permute(0, 3, 1, 2)
+    return torch.stack([each.permute(1, 2, 0) for each in inputs]).permute(0, 3, 1, 2)
 
 
 def as_array(image: ImageLike) -> UInt8[np.ndarray, "height width 3"]:
