@@ -96,6 +96,14 @@ ATTACKS = {
     "INST": b"(" + TOUCH + b"ios\nsystem\n",
     "OBJ": b"(" + named("os", "system") + TOUCH + b"o",
     "extension": b"\x82\x01",
+    "extension of two bytes": b"\x83\x01\x00",
+    "extension of four bytes": b"\x84\x01\x00\x00\x00",
+    "attrgetter": called(named("operator", "attrgetter"), text("__class__")),
+    "a method of objects": called(named("unknown", "__reduce_ex__"), b"K\x02"),
+    "through a module of torch": called(b"\x80\x04" + text("torch.os") + text("system") + b"\x93", TOUCH),
+    "spelled with escapes": called(named("o\\x73", "system"), TOUCH),
+    "a call of a tensor's storage": b"(" + text("storage") + named("torch", "FloatStorage") + b"tQ)R",
+    "a buffer outside of the file": b"\x97",
     "persistent id as text": b"P../../x\n",
     "no identifier": named("os;x", "system"),
     "no module": named("", "system"),
@@ -301,7 +309,89 @@ def test_a_tensor_of_these_parts_would_be_right() -> None:
 
 def test_a_tuple_nested_without_end_is_no_key() -> None:
     """Python would hash it by recursion and end the process."""
-    refused(archive(Path("a.pt"), b"}" + b")" + b"\x85" * 100_000 + b"Ns"))
+    assert "a key that is neither" in refused(archive(Path("a.pt"), b"}" + b")" + b"\x85" * 300_000 + b"Ns"))
+
+
+def test_tuples_that_share_their_parts_are_no_keys() -> None:
+    """Python would hash the innermost one 2**60 times."""
+    key = b")q\x01" + b"h\x01\x86q\x01" * 60
+    for program in (
+        b"}" + key + b"Ns",
+        b"}(" + key + b"Nu",
+        b"\x80\x04\x8f(" + key + b"\x90",
+        b"(" + key + b"\x91",
+        called(named("builtins", "set"), b"](" + key + b"e"),
+        called(named("collections", "OrderedDict"), b"](" + key + b"N\x86e"),
+    ):
+        assert "a key that is neither" in refused(archive(Path("a.pt"), program))
+    read_archive(archive(Path("b.pt"), key))  # as a value it takes no memory
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b")" + b"\x85" * 50_000,
+        b"]" * 50_000 + b"a" * 49_999,
+        (b"}" + text("a")) * 50_000 + b"N" + b"s" * 50_000,
+        named("a", "A") + b"q\x01" + b"h\x01" * 50_000 + b")" + b"\x85\x81" * 50_000,
+        named("a", "A") + b"q\x01)\x81" + b"h\x01)\x81" * 50_000 + b"N" + b"b" * 50_000,
+    ],
+    ids=["tuples", "lists", "tables", "arguments", "states"],
+)
+def test_values_nested_without_end_do_not_end_the_process(program: bytes) -> None:
+    path = archive(Path("a.pt"), program)
+    with watched() as events:
+        read_archive(path)
+    assert events == []
+
+
+def test_attributes_for_values_change_nothing() -> None:
+    """Python would hand them to the method __setstate__ of the value (of a tensor: another storage), or set them."""
+    attributes = b"}(" + b"".join(text(f"__{a}__") + named("e", "E") for a in ("class", "dict", "setstate")) + b"u"
+    for state in (attributes, b"N" + attributes + b"\x86", b"(" + tensor(2) + b"K\x63K\x02\x85K\x01\x85t"):
+        content = read_archive(archive(Path("a.pt"), tensor(2) + state + b"b", FOUR))
+        assert type(content) is torch.Tensor
+        assert (content.shape, content.storage_offset(), vars(content)) == ((2,), 0, {})
+        assert read_archive(archive(Path("b.pt"), b"}" + state + b"b", FOUR)) == {}
+        content = read_archive(archive(Path("c.pt"), named("a", "A") + b")\x81" + state + b"b", FOUR))
+        assert type(content) is Record
+        assert vars(content).keys() == {"cls", "arguments", "state"}
+        for other in (b"]", b")", b"K\x01", text("x"), named("a", "A"), storage() + b"\x85"):
+            assert "gives attributes" in refused(archive(Path("d.pt"), other + state + b"b", FOUR))
+
+
+def test_numbers_of_values_take_no_memory() -> None:
+    """Python makes room for all values of a lower number."""
+    path = archive(Path("a.pt"), b"Nr\xff\xff\xff\x7f")
+    tracemalloc.start()
+    try:
+        assert read_archive(path) is None
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_long_keys_are_refused() -> None:
+    """Python would compare equal ones to their end, whenever one of them is mentioned."""
+    for key in (text("x" * 1001), text("x" * 1001) + b"\x85", b"\x80\x04B" + struct.pack("<I", 1001) + bytes(1001)):
+        assert "more than 1000 characters" in refused(archive(Path("a.pt"), b"}" + key + b"Ns"))
+    read_archive(archive(Path("b.pt"), b"}" + text("x" * 1000) + b"Ns"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"]q\x01" + (b"0](" + b"h\x01" * 10 + b"eq\x01") * 10,
+        tensor(2, 1, stride=(1, 1)),
+        text("\n\x1b[2J" * 100),
+        b"\x8a\xff" + b"\x7f" * 255,
+    ],
+    ids=["nested lists", "tensor", "text", "number"],
+)
+def test_messages_with_values_are_one_short_line(value: bytes) -> None:
+    repr(torch.ones(2, 1))  # so that torch's own late imports are done
+    program = named("a", "BatchNorm2d") + b")\x81}" + text("eps") + value + b"sb"
+    assert "with eps" in refused(archive(Path("a.pt"), program, FOUR))
 
 
 def test_networks_without_end_are_refused() -> None:

@@ -1,6 +1,6 @@
 """What an ONNX file does before and after the network, in ONNX's own text form (onnx.parser): letterbox, decoding, NMS.
 
-They compute what `geometry.letterbox`, `nn.head.decode` and `runtimes.postprocess` compute; the comparison that every
+They compute what `images.letterbox`, `nn.head.decode` and `models.postprocess` compute; the comparison that every
 export goes through holds them to it.
 """
 
@@ -21,7 +21,7 @@ FLOAT, DOUBLE, INT64, UINT8 = (getattr(onnx.TensorProto, name) for name in ("FLO
 def image_stage(input_size: InputSize) -> ModelProto:
     """An image (H, W, 3) uint8 RGB to the network's input, and how a box gets back.
 
-    placing (3, 4): offset and scale of a box's sides in the item, and the largest values that they may have in the image.
+    placing (3, 4): offset and scale of a box's sides in the network input, and the largest values that they may have in the image.
     """
     height, width = input_size.height, input_size.width
     return _stage(f"""
@@ -164,7 +164,7 @@ def uint8_stage(input_size: InputSize | None, batch: int | None = None) -> Model
 
 
 def detections_stage(num_classes: int, conf: float, iou: float, max_detections: int) -> ModelProto:
-    """Logits to the detections of each image, best first, in pixels of the item; the last three are inputs with defaults.
+    """Logits to the detections of each image, best first, in pixels of the network input; the last three are inputs with defaults.
 
     batch_boxes (B, K, 4) xyxy, batch_scores (B, K), batch_labels (B, K) and counts (B): K is as many as any image may
     have here, at most max_detections; what lies behind an image's count is 0, its labels -1.
@@ -243,7 +243,7 @@ def detections_stage(num_classes: int, conf: float, iou: float, max_detections: 
 
 
 def placing_stage() -> ModelProto:
-    """Detections in the item to those in the one image that was placed there: boxes (count, 4), clipped to it."""
+    """Detections in the network input to those in the one image that was placed there: boxes (count, 4), clipped to it."""
     return _stage("""
         placing_stage (
             float[1, K, 4] batch_boxes, float[1, K] batch_scores, int64[1, K] batch_labels, int64[1] counts, float[3, 4] placing

@@ -16,7 +16,8 @@ Refused, with WeightsError:
   values it takes off the stack; a call copies values, but all calls together no more than the file has bytes. Whole numbers
   have at most 255 bytes. So the memory needed is a multiple of the length of the file;
 - keys that make Python search long: those other than scalars and flat tuples of them (it hashes nested ones without a
-  limit), numbers of more than 60 bits (their hashes can be chosen), more than `MAX_KEYS` that are no texts.
+  limit), numbers of more than 60 bits (their hashes can be chosen), texts of more than `MAX_LETTERS` (equal ones are
+  compared to the end), more than `MAX_KEYS` that are no texts.
 """
 
 import pickletools
@@ -38,13 +39,14 @@ MAX_KEYS = 10_000
 """Keys other than texts, in all tables and sets; parts of tuples count each. Hashes of numbers are no secret, so a file could
 choose keys of which each is compared with all others."""
 MAX_LETTERS = 1_000
-"""Of a module's or class's name; it is looked through whenever it is mentioned."""
+"""Of a module's or class's name and of a key; they are looked through whenever they are mentioned."""
 MAX_SIDES = 16
 MAX_ELEMENTS = 2**40
 """Product of a tensor's sides, those of 0 counted as 1: within what torch can count."""
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 100
+_SHORT.maxlevel = 2
 
 Storages = Callable[[Any], Tensor]
 """The flat tensor of a storage, from the tuple by which the pickle names it."""
@@ -91,7 +93,8 @@ def read_pickle(data: bytes, storages: Storages) -> Any:
 
 def shown(value: object) -> str:
     """A value from the file, short and without control characters, for a message."""
-    return _SHORT.repr(value)
+    text = " ".join(_SHORT.repr(value).split())  # that of a tensor has line breaks
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 class _Machine:
@@ -255,6 +258,8 @@ class _Machine:
                     raise _damaged("has a key that is neither a number nor a text")
                 if isinstance(part, int) and part.bit_length() > 60:
                     raise _damaged("has a key of more than 60 bits")
+                if isinstance(part, str | bytes) and len(part) > MAX_LETTERS:
+                    raise _damaged(f"has a key of more than {MAX_LETTERS} characters")
         return values
 
 
