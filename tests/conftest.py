@@ -4,6 +4,7 @@ One thread: the tests' networks are too small to gain from more, and threads of 
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,3 +36,11 @@ def no_shape_checks_in_module() -> Iterator[None]:
     """For modules whose fixtures trace."""
     with without_shape_checks():
         yield
+
+
+@pytest.fixture(params=["av", "cv2"])
+def video_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The package that reads and writes videos: that of the extra `video`, and what there is without it."""
+    if request.param == "cv2":
+        monkeypatch.setitem(sys.modules, "av", None)
+    return str(request.param)

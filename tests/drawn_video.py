@@ -5,7 +5,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from detector.inference.video import video_writer
+from detector.inference.video_pyav import video_writer
 
 RATE = 10  # frames a second
 

@@ -1,10 +1,8 @@
-"""Weights by name: from a clone, from a built package, and only as they were shipped."""
+"""Weights by name: only as they were shipped; from an installed package, see test_wheel.py."""
 
 import hashlib
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -121,25 +119,3 @@ def test_the_shipped_weights_score_what_their_card_says() -> None:
     metrics = evaluate_model(detector, images, workers=0).metrics
     card = (REPOSITORY / "weights" / "README.md").read_text()
     assert f"| test | 72 | {metrics['AP']:.3f} | {metrics['AP50']:.3f} | {metrics['AP75']:.3f} |" in card
-
-
-def test_a_built_package_finds_what_is_in_the_folder(tmp_path: Path) -> None:
-    """The copy that a wheel is made of, outside of the repository: all of weights/ is inside and is found."""
-    build = "from setuptools import setup; setup()"
-    arguments = ["-q", "egg_info", "--egg-base", str(tmp_path), "build_py", "--build-lib", str(tmp_path / "lib")]
-    subprocess.run([sys.executable, "-c", build, *arguments], cwd=REPOSITORY, check=True, capture_output=True)
-    script = (
-        "from detector.weights import shipped; import json\n"
-        "print(json.dumps([str(shipped.FOLDER), sorted(path.name for path in shipped.FOLDER.iterdir())]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "lib")},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    found, names = json.loads(done.stdout)
-    assert Path(found).is_relative_to(tmp_path / "lib")
-    assert names == sorted(path.name for path in (REPOSITORY / "weights").iterdir())

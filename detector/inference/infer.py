@@ -22,6 +22,7 @@ from detector.inference.sinks import Write, csv_writer, entries, json_writer, sa
 from detector.inference.sources import Source, find_sources
 from detector.inference.streaming import StreamResult, stream
 from detector.inference.tiles import TiledDetector
+from detector.inference.video import video_writer
 from detector.utils.fileio import require_writable
 from detector.utils.interrupts import interrupt_later
 
@@ -133,8 +134,6 @@ def annotator(path: Path, source: Source, side: int | None) -> Iterator[Callable
     if source.kind == "image":
         yield lambda result: save_image(path, Image.fromarray(draw_detections(result.image, result.detections, side)))
         return
-    from detector.inference.video import video_writer
-
     with video_writer(path) as write:
         yield lambda result: write(draw_detections(result.image, result.detections, side), result.time)
 

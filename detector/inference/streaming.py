@@ -16,6 +16,7 @@ from detector.images.read import image_from_bytes, read_image
 from detector.inference.detector import Detector, ImageLike, as_array
 from detector.inference.sources import TIMEOUT, Source, fetch, find_sources
 from detector.inference.tiles import TiledDetector
+from detector.inference.video import read_video
 from detector.structures import Detections
 
 AHEAD = 4
@@ -107,8 +108,6 @@ def _read(source: Source) -> Iterator[tuple[float, UInt8[np.ndarray, "height wid
     elif source.camera is not None:
         yield from _read_camera(source.name, source.camera)
     else:
-        from detector.inference.video import read_video
-
         yield from read_video(source)
 
 

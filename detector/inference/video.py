@@ -1,153 +1,88 @@
-"""Video files and streams, read and written with PyAV (FFmpeg's libraries)."""
+"""Video files and streams, read and written with PyAV or, without the extra `video`, with OpenCV."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from fractions import Fraction
+from functools import cache
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
 
-from detector.errors import DataError, missing_package
-from detector.inference.sources import TIMEOUT, Source
-from detector.utils.fileio import atomic_path, writing
-
-try:
-    import av
-    from av.error import FFmpegError
-except ImportError as error:
-    raise missing_package("videos", error, "video") from error
+from detector.errors import DISTRIBUTION, DataError
+from detector.inference.sources import Source
 
 SLACK = 0.5  # seconds by which a video may end before its header says
-CLOCK = 90_000  # ticks a second of written times: integers for the usual frame rates
+Frame: TypeAlias = tuple[float, UInt8[np.ndarray, "height width 3"]]
+"""Seconds since the first frame, and RGB."""
+Write: TypeAlias = Callable[[UInt8[np.ndarray, "height width 3"], float], None]
+"""Appends an RGB frame that is shown from so many seconds on."""
 
 
-def read_video(source: Source) -> Iterator[tuple[float, UInt8[np.ndarray, "height width 3"]]]:
+class Ending(NamedTuple):
+    """What was read of a video: numbers of frames and of damaged parts, seconds to the end of the last frame; `length`:
+    seconds by the header, 0 if that doesn't tell."""
+
+    frames: int
+    broken: int
+    seconds: float
+    length: float
+
+
+def read_video(source: Source) -> Iterator[Frame]:
     """Frame by frame the seconds since the first and the frame as RGB, turned as the file's rotation says.
 
     Raises DataError, one line that names the video: at once if it can't be opened; after the last frame if it ends
     before its header says or if parts of it could not be decoded, which are skipped. A live stream may lose parts.
     """
-    with _open(source) as container:
-        if not container.streams.video:
-            raise DataError(f"{source.name}: there is no video in this file; name another")
-        stream = container.streams.video[0]
-        count, broken, first, end = 0, 0, None, 0.0
-        interval = float(1 / stream.average_rate) if stream.average_rate else 0.0
-        packets = container.demux(stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except FFmpegError as error:
-                raise DataError(
-                    f"{source.name}: this video can't be read beyond its frame {count} ({error.strerror})"
-                ) from error
-            if packet is None:
-                break
-            try:
-                frames = packet.decode()
-            except FFmpegError:
-                broken += 1
-                continue
-            broken += packet.is_corrupt
-            for frame in frames:
-                moment = frame.time if frame.time is not None else count * interval
-                first = moment if first is None else first
-                end = max(end, moment - first + max(interval, float(frame.duration * (frame.time_base or 0))))
-                yield moment - first, _upright(frame)
-                count += 1
-        length = _length(stream)
+    read: Ending = yield from _backend().frames(source)
+    if read.frames == 0:
+        raise DataError(f"{source.name}: no frame of this video can be decoded; repair it or name another")
     if source.live:
         return
-    if count == 0:
-        raise DataError(f"{source.name}: no frame of this video can be decoded; repair it or name another")
-    if end + SLACK < length:
+    if read.seconds + SLACK < read.length:
         raise DataError(
-            f"{source.name}: this video ends after {end:.1f} s ({count} frames), its header says {length:.1f} s:"
-            " it is cut off; its frames so far were used"
+            f"{source.name}: this video ends after {read.seconds:.1f} s ({read.frames} frames), its header says"
+            f" {read.length:.1f} s: it is cut off; its frames so far were used"
         )
-    if broken:
+    if read.broken:
         raise DataError(
-            f"{source.name}: {broken} parts of this video are damaged; its {count} frames that can be decoded were used"
+            f"{source.name}: {read.broken} parts of this video are damaged; its {read.frames} frames that can be decoded"
+            " were used"
         )
-
-
-def _open(source: Source) -> "av.container.InputContainer":
-    try:
-        if source.url:
-            return av.open(source.name, timeout=TIMEOUT)
-        # a local file may be a list that names other places: only files are followed, and no name is taken for a protocol
-        return av.open(f"file:{source.name}", options={"protocol_whitelist": "file"})
-    except (FFmpegError, OSError) as error:
-        reason = error.strerror or str(error)
-        remedy = "check the address and the network" if source.url else "repair it or name another"
-        raise DataError(f"{source.name}: this video can't be opened ({reason}); {remedy}") from error
-
-
-def _length(stream: "av.VideoStream") -> float:
-    """Seconds of the video by its header, 0 if that doesn't tell."""
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")  # Matroska: 00:00:12.345000000
-    minutes, _, seconds = rest.partition(":")
-    try:
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    except ValueError:
-        return 0.0
-
-
-def _upright(frame: "av.VideoFrame") -> UInt8[np.ndarray, "height width 3"]:
-    """The frame as a player shows it; phones store theirs lying."""
-    image = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(image, k=frame.rotation // 90)) if frame.rotation else image
 
 
 @contextmanager
-def video_writer(path: Path) -> Iterator[Callable[[UInt8[np.ndarray, "height width 3"], float], None]]:
-    """A function that appends an RGB frame shown from so many seconds on; the MP4 file is there when the block ends well.
+def video_writer(path: Path) -> Iterator[Write]:
+    """A function that appends frames; the MP4 file is there when the block ends well.
 
-    The video has the first frame's size, to which others are brought. Raises WriteError.
+    The video has the first frame's size, to which others are brought. With OpenCV it has a constant rate, and odd sides
+    lose a pixel. Raises WriteError.
     """
-    with atomic_path(path) as temporary:
-        with writing(path):
-            container = av.open(str(temporary), "w", format="mp4")
-        stream: av.VideoStream | None = None
-        last, interval = -CLOCK // 1000, CLOCK // 25  # of the written frames, in ticks
-
-        def mux(frame: av.VideoFrame | None) -> None:
-            assert stream is not None
-            for packet in stream.encode(frame):
-                packet.duration = interval  # the last one's would be a default
-                container.mux(packet)
-
-        def write(image: UInt8[np.ndarray, "height width 3"], seconds: float) -> None:
-            nonlocal stream, last, interval
-            with writing(path):
-                if stream is None:
-                    stream = _add_stream(container, image.shape[1], image.shape[0])
-                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-                frame = frame.reformat(stream.width, stream.height, stream.pix_fmt)
-                # times only go up, by steps that players can show
-                moment = max(round(seconds * CLOCK), last + CLOCK // 1000)
-                frame.pts, frame.time_base = moment, Fraction(1, CLOCK)
-                interval, last = moment - last if last >= 0 else interval, moment
-                mux(frame)
-
-        try:
-            yield write
-            with writing(path):
-                if stream is not None:
-                    mux(None)
-        finally:
-            with writing(path):
-                container.close()
+    with _backend().video_writer(path) as write:
+        yield write
 
 
-def _add_stream(container: "av.container.OutputContainer", width: int, height: int) -> "av.VideoStream":
-    stream = container.add_stream("libx264" if "libx264" in av.codecs_available else "mpeg4")
-    assert isinstance(stream, av.VideoStream)
-    stream.width, stream.height = width, height
-    # the usual pixels have one color for two in each direction, which odd sides have no room for
-    stream.pix_fmt = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"
-    stream.codec_context.time_base = Fraction(1, CLOCK)
-    return stream
+def _backend() -> ModuleType:
+    """The module that reads and writes; without PyAV, what is lost is said once."""
+    try:
+        import av  # noqa: F401
+    except ImportError:
+        _say_what_is_lost()
+        from detector.inference import video_opencv
+
+        return video_opencv
+    from detector.inference import video_pyav
+
+    return video_pyav
+
+
+@cache
+def _say_what_is_lost() -> None:
+    print(
+        "videos go through OpenCV: what is written has a constant rate, AV1 may not be readable and damaged parts may go"
+        f" unnoticed; for more, pip install '{DISTRIBUTION}[video]'",
+        file=sys.stderr,
+    )

@@ -30,17 +30,18 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, suffix: str = "") -> Iterator[Path]:
     """A temporary file in the folder of `path`, put in its place at the end of the block; removed if that raises.
 
-    For files written bit by bit, each bit within `writing`. Raises WriteError as `atomic_write` does.
+    For files written bit by bit, each bit within `writing`. Its name ends in `suffix`, for libraries that go by that.
+    Raises WriteError as `atomic_write` does.
     """
     temporary = None
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             # not path.name, which may be as long as a name can be; torch.save wants something before the last dot
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=suffix)
             os.close(handle)
             temporary = Path(name)
         yield temporary

@@ -1,0 +1,207 @@
+"""Videos with the extra `video` and without it: times, rotation, names, servers, and what a user is told."""
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn_video import RATE, as_matroska, draw_video, properties
+
+from detector.errors import DataError
+from detector.inference import video, video_opencv, video_pyav
+from detector.inference.sources import Source
+from detector.inference.video import read_video, video_writer
+from detector.inference.video_opencv import constant_rate
+
+REPOSITORY = Path(__file__).parents[1]
+TURN = 1 << 16  # 1 in the fixed-point numbers of an MP4 file's matrix
+
+
+def read(path: Path) -> list[tuple[float, np.ndarray]]:
+    return list(read_video(Source(str(path), "video")))
+
+
+def times(path: Path) -> list[float]:
+    return [seconds for seconds, _ in read(path)]
+
+
+@pytest.mark.usefixtures("video_backend")
+def test_times_of_frames_are_read_exactly(tmp_path: Path) -> None:
+    expected = [0.0, 0.1, 0.15, 0.5, 1.5, 1.55]
+    with video_pyav.video_writer(tmp_path / "a.mp4") as write:
+        for seconds in expected:
+            write(np.full((64, 96, 3), 128, np.uint8), seconds)
+    assert times(tmp_path / "a.mp4") == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("frames", [1, 5, 25])
+def test_written_frames_come_back(tmp_path: Path, frames: int, video_backend: str) -> None:
+    """With PyAV at their times, else at the rate of most of the first, each within half a frame at a constant rate."""
+    with video_writer(tmp_path / "a.mp4") as write:
+        for number in range(frames):
+            image = np.zeros((64, 96, 3), np.uint8)
+            image[:, :48, 0] = 10 * number  # red
+            write(image, number / RATE + (3 if number >= 20 else 0))
+    found = read(tmp_path / "a.mp4")
+    assert len(found) == frames
+    pause = 3 if video_backend == "av" else 0
+    for number, (seconds, image) in enumerate(found):
+        assert seconds == pytest.approx(number / RATE + (pause if number >= 20 else 0), abs=0.5 / RATE)
+        assert image[8:-8, 8:40].mean(axis=(0, 1)) == pytest.approx([10 * number, 0, 0], abs=6)
+
+
+@pytest.mark.parametrize(
+    ("times", "rate"),
+    [
+        ([0, 0.1, 0.2, 0.3], 10),
+        ([0, 1001 / 30000, 2002 / 30000], 29.97),
+        ([0, 0.1, 0.2, 5, 5.1], 10),
+        ([0, 1 / 120.4567], 120.46),  # 120457 / 1000 is more than the codec takes
+        ([0, 1 / 1234.56], 1235),
+        ([0, 1000], 0.01),
+        ([0], 25),
+        ([], 25),
+        ([0, 0, 0], 25),
+    ],
+)
+def test_a_constant_rate_is_that_of_most_frames(times: list[float], rate: float, tmp_path: Path) -> None:
+    assert constant_rate(times) == pytest.approx(rate)
+    with video_opencv.video_writer(tmp_path / "a.mp4") as write:
+        for seconds in times:
+            write(np.zeros((16, 16, 3), np.uint8), seconds)
+    if times:
+        assert properties(tmp_path / "a.mp4") == (pytest.approx(rate), 16, 16, len(times))
+
+
+@pytest.mark.usefixtures("video_backend")
+def test_frames_of_other_sizes_are_brought_to_that_of_the_first(tmp_path: Path) -> None:
+    with video_writer(tmp_path / "a.mp4") as write:
+        for number, size in enumerate(((64, 96), (32, 48), (100, 100))):
+            write(np.full((*size, 3), 99, np.uint8), number / RATE)
+    assert properties(tmp_path / "a.mp4") == (RATE, 96, 64, 3)
+
+
+@pytest.mark.usefixtures("video_backend")
+def test_a_video_that_is_not_finished_is_not_there(tmp_path: Path) -> None:
+    def fail() -> None:
+        with video_writer(tmp_path / "a.mp4") as write:
+            for number in range(20):
+                write(np.zeros((64, 96, 3), np.uint8), number / RATE)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("video_backend")
+@pytest.mark.parametrize(
+    ("matrix", "turns"),
+    [((0, TURN, -TURN, 0), 3), ((-TURN, 0, 0, -TURN), 2), ((0, -TURN, TURN, 0), 1)],
+    ids=["90 clockwise", "180", "90 counterclockwise"],
+)
+def test_frames_are_turned_as_the_file_says(tmp_path: Path, matrix: tuple[int, int, int, int], turns: int) -> None:
+    path = draw_video(tmp_path / "a.mp4", 3)
+    lying = read(path)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"tkhd") + 44  # of nine numbers: a b u, c d v, x y w
+    a, b, c, d = matrix
+    assert struct.unpack_from(">9i", content, place) == (TURN, 0, 0, 0, TURN, 0, 0, 0, 1 << 30)
+    struct.pack_into(">9i", content, place, a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    for (_, before), (_, after) in zip(lying, read(path), strict=True):
+        assert np.array_equal(after, np.rot90(before, turns))
+
+
+@pytest.mark.usefixtures("video_backend")
+@pytest.mark.parametrize("name", ["100 %03d.mp4", "a:b.mp4", "http:", "ä ☃.mp4"])
+def test_names_are_no_patterns_and_no_protocols(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw_video(Path("whole.mp4"), 3).rename(name)
+    assert len(times(Path(name))) == 3
+    with video_writer(Path("x:y") / name) as write:
+        write(np.zeros((64, 96, 3), np.uint8), 0)
+    assert len(times(Path("x:y") / name)) == 1
+
+
+def test_a_name_that_is_no_text(tmp_path: Path, video_backend: str) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe4.mp4"))
+    try:
+        draw_video(tmp_path / "a.mp4", 3).rename(path)
+    except OSError:
+        pytest.skip("this file system takes text only")
+    if video_backend == "av":
+        assert len(times(path)) == 3
+    else:
+        with pytest.raises(DataError, match="rename it"):
+            read(path)
+
+
+def test_a_server_that_is_silent_is_given_up(video_backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr({"av": video_pyav, "cv2": video_opencv}[video_backend], "TIMEOUT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        start = time.monotonic()
+        with pytest.raises(DataError, match="can't be opened"):
+            next(read_video(Source(f"rtsp://127.0.0.1:{silent.getsockname()[1]}/street", "video", live=True)))
+    assert time.monotonic() - start < 5
+
+
+def test_what_is_lost_is_said_once_and_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = draw_video(tmp_path / "a.mp4", 3)
+    video._say_what_is_lost.cache_clear()
+    read(path)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setitem(sys.modules, "av", None)
+    read(path)
+    read(path)
+    with video_writer(tmp_path / "b.mp4") as write:
+        write(np.zeros((64, 96, 3), np.uint8), 0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("pip install 'attention-detector[video]'")
+
+
+@pytest.mark.slow
+def test_opencv_and_ffmpeg_say_nothing_themselves(tmp_path: Path) -> None:
+    """In a process of its own: OpenCV decides when it first opens a video whether FFmpeg's messages are shown."""
+    whole = as_matroska(draw_video(tmp_path / "a.mp4", 25), tmp_path / "a.mkv")
+    (tmp_path / "cut.mkv").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (tmp_path / "none.mp4").write_bytes(b"no video")
+    as_matroska(tmp_path / "a.mp4", tmp_path / "damaged.mkv", damaged=10)
+    script = """if True:
+        import sys
+        sys.modules["av"] = None
+        from detector.errors import DataError
+        from detector.inference.video import Source, read_video
+        for name in sys.argv[1:]:
+            try:
+                for _ in read_video(Source(name, "video")): pass
+            except DataError as error:
+                print(error)
+    """
+    arguments = [str(tmp_path / name) for name in ("none.mp4", "damaged.mkv", "cut.mkv")]
+    arguments.append("http://127.0.0.1:9/a.mp4")
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=REPOSITORY, check=True, capture_output=True, text=True
+    )
+    assert len(done.stderr.splitlines()) == 1
+    for name, line in zip(arguments, done.stdout.splitlines(), strict=True):
+        assert line.startswith(f"{name}: ")
+
+
+@pytest.mark.usefixtures("video_backend")
+def test_a_damaged_part_leaves_the_other_frames_at_their_times(tmp_path: Path) -> None:
+    path = as_matroska(draw_video(tmp_path / "a.mp4", 25), tmp_path / "a.mkv", damaged=10)
+    found = []
+    with pytest.raises(DataError, match="1 parts of this video are damaged; its 24 frames"):
+        found.extend(seconds for seconds, _ in read_video(Source(str(path), "video")))
+    assert len(found) == 24
+    assert found[-1] == pytest.approx(2.4)
+    assert all(later > earlier for earlier, later in pairwise(found))
