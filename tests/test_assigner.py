@@ -38,6 +38,7 @@ def same(one: Assignment, other: Assignment) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", CHUNKS)
 @pytest.mark.parametrize(
     ("counts", "step", "spread"),
@@ -118,6 +119,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_a_crowded_image_stays_within_the_bound() -> None:
     """300 objects of a quarter of the image: 2.5 million pairs."""
     pytest.importorskip("resource")

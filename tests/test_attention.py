@@ -353,11 +353,11 @@ def test_widths_that_do_not_divide_are_refused_in_one_line() -> None:
 
 
 @pytest.mark.parametrize("dropout", [2.0, -0.1, math.nan])
-def test_a_dropout_that_is_no_share_is_refused_in_one_line(dropout: float) -> None:
+def test_a_dropout_out_of_range_is_refused_in_one_line(dropout: float) -> None:
     for make in (
         lambda: SelfAttentionLayer(8, 2, dropout),
         lambda: CrossAttentionLayer(8, 6, 2, dropout),
         lambda: CrossSelfLayer(8, 6, 2, dropout),
     ):
-        with pytest.raises(ConfigError, match=f"a dropout of {dropout} is no share; take one from 0 to 1"):
+        with pytest.raises(ConfigError, match=f"invalid dropout {dropout}: expected a number from 0 to 1"):
             make()

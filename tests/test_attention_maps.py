@@ -130,7 +130,7 @@ def test_green_looks_at_red_and_head_two_at_nothing_special(planted: Detector) -
     (layer,) = attention_maps(planted, red_and_green()).layers
     from_green = layer.looked_from(32, 96)
     assert np.unravel_index(from_green[0].argmax(), (4, 4)) == (1, 3)
-    np.testing.assert_allclose(from_green[0].max(), 16, atol=1e-4)  # all of it: 16 cells' even shares
+    np.testing.assert_allclose(from_green[0].max(), 16, atol=1e-4)  # all of it: 16 times uniform
     np.testing.assert_allclose(from_green[1], 1, atol=1e-5)
     np.testing.assert_allclose(layer.looked_from(128, 32), 1, atol=1e-5)  # from black
 
@@ -235,8 +235,8 @@ def test_a_panel_states_and_shows_the_cells_of_the_image_alone() -> None:
     clean[0, 1, 2] = planted[0, 1, 2] = 5
     planted[0, 0] = planted[0, 3] = 40
     for before, after in zip(*(attention_panels("", layer, each, image) for each in (clean, planted)), strict=True):
-        assert before.scale.startswith("most: 5.0 even shares; ")
-        assert after.scale.startswith("most: 5.0 even shares; ")
+        assert before.caption.startswith("maximum: 5.0 × uniform; ")
+        assert after.caption.startswith("maximum: 5.0 × uniform; ")
         assert hot_spot(before.image)[1] < 64
         np.testing.assert_array_equal(before.image, after.image)
 
@@ -329,8 +329,8 @@ def test_the_best_of_each_class_is_shown_first() -> None:
 def test_the_sheet_says_so_when_detections_are_left_out() -> None:
     found = Detections(torch.zeros(6, 4), torch.linspace(0.9, 0.4, 6), torch.zeros(6, dtype=torch.long), COLORS)
     image = np.zeros((20, 30, 3), np.uint8)
-    assert found_panel(image, 1.0, found, [0, 1]).scale == "2 of 6 detections shown"
-    assert found_panel(image, 1.0, found, range(6)).scale == ""
+    assert found_panel(image, 1.0, found, [0, 1]).caption == "2 of 6 detections shown"
+    assert found_panel(image, 1.0, found, range(6)).caption == ""
 
 
 def test_the_overlay_is_gray_where_there_is_no_heat() -> None:
@@ -374,6 +374,7 @@ def run(weights: Path, source: Path, out: Path, *options: str) -> int:
     return main(["infer", str(source), "--weights", str(weights), "--out", str(out), "--device", "cpu", *options])
 
 
+@pytest.mark.slow
 def test_the_option_adds_a_sheet_and_changes_nothing_else(scene: Path, tmp_path: Path) -> None:
     weights = tmp_path / "w.safetensors"
     save_weights(weights, lively_model(2), WeightsInfo("yolo11n", COLORS, 96, {}, {}, "CC0-1.0"))

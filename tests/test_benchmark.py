@@ -18,6 +18,8 @@ from detector.inference.detector import Detector
 from detector.structures import Categories
 from detector.weights.files import WeightsInfo, save_weights
 
+pytestmark = pytest.mark.slow
+
 SIZE = 64
 
 

@@ -316,6 +316,7 @@ def files_in(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_broken_input(name: str, good: Good, tmp_path: Path) -> None:
     arguments, fragments = CASES[name][0](tmp_path, good), CASES[name][1]
@@ -344,6 +345,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["demo"])
 
 
+@pytest.mark.slow
 def test_a_damaged_image_stops_training_unless_allowed(good: Good, tmp_path: Path) -> None:
     """The advice in the refusal works as it stands: in the same folder, with the share it names."""
     arguments = with_data(truncated, train())(tmp_path, good)
@@ -389,6 +391,7 @@ def test_training_without_space_says_so_and_leaves_no_half_file(good: Good, tmp_
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.yaml", "environment.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format_", ["torchscript", "safetensors"])
 def test_export_without_space_leaves_nothing(good: Good, tmp_path: Path, format_: str) -> None:
     out = tmp_path / f"model.{format_}"
@@ -427,6 +430,7 @@ def interrupted(arguments: list[str], metrics: Path) -> "subprocess.CompletedPro
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_resume(good: Good, tmp_path: Path) -> None:
     out, epochs = tmp_path / "out", 12
     long = train(f"--epochs={epochs}", "--workers=1")(tmp_path, good)

@@ -58,6 +58,7 @@ def memory(cache: ImageCache) -> int:
     return os.fstat(cache._descriptor).st_blocks * 512
 
 
+@pytest.mark.slow
 def test_batches_are_the_same_with_and_without_cache_in_any_number_of_workers(scenes: CocoDataset) -> None:
     assert max(scenes.size(0)) > longest_source_side(InputSize(64, 64), AugmentConfig())  # they are shrunk
     reference: list[torch.Tensor] = []

@@ -129,6 +129,7 @@ def test_types_are_checked_on_construction(config: str, field: str, value: objec
     assert f"{field}: invalid value {value!r}: expected " in run("-c", code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["Detector", "create_model", "load_model", "train", "evaluate", "export", "TrainConfig"]
 )

@@ -101,6 +101,7 @@ def test_gradients_are_those_of_differences() -> None:
     assert torch.autograd.gradcheck(module, (x[:1].requires_grad_(), y[:1].requires_grad_()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CROSS)
 def test_a_new_model_computes_what_plain_yolo11_computes_and_costs_little_more(name: str) -> None:
     with torch.device("meta"):
@@ -187,6 +188,7 @@ def same_outputs(file: Path, model: DetectionModel) -> None:
         assert (scores - expected.scores).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_shape_checks")
 def test_an_onnx_file_of_open_sizes_says_the_same(tmp_path: Path) -> None:
     weights = weights_of(calmed(lively_model(3, "yolo11n-cross")), tmp_path / "cross.safetensors")
@@ -196,6 +198,7 @@ def test_an_onnx_file_of_open_sizes_says_the_same(tmp_path: Path) -> None:
     same_outputs(tmp_path / "cross.onnx", load_weights(weights)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_shape_checks")
 @pytest.mark.filterwarnings("ignore:.torch.jit.*:FutureWarning")
 def test_a_torchscript_file_says_the_same_at_all_sizes(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from detector.evaluation.evaluate import evaluate_model
 from detector.inference.detector import Detector
 from detector.weights.files import WeightsInfo, load_weights, save_weights
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[1]
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 PATIENCE = 120  # s for what takes some 15 s on an idle machine: a hang fails

@@ -65,7 +65,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("no_shape_checks_in_module")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_shape_checks_in_module")]
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_run_leaves_frozen_modules_as_they_were(scenes: Path, tmp_path: Path) -> None:
     names = [name.removesuffix(".") for name in FROZEN]
     train(small_config(scenes, tmp_path, freeze=names))
@@ -62,11 +63,11 @@ def test_no_names_freeze_nothing() -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("stage22", "near names: stage2"),
-        ("stage", "near names: stage"),
+        ("stage22", "did you mean one of stage2"),
+        ("stage", "did you mean one of stage"),
         ("head.box_branch", "head.box_branches"),
-        ("q", "near names: stem, stage2, down3"),  # nothing is near: the outermost
-        ("", "near names: stem"),
+        ("q", "did you mean one of stem, stage2, down3"),  # nothing is near: the outermost
+        ("", "did you mean one of stem"),
         ("stem.0.act", "stem.0"),  # has nothing to freeze
     ],
 )

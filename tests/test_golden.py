@@ -46,6 +46,7 @@ def golden_images() -> Tensor:
     return torch.rand(2, 3, 192, 256, generator=torch.Generator().manual_seed(1)).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_in_training_mode(name: str, golden: dict) -> None:
     model = golden_model(name, golden[name]["state"])
@@ -56,6 +57,7 @@ def test_outputs_in_training_mode(name: str, golden: dict) -> None:
     assert (raw.scores[0] - expected["train_scores"]).abs().max() < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_and_flops(name: str, golden: dict) -> None:
     with torch.device("meta"):
@@ -76,6 +78,7 @@ def test_parameters_and_flops(name: str, golden: dict) -> None:
     assert (counter.get_total_flops() + 8 * normalized) / 1e9 == pytest.approx(golden[name]["gflops_640"], rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED_GFLOPS)
 def test_flops_of_the_fused_network_are_the_published_ones(name: str) -> None:
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
@@ -83,6 +86,7 @@ def test_flops_of_the_fused_network_are_the_published_ones(name: str) -> None:
     assert counter.get_total_flops() / 1e9 == pytest.approx(PUBLISHED_GFLOPS[name], rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_and_gradients(name: str, golden: dict) -> None:
     model = golden_model(name, golden[name]["state"])
@@ -113,6 +117,7 @@ def test_loss_and_gradients(name: str, golden: dict) -> None:
         assert gradients[key].norm().item() == pytest.approx(norm, rel=1e-4), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_names_round_trip(name: str, golden: dict) -> None:
     entries = golden[name]["state"]

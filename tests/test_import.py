@@ -49,6 +49,7 @@ def same_state(model: nn.Module, published: State, half: bool, name: str = "yolo
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolo11n", "yolov9t"])
 def test_modules_of_a_package_that_is_not_there(name: str, tmp_path: Path) -> None:
     averaged = published_state(name, seed=1)
@@ -67,6 +68,7 @@ def test_modules_of_a_package_that_is_not_there(name: str, tmp_path: Path) -> No
     assert PACKAGE not in sys.modules
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_every_published_model_is_recognized(model: str, tmp_path: Path) -> None:
     with torch.device("meta"):
@@ -91,6 +93,7 @@ def save_state_of_module(path: Path, state: State) -> None:
         torch.save({"model": modules_of(state, classes).state_dict()}, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("save", "part"),
     [
@@ -115,6 +118,7 @@ def test_every_way_to_hold_a_network(
     assert same_state(model, state, half=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stated", "size"), [(320, 320), (300, 320), ([384, 640], (384, 640)), ([640], 640), (None, None)]
 )
@@ -161,6 +165,7 @@ def without_norms(state: State) -> State:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -203,6 +208,7 @@ def test_layers_of_another_task_are_named_with_their_class(state: State, tmp_pat
     assert_refused(tmp_path / "a.pt", r"'masks\.0\.weight' in 'DetectionModel > Segment' has no place in yolo11n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "complaint"),
     [
@@ -219,6 +225,7 @@ def test_what_computes_otherwise_is_named(state: State, tmp_path: Path, module: 
     assert_refused(tmp_path / "a.pt", complaint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [["a"], {0: "a", 1: "b", 5: "c"}, {"a": 0}, "abc", [1, 2, 3], ["a", "b", "\x1b[2J"]])
 def test_names_that_do_not_fit(state: State, tmp_path: Path, names: object) -> None:
     save_checkpoint(tmp_path / "a.pt", state, names)
@@ -227,6 +234,7 @@ def test_names_that_do_not_fit(state: State, tmp_path: Path, names: object) -> N
     assert import_weights(config).categories.names == ("a", "b", "c")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, -32, 10**9, "640", 320.0, [1, 2, 3], True])
 def test_a_size_that_is_none(state: State, tmp_path: Path, size: object) -> None:
     save_checkpoint(tmp_path / "a.pt", state, list(NAMES), image_size=size)
@@ -245,6 +253,7 @@ def test_our_own_file_and_places_that_can_not_be_written(state: State, tmp_path:
     assert read_published(tmp_path / "a.pt").model == "yolo11n"
 
 
+@pytest.mark.slow
 def test_export_and_import_give_the_same_weights(tmp_path: Path) -> None:
     weights, published, back = (str(tmp_path / name) for name in ("w.safetensors", "p.pt", "back.safetensors"))
     model = lively_model(3)
@@ -273,6 +282,7 @@ def test_a_network_that_was_never_published_is_not_exported_as_such(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_spoiled_export_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def spoiled(state: State, model: str) -> State:
         return {name: t + 1 if name.endswith("cv3.0.2.bias") else t for name, t in to_published(state, model).items()}
@@ -284,6 +294,7 @@ def test_a_spoiled_export_is_not_left(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [path.name for path in tmp_path.iterdir()] == ["w"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="the peer's checkpoint lies outside the repository")
 def test_the_peers_checkpoint_finds_what_the_peer_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On all 72 images of the BCCD test split, at the peer's thresholds, which are those of `evaluate`."""

@@ -63,6 +63,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted((root / "val").glob("*.jpg"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
 def test_an_image_costs_no_new_memory(weights: Path) -> None:
     """Pages that the process gets from the system; 4000 an image if what a pass freed had gone back."""
@@ -417,6 +418,7 @@ def run_infer(sources: list[str], weights: Path, out: Path, **settings: Any) -> 
     return code, json.loads((out / "detections.json").read_text())
 
 
+@pytest.mark.slow
 def test_infer_writes_what_the_detector_finds(
     weights: Path, detector: Detector, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,7 +21,6 @@ from detector.data.coco import CocoDataset
 from detector.data.layouts import SplitPaths, find_split
 from detector.demo.scenes import make_dataset
 from detector.errors import ConfigError, DataError, ExportMismatchError
-from detector.exporting import export as export_module
 from detector.exporting.calibration import calibration_images
 from detector.exporting.export import export
 from detector.exporting.verify import Comparison, differences
@@ -30,6 +29,7 @@ from detector.formats.onnx import int8 as int8_onnx
 from detector.formats.onnx.export import network, save_model
 from detector.formats.onnx.stages import join, uint8_stage
 from detector.formats.openvino import int8 as int8_openvino
+from detector.formats.table import Format
 from detector.images.input_size import InputSize
 from detector.images.letterbox import Letterbox
 from detector.inference.detector import Detector
@@ -40,7 +40,7 @@ SIDE = 64
 FORMATS = {"onnx": "whole.onnx", "openvino": "file.xml"}
 
 
-pytestmark = pytest.mark.usefixtures("no_shape_checks_in_module")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_shape_checks_in_module")]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def made(data: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) ->
     files = {}
     with pytest.MonkeyPatch.context() as patch:
         for module in (int8_onnx, int8_openvino):
-            patch.setattr(module, "LIMIT", 1.0)
+            patch.setattr(module, "MAX_ERROR", 1.0)
         for format, name in FORMATS.items():
             out = folder / name
             config = ExportConfig(str(weights), str(out), format, "int8", data=str(data), force=True)  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ def test_a_file_that_loses_too_much_is_not_left_but_by_force(
     """The truth is what the model finds, so that its AP is 1 and a little rounding is a great loss."""
     forced, _ = made["onnx"]
     assert not json.loads(Path(f"{forced}.json").read_text())["passes"]
-    monkeypatch.setattr(export_module, "write", lambda file, *_: shutil.copy(forced, file))
+    monkeypatch.setattr(Format, "write", lambda _format, file, *_: shutil.copy(forced, file))
     config = ExportConfig(str(weights), str(tmp_path / "file.onnx"), precision="int8", data=str(data))
     with pytest.raises(
         ExportMismatchError, match=r"was not written.*AP 1\.0000 and 0\.\d+ \(a loss of 0\.01 is allowed\)"

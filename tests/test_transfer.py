@@ -75,6 +75,7 @@ def test_rows_go_by_name_and_everything_else_is_taken(own: str, known: str, rows
     assert require_rows(classes(*own.split()), classes(*known.split()), rows) == line
 
 
+@pytest.mark.slow
 def test_yolov9_keeps_what_yolo11_keeps() -> None:
     model, source = create_model("yolov9t", 2), learnt(3, "yolov9t")
     fresh = {name: model.state_dict()[name].clone() for name in ROWS}

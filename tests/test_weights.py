@@ -81,6 +81,7 @@ def test_the_file_explains_itself_without_this_program(saved: Path) -> None:
     assert json.loads(metadata["image_size"]) == 320
 
 
+@pytest.mark.slow
 def test_the_file_alone_makes_a_detector(saved: Path, tmp_path: Path) -> None:
     """In a process of its own, in an empty folder, from nothing but the file."""
     script = (

@@ -29,6 +29,7 @@ def test_a_rep_conv_becomes_one_convolution_with_the_same_outputs(dtype: torch.d
     assert torch.equal(fuse_conv_bn(fused)(x), fused(x))  # what is fused stays so
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolov9t", "yolov9s", "yolov9m", "yolov9c", "yolov9e"])
 def test_a_fused_network_has_the_same_outputs(name: str) -> None:
     torch.manual_seed(0)
