@@ -364,6 +364,7 @@ def test_a_damaged_image_stops_training_unless_allowed(good: Good, tmp_path: Pat
     assert (tmp_path / "out" / "best.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_damaged_image_is_left_out_of_evaluate_if_allowed(good: Good, tmp_path: Path) -> None:
     allowed = with_data(lambda data: truncated(data, "val"), evaluate("--max_unreadable=0.5"))
     done = run(allowed(tmp_path, good))

@@ -281,6 +281,7 @@ def test_a_missing_image_folder_is_named(tmp_path: Path) -> None:
         CocoDataset.load(SplitPaths(paths.annotations, tmp_path / "gone"))
 
 
+@pytest.mark.slow
 def test_pickling_for_a_worker_is_small_however_many_annotations(tmp_path: Path) -> None:
     content = copy.deepcopy(CONTENT)
     content["annotations"] = [
@@ -295,6 +296,7 @@ def read_in_worker(images: CocoDataset, answers: Any) -> None:
     answers.put((images.file_name(1), images.boxes(1).tolist(), images.read(1).image.shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_workers_read_the_same_as_the_parent(tmp_path: Path, method: str) -> None:

@@ -215,6 +215,7 @@ def test_a_resumed_run_ends_with_the_same_bits(
         assert all(torch.equal(one[part][name], two[part][name]) for name in one[part]), part
 
 
+@pytest.mark.slow
 def test_a_run_without_the_branch_starts_from_the_same_weights(scenes: Path, tmp_path: Path) -> None:
     (_, with_branch), (run, without) = (
         set_up(tiny(scenes, tmp_path / str(weight), auxiliary=weight)) for weight in (0.25, 0.0)

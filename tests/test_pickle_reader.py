@@ -307,6 +307,7 @@ def test_a_tensor_of_these_parts_would_be_right() -> None:
     assert read_archive(archive(Path("a.pt"), tensor(2, 2, stride=(2, 1)), FOUR)).shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_a_tuple_nested_without_end_is_no_key() -> None:
     """Python would hash it by recursion and end the process."""
     assert "a key that is neither" in refused(archive(Path("a.pt"), b"}" + b")" + b"\x85" * 300_000 + b"Ns"))
@@ -327,6 +328,7 @@ def test_tuples_that_share_their_parts_are_no_keys() -> None:
     read_archive(archive(Path("b.pt"), key))  # as a value it takes no memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
     [

@@ -82,6 +82,7 @@ def test_a_run_leaves_what_the_readme_lists(whole_run: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_checkpoints_load_without_running_code(whole_run: Path) -> None:
     content = torch.load(whole_run / "last.pt", weights_only=True)
     assert content["epoch"] == 3
@@ -144,6 +145,7 @@ def test_the_network_learns_a_batch_by_heart(name: str, scenes: Path) -> None:
     assert losses.box < 2.0
 
 
+@pytest.mark.slow
 def test_a_run_with_a_rectangle(scenes: Path, tmp_path: Path) -> None:
     train(small_config(scenes, tmp_path / "run", epochs=1, image_size=(64, 96), repeat_threshold=0.5, multi_scale=0.4))
     _, info = load_weights(tmp_path / "run" / "best.safetensors")
@@ -157,6 +159,7 @@ def test_a_run_with_a_rectangle(scenes: Path, tmp_path: Path) -> None:
     assert len(run.anchors(InputSize(32, 64)).points) == 4 * 8 + 2 * 4 + 1 * 2
 
 
+@pytest.mark.slow
 def test_early_stop(scenes: Path, tmp_path: Path) -> None:
     result = train(small_config(scenes, tmp_path / "run", epochs=9, patience=1, lr=0.0))
     assert result["epoch"] == 1
@@ -181,6 +184,7 @@ def test_a_step_sums_the_gradients_of_its_forward_passes(scenes: Path, tmp_path:
     assert [len(group) for group in accumulation_groups(run.loader, 2)] == [2, 1]
 
 
+@pytest.mark.slow
 def test_a_diverged_run_stops_and_keeps_its_last_checkpoint(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(DetectorError, match=r"not finite.*--lr below"):
@@ -267,6 +271,7 @@ def test_skipped_steps_are_counted_and_too_many_in_a_row_stop_the_run(
     assert [entry["step"] for entry in entries] == [2]
 
 
+@pytest.mark.slow
 def test_a_run_begun_again_knows_no_skipped_steps_of_the_one_that_failed(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(DetectorError, match="not finite"):
@@ -383,6 +388,7 @@ def test_deterministic_training_changes_no_bit_on_the_cpu(scenes: Path, whole_ru
     assert same_weights(whole_run, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_can_be_resumed_from_another_folder(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
