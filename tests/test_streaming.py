@@ -20,10 +20,12 @@ import torch
 from drawn_video import RATE, as_matroska, draw_video, properties
 from lively_model import lively_model
 from PIL import Image
+from torch import Tensor
 
 from detector.cli import main
 from detector.demo.scenes import make_dataset
 from detector.errors import DataError
+from detector.formats.runtime import Runtime, Selection
 from detector.images.read import image_from_bytes, read_image
 from detector.inference import streaming
 from detector.inference.detector import Detector
@@ -31,6 +33,7 @@ from detector.inference.sinks import csv_writer, json_writer
 from detector.inference.sources import Source
 from detector.inference.streaming import AHEAD, stream
 from detector.inference.video import read_video
+from detector.models.postprocess import NmsResult
 from detector.structures import Categories, Detections
 from detector.weights.files import WeightsInfo, save_weights
 
@@ -87,13 +90,31 @@ def test_every_image_and_frame_comes_in_order_with_what_the_detector_finds(detec
         assert same(one.detections, detector(one.image))
 
 
-def test_batches_lose_nothing(detector: Detector, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = [one.detections for one in stream(detector, [str(folder)])]
-    monkeypatch.setattr(detector, "batch", 4)
-    seen = list(stream(detector, [str(folder)]))
-    assert len(seen) == FRAMES + 3 == len(expected)
-    for one, alone in zip(seen, expected, strict=True):
-        assert one.detections.labels.tolist() == alone.labels.tolist()
+class MeanRuntime(Runtime):
+    """Finds one box per input: the whole of it, labelled with its sum of pixels. The answer cannot depend on the batch."""
+
+    def __init__(self) -> None:
+        self.batch_sizes: list[int] = []
+
+    def detect(self, inputs: Tensor, selection: Selection) -> list[NmsResult]:
+        del selection
+        self.batch_sizes.append(len(inputs))
+        box = torch.tensor([[0.0, 0.0, 64.0, 64.0]])
+        return [NmsResult(box, torch.ones(1), image.sum(dtype=torch.int64)[None] % len(CATEGORIES)) for image in inputs]
+
+
+def test_batches_lose_nothing(folder: Path) -> None:
+    runtime = MeanRuntime()
+    detector = Detector(runtime, CATEGORIES, 64)
+    expected = [one.detections.labels.item() for one in stream(detector, [str(folder)])]
+    assert len(expected) == FRAMES + 3
+    assert set(expected) == {0, 1, 2}
+    assert set(runtime.batch_sizes) == {1}
+    runtime.batch_sizes.clear()
+    detector.batch = 4
+    assert [one.detections.labels.item() for one in stream(detector, [str(folder)])] == expected
+    assert sum(runtime.batch_sizes) == FRAMES + 3
+    assert max(runtime.batch_sizes) == 4
 
 
 def test_only_a_few_images_are_read_ahead(detector: Detector) -> None:
