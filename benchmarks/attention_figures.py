@@ -34,7 +34,9 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=30, help="images")
     options = parser.parse_args()
     detector = Detector.load(options.weights, device="cpu")
-    attention, activation, strides = defaultdict(list), defaultdict(list), Counter()
+    attention: dict[str, list[np.ndarray]] = defaultdict(list)
+    activation: dict[str, list[list[float]]] = defaultdict(list)
+    strides: Counter[int] = Counter()
     files = [source.name for source in find_sources([options.images])][: options.most]
     for file in files:
         image = read_image(Path(file))
@@ -52,8 +54,8 @@ def main() -> None:
         print(f"{name:<50}" + "".join(f"{value:>7.2f}" for value in np.nanmean(values, axis=0)))
     found = ", ".join(f"{count} at stride {stride}" for stride, count in sorted(strides.items()))
     print(f"\n{f'detections: {found}':<50}{'heat in the box':>18}{'hottest pixel in it':>22}")
-    for name, shares in activation.items():
-        heat, hottest = np.mean(shares, axis=0)
+    for name, values_in_box in activation.items():
+        heat, hottest = np.mean(values_in_box, axis=0)
         print(f"{name:<50}{heat:>18.0%}" + ("" if np.isnan(hottest) else f"{hottest:>22.0%}"))
 
 
@@ -67,9 +69,9 @@ def attention_figures(layer: AttentionLayer, mirrored: AttentionLayer, found: De
     like_mean = correlation(rows[:, :, inside.flatten()], kept[:, None])
     return {
         "entropy of a row, of that of even attention": entropies.mean(axis=1),
-        "even shares a cell: of detections": mean_over(received, of_found),
-        "even shares a cell: rest of the image": mean_over(received, inside & ~of_found),
-        "even shares a cell: padding": mean_over(received, ~inside),
+        "attention / even attention: cells of detections": mean_over(received, of_found),
+        "attention / even attention: rest of the image": mean_over(received, inside & ~of_found),
+        "attention / even attention: padding": mean_over(received, ~inside),
         "correlation of a row with the mean of all": like_mean.mean(axis=1),
         "correlation with a mirrored image: mirrored map": correlation(kept, other[:, :, ::-1][:, inside]),
         "correlation with a mirrored image: map as it is": correlation(kept, other[:, inside]),
@@ -93,17 +95,18 @@ def mean_over(maps: np.ndarray, cells: np.ndarray) -> np.ndarray:
 def correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Pearson's, along the last axis."""
     a, b = (each - each.mean(axis=-1, keepdims=True) for each in (first, second))
-    return (a * b).sum(axis=-1) / np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
+    return np.asarray((a * b).sum(axis=-1) / np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1)))
 
 
 def activation_rows(detector: Detector, image: np.ndarray, maps: AttentionMaps) -> Iterator[tuple[str, float, float]]:
-    """For each of the best detections and kind of heat: the share of it in the box, and whether the hottest pixel is there."""
+    """For each of the best detections and kind of heat: the fraction of it in the box, and whether the hottest pixel is there."""
     images = scale_pixels(to_tensor(maps.letterbox.apply(image))[None])
     with torch.no_grad():
         predictions = detector.model.logits(images)
         levels = [level.requires_grad_() for level in detector.model.levels(images)]
     (chosen,) = select_logits(predictions, detector.conf, detector.iou, detector.max_detections, None)
     logits, boxes = detector.model.head(levels).scores[0], maps.detections.boxes.round().int().tolist()
+    assert chosen.anchors is not None
     found = zip(chosen.anchors, maps.detections.labels, boxes, maps.activations, strict=True)
     for anchor, label, (left, top, right, bottom), cam in islice(found, MAX_SHOWN):
         level = next(each for each in levels if each.shape[2:] == cam.shape)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Inference on one CUDA card in half precision: latency and images/s of the network, with its decoding, before NMS.
+"""Inference on one CUDA GPU in half precision: latency and images/s of the network, with its decoding, before NMS.
 
 yolo11n and yolo11x, batch 1 and 64, 640 px: PyTorch as it is, as a CUDA graph, compiled (reduce-overhead, which makes CUDA
-graphs too), and TensorRT where it is installed. Frames lie on the card as uint8, as `Detector` brings them there. Each
+graphs too), and TensorRT where it is installed. The images lie on the GPU as uint8, as `Detector` brings them there. Each
 measurement has a process of its own with a budget in seconds: what is too slow is cut off and named, and the rest is kept.
 
 So far this has run on a CPU only, in a tiny form (--device cpu --quick): it has NOT run on CUDA yet, nor with TensorRT.
@@ -22,12 +22,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from train_gpu import PUBLISHED_PEAKS, Figures, in_its_own_process
 
+from detector.config import ExportConfig
 from detector.errors import DetectorError
 from detector.formats.graphs import Uint8Graph
 from detector.images.input_size import InputSize
-from detector.inference.detector import resolve_device
 from detector.models.catalog import create_model
 from detector.structures import Categories
+from detector.utils.device import resolve_device
 from detector.utils.fileio import write_json
 from detector.weights.files import WeightsInfo
 
@@ -61,8 +62,8 @@ def main() -> None:
     for done, (kind, model, batch) in enumerate(work):
         section = f"{model}, batch {batch}, {kind}"
         arguments = [kind, model, batch, options.image_size, options.device, options.seconds, peak]
-        share = 3 * (deadline - time.monotonic()) / (len(work) - done)  # most take less than their share
-        budget = min(share, deadline - time.monotonic())
+        fair = 3 * (deadline - time.monotonic()) / (len(work) - done)  # most take less
+        budget = min(fair, deadline - time.monotonic())
         with tempfile.TemporaryDirectory() as folder:
             figures = in_its_own_process(measure, arguments, Path(folder) / "figures.json", max(budget, 1))
         report["sections"][section] = figures
@@ -85,11 +86,11 @@ def measure(
         model(torch.zeros(1, 3, *size))
     tflops_per_image = counter.get_total_flops() / 1e12
     yield {"gflops_a_image": 1e3 * tflops_per_image}
-    frames = torch.randint(256, (batch, *size, 3), dtype=torch.uint8, device=device)
+    images = torch.randint(256, (batch, *size, 3), dtype=torch.uint8, device=device)
     started = time.monotonic()
-    run = tensorrt_network(model, name, frames) if kind == "TensorRT" else torch_network(model, kind, frames)
+    run = tensorrt_network(model, name, images) if kind == "TensorRT" else torch_network(model, kind, images)
     for _ in range(WARM_UP):
-        run(frames)
+        run(images)
     wait(device)
     yield {"build_and_warm_up_seconds": time.monotonic() - started}
 
@@ -97,7 +98,7 @@ def measure(
     began = time.monotonic()
     while time.monotonic() - began < seconds:
         started = time.perf_counter()
-        run(frames)
+        run(images)
         wait(device)
         latencies.append((time.perf_counter() - started) * 1e3)
     median, p95 = np.percentile(latencies, (50, 95)).tolist()
@@ -105,54 +106,55 @@ def measure(
 
     calls, began = max(int(seconds * 1e3 / median), 1), time.monotonic()
     for _ in range(calls):
-        run(frames)
+        run(images)
     wait(device)
     rate = calls * batch / (time.monotonic() - began)
     yield {"images_per_second": rate, "tflops": rate * tflops_per_image}
-    yield {"share_of_published_peak": rate * tflops_per_image / peak if peak else None}
+    yield {"fraction_of_published_peak": rate * tflops_per_image / peak if peak else None}
     if device.type == "cuda":
         yield {"peak_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}
 
 
-def torch_network(model: Any, kind: str, frames: Tensor) -> Network:
-    """Fused, channels last, in half precision where the device is a card."""
-    device = frames.device
+def torch_network(model: Any, kind: str, images: Tensor) -> Network:
+    """Fused, channels last, in half precision where the device is a GPU."""
+    device = images.device
     graph = Uint8Graph(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def run(frames: Tensor) -> object:
+    def run(images: Tensor) -> object:
         with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
-            return graph(frames)
+            return graph(images)
 
     if kind == "compiled":
         return torch.compile(run, mode="reduce-overhead")
     if kind == "plain":
         return run
     if device.type != "cuda":
-        raise DetectorError("CUDA graphs need a card")
-    side = torch.cuda.Stream(device)  # capturing wants to be warmed up on another stream
+        raise DetectorError("CUDA graphs need a GPU")
+    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # capturing wants to be warmed up on another stream
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
         for _ in range(3):
-            run(frames)
+            run(images)
     torch.cuda.current_stream(device).wait_stream(side)
     recorded = torch.cuda.CUDAGraph()
     with torch.cuda.graph(recorded):
-        run(frames)
+        run(images)
     return lambda _: recorded.replay()
 
 
-def tensorrt_network(model: Any, name: str, frames: Tensor) -> Network:
-    """The engine that detector export writes, for as many images as `frames`. Raises ConfigError without the package."""
+def tensorrt_network(model: Any, name: str, images: Tensor) -> Network:
+    """The engine that detector export writes, for as many images as `images`. Raises ConfigError without the package."""
     from detector.formats.tensorrt.export import write_engine
     from detector.formats.tensorrt.runtime import TensorRtRuntime
 
-    batch, height, width, _ = frames.shape
+    batch, height, width, _ = images.shape
     categories = Categories(tuple(range(CLASSES)), tuple(f"class{label}" for label in range(CLASSES)))
     info = WeightsInfo(name, categories, (height, width), {}, {}, "none")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.engine"
-        write_engine(file, model, info, half=True, batch=batch)
-        return TensorRtRuntime(file, frames.device).enqueue
+        config = ExportConfig(weights=name, out=str(file), format="tensorrt", precision="float16")
+        write_engine(file, model, info, config, batch=batch)
+        return TensorRtRuntime(file, images.device).enqueue
 
 
 def wait(device: torch.device) -> None:

@@ -63,7 +63,8 @@ def main() -> None:
     parser.add_argument("--serve", nargs=3, metavar=("FILE", "IMAGE", "SIZE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve is not None:
-        serve(*options.serve, options.threads)
+        file, image, size = options.serve
+        serve(file, image, size, options.threads)
         return
     if options.weights is None:
         parser.error("--weights is missing")
@@ -196,7 +197,7 @@ def serve(file: str, image_file: str, image_size: str, threads: int | None) -> N
         network.append((time.perf_counter() - started) * 1e3)
         return found
 
-    detector.runtime.detect = timed  # type: ignore[method-assign]
+    detector.runtime.detect = timed  # type: ignore[method-assign, assignment]
     for line in sys.stdin:
         network.clear()
         spent = []

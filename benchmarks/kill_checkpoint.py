@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from detector.config import TrainLoopConfig
+from detector.config import TrainConfig
 from detector.errors import DetectorError
 from detector.models.catalog import create_model
 from detector.training.checkpoint import TrainState, read_checkpoint, restore_checkpoint, save_checkpoint
@@ -63,13 +63,13 @@ def main() -> int:
 
 def training_state() -> TrainState:
     """As of a run that has taken a step, so that the optimizer holds what it does then."""
-    settings = TrainLoopConfig()
+    config = TrainConfig()
     model = create_model("yolo11n", 5)
-    optimizer = build_optimizer(model, settings)
+    optimizer = build_optimizer(model, config)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    return TrainState(model, ModelEma(model, settings), optimizer, torch.amp.GradScaler("cpu", enabled=False))
+    return TrainState(model, ModelEma(model, config.train), optimizer, torch.amp.GradScaler("cpu", enabled=False))
 
 
 def tensors(state: TrainState) -> list[torch.Tensor]:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Training throughput on one CUDA card: images/s with the data pipeline, and from a batch that lies on the card.
+"""Training throughput on one CUDA GPU: images/s with the data pipeline, and from a batch on the GPU.
 
 Each model is measured as it is and with --train.compile true, in bf16, each in a process of its own with a budget in
-seconds: what is too slow is cut off and named, and the rest is kept. The share of a peak counts 3 times the operations
+seconds: what is too slow is cut off and named, and the rest is kept. The fraction of a peak counts 3 times the operations
 of the forward pass (once forward, twice backward). The images are read again and again, so most of them come from
 the system's cache of files, not from the disk.
 
@@ -26,20 +26,21 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as detector.cli does, before torch is imported
 
 import torch
+from torch.utils.data import Sampler
 from torch.utils.flop_counter import FlopCounterMode
 
 from detector.cli import COMMANDS, parse
-from detector.data.loader import train_loader
+from detector.data.loader import TrainDataset, train_loader
 from detector.data.sampler import SampleKey
 from detector.data.workers import batches_of
 from detector.demo.scenes import make_dataset
 from detector.errors import DetectorError
 from detector.images.input_size import InputSize
-from detector.inference.detector import resolve_device
 from detector.structures import Batch
 from detector.training.checkpoint import TrainState
 from detector.training.setup import Run, set_up
 from detector.training.step import take_step
+from detector.utils.device import resolve_device
 from detector.utils.fileio import write_json
 
 # TFLOP/s of dense bf16 by the maker's data plots; the first name that the device's name contains counts
@@ -94,11 +95,11 @@ def training_arguments(options: argparse.Namespace, data: str, model: str, out: 
         "data": data,
         "model": model,
         "out": out,
-        "train.image_size": options.image_size,
-        "train.batch_size": options.batch,
-        "train.device": options.device,
+        "image_size": options.image_size,
+        "batch_size": options.batch,
+        "device": options.device,
         "train.precision": "bf16" if options.device.startswith("cuda") else "fp32",
-        "loader.workers": options.workers,
+        "workers": options.workers,
     }
     return [text for name, value in settings.items() for text in (f"--{name}", str(value))]
 
@@ -108,6 +109,7 @@ def in_its_own_process(work: Work, arguments: list[Any], out: Path, budget: floa
     out.unlink(missing_ok=True)
     process = multiprocessing.get_context("spawn").Process(target=collect, args=(work, arguments, out))
     process.start()
+    assert process.pid is not None
     try:
         process.join(budget)
     finally:
@@ -151,15 +153,21 @@ def matmul_peak(device: torch.device) -> Iterator[Figures]:
         yield {"tflops": 2 * side**3 * rounds / (time.monotonic() - started) / 1e12, "side": side, "dtype": str(dtype)}
 
 
-def endless_keys(images: int, batch_size: int) -> Iterator[list[SampleKey]]:
+class EndlessSampler(Sampler[list[SampleKey]]):
     """Full batches of all images in turn, with mosaic, epoch after epoch without a pause between them."""
-    keys = (SampleKey(epoch, image, False) for epoch in count() for image in range(images))
-    while True:
-        yield list(islice(keys, batch_size))
+
+    def __init__(self, images: int, batch_size: int) -> None:
+        self.images = images
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        keys = (SampleKey(epoch, image, False) for epoch in count() for image in range(self.images))
+        while True:
+            yield list(islice(keys, self.batch_size))
 
 
 def training(arguments: list[str], seconds: float, peaks: dict[str, float | None]) -> Iterator[Figures]:
-    """One model: operations, then the images/s from a batch on the card, then with the data pipeline."""
+    """One model: operations, then the images/s from a batch on the GPU, then with the data pipeline."""
     run, state = set_up(parse("train", COMMANDS["train"], arguments))
     size = InputSize.of(run.config.image_size)
     run.network.eval()
@@ -169,19 +177,22 @@ def training(arguments: list[str], seconds: float, peaks: dict[str, float | None
     yield {"forward_gflops_a_image": counter.get_total_flops() / 1e9}
 
     run.network.train()
-    keys = endless_keys(len(run.train_images), run.config.batch_size)
-    loader = train_loader(run.loader.dataset, keys, run.config.loader, run.loader.pin_memory)
+    dataset = run.loader.dataset
+    assert isinstance(dataset, TrainDataset)
+    assert isinstance(run.config.batch_size, int)
+    sampler = EndlessSampler(len(run.train_dataset), run.config.batch_size)
+    loader = train_loader(dataset, sampler, run.config.workers, run.loader.pin_memory)
     batches = batches_of(loader)
     waiting = loader.num_workers * (loader.prefetch_factor or 0)  # batches ready before anything is measured
     fixed = next(batches).to(run.device)
-    for kind, warm_up, source in (("from_card", WARM_UP_STEPS, repeat(fixed)), ("with_data", waiting, batches)):
+    for kind, warm_up, source in (("fixed_batch", WARM_UP_STEPS, repeat(fixed)), ("with_data", waiting, batches)):
         started = time.monotonic()
         images_per_second(run, state, islice(source, warm_up), float("inf"))
         yield {f"{kind}_warm_up_seconds": time.monotonic() - started}
         rate = images_per_second(run, state, source, seconds)
         yield {f"{kind}_images_per_second": rate, f"{kind}_tflops": rate * tflops_per_image}
         for name, peak in peaks.items():
-            yield {f"{kind}_share_of_{name}_peak": rate * tflops_per_image / peak if peak else None}
+            yield {f"{kind}_fraction_of_{name}_peak": rate * tflops_per_image / peak if peak else None}
         if run.device.type == "cuda":
             yield {"peak_memory_gib": torch.cuda.max_memory_allocated(run.device) / 2**30}
 

@@ -91,12 +91,12 @@ def project_arguments(options: argparse.Namespace, out: Path) -> list[str]:
         "data": Path(options.data).absolute(),
         "out": out,
         "model": "yolo11n",
-        "train.epochs": options.epochs,
-        "train.image_size": IMAGE_SIZE,
-        "train.batch_size": BATCH,
-        "train.device": "cpu",
+        "epochs": options.epochs,
+        "image_size": IMAGE_SIZE,
+        "batch_size": BATCH,
+        "device": "cpu",
         "augment.weak_aug_epochs": 0,
-        "loader.workers": WORKERS,
+        "workers": WORKERS,
     }
     arguments = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
     return [*arguments, "--train.compile", "true"] if options.compile else arguments
@@ -191,7 +191,7 @@ def seconds_by_part(arguments: Sequence[str]) -> dict[str, float]:
                 raw, run.anchors(InputSize(*batch.images.shape[2:])), batch, run.config.loss
             ).total() * len(batch.images)
             marks.append(time.perf_counter())
-            total.backward()
+            total.backward()  # type: ignore[no-untyped-call]
             marks.append(time.perf_counter())
             torch.nn.utils.clip_grad_norm_(state.model.parameters(), run.config.train.clip_gradient_norm)
             state.optimizer.step()

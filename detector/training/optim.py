@@ -9,7 +9,7 @@ from detector.config import TrainConfig
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW in three groups: weights, scales of the batch batch_norms, biases;
+    """SGD with Nesterov momentum or AdamW in three groups: weights, scales of the batch norms, biases;
     only the first gets weight decay."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     biases = [p for name, p in named if name.endswith(".bias")]
