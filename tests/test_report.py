@@ -135,7 +135,7 @@ def test_what_the_page_says(run: Path, page: Page) -> None:
     assert "train.momentum" not in page.text
     assert "workers" in page.text
     row = json.loads((run / "metrics.jsonl").read_text())
-    assert f"{row['images_per_second']:.1f} training images/s" in page.text
+    assert f"{row['images_per_second']:.1f} images/s in training" in page.text
 
 
 def test_a_run_that_finds_nothing(run: Path, tmp_path: Path) -> None:

@@ -227,6 +227,21 @@ def test_a_run_from_before_a_setting_existed_can_be_resumed(copy: Path, capsys: 
     assert main(["train", f"--resume={copy}"]) == 0
 
 
+def test_a_setting_by_model_size_stays_the_same_on_resume(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As configs/coco.yaml has them."""
+    by_size = {"n": 0.5, "s": 0.9}
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["augment"]["scale"] = by_size
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    content = torch.load(copy / "last.pt", weights_only=True)
+    content["provenance"]["settings"]["augment.scale"] = by_size
+    torch.save(content, copy / "last.pt")
+    assert "augment.scale was {'n': 0.5, 's': 0.9}, is 0.3" in refusal(
+        capsys, "train", f"--resume={copy}", "--augment.scale=0.3"
+    )
+    assert main(["train", f"--resume={copy}"]) == 0
+
+
 def test_moved_data_are_accepted_and_their_loss_is_told(
     data: Path, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

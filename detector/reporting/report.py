@@ -143,7 +143,7 @@ def duration(seconds: float) -> str:
 
 def settings(config: TrainConfig) -> str:
     """The settings that differ from the defaults."""
-    given, defaults = flat(dataclasses.asdict(config)), flat(dataclasses.asdict(TrainConfig()))
+    given, defaults = flat(config), flat(TrainConfig())
     rows = [
         (name, json.dumps(value, ensure_ascii=False), json.dumps(defaults[name], ensure_ascii=False))
         for name, value in given.items()

@@ -32,7 +32,7 @@ def run_provenance(
 ) -> dict[str, Any]:
     """Settings by dotted name, fingerprints of the data, and the machine."""
     return {
-        "settings": flat(dataclasses.asdict(config)),
+        "settings": flat(config),
         "on_cuda": device.type == "cuda",
         "data": {"train": train_dataset.fingerprint(), "val": val_dataset.fingerprint()},
         "machine": {
@@ -44,20 +44,21 @@ def run_provenance(
     }
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings of a configuration by dotted name; a value that is a dict, such as one per model size, stays whole."""
     result: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            result |= flat(value, f"{prefix}{name}.")
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            result |= flat(value, f"{prefix}{field.name}.")
         else:
-            result[prefix + name] = value
+            result[prefix + field.name] = value
     return result
 
 
 def require_same(then: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
     """Raise ConfigError or DataError with the difference if the run in `out` was of other settings or other data."""
-    defaults = flat(dataclasses.asdict(TrainConfig()))
+    defaults = flat(TrainConfig())
     old, new = defaults | then["settings"], now["settings"]  # a run from before a setting existed had its default
     differences = [
         f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
