@@ -28,7 +28,7 @@ from torch.utils.data import Sampler
 
 from detector.config import AugmentConfig, TrainLoopConfig
 from detector.data.coco import CocoDataset
-from detector.data.datasets import load_split
+from detector.data.load import load_split
 from detector.data.loader import TrainDataset, train_loader
 from detector.data.sampler import EpochSampler, SampleKey
 

@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--weights", help="weights file; those of detector import_weights for the peer's own")
     for runtime, option in PEER_FILES.items():
         parser.add_argument(f"--peer-{option}", help=f"the peer's file for {runtime}")
-    parser.add_argument("--data", help="folder of the weights' dataset, for bfloat16, which is left out without it")
+    parser.add_argument("--data", help="folder of the weights' dataset, for bfloat16, which is skipped without it")
     parser.add_argument("--image", help=f"image to detect in, made {WIDTH}x{HEIGHT}; a shipped one if not given")
     parser.add_argument("--starts", type=int, default=5, help="processes of each side, one after the other")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each process")
@@ -117,7 +117,7 @@ def pair(runtime: str, options: argparse.Namespace, folder: Path) -> dict[str, A
 
 
 class Side:
-    """A process that detects when it is told to, and what it took."""
+    """A process that detects on request, and what it took."""
 
     def __init__(self, command: list[str], threads: int | None) -> None:
         self.process = subprocess.Popen(

@@ -16,7 +16,7 @@ import numpy as np
 
 from detector import Detector
 from detector.config import ExportConfig
-from detector.data.datasets import load_split
+from detector.data.load import load_split
 from detector.exporting.export import export
 from detector.exporting.verify import FLOAT32, HALF, compare
 

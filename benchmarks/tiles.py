@@ -23,7 +23,7 @@ from torchvision.ops import box_iou
 
 from detector import Detector, TiledDetector
 from detector.data.coco import CocoDataset
-from detector.data.datasets import load_split
+from detector.data.load import load_split
 from detector.structures import Detections
 
 ALL = 100_000

@@ -4,7 +4,7 @@
 Both train yolo11n from scratch on the same photographs, epoch after epoch with data, validation and checkpoint. An
 epoch lasts from the moment its predecessor's line of figures is on disk (metrics.jsonl here, results.csv there) until
 its own is: whole rounds of the same work for both, whatever each of them counts as an epoch's time. The first epoch,
-with start-up, label cache and compilation, is thereby left out; so is what follows the last line.
+with start-up, label cache and compilation, is thereby skipped; so is what follows the last line.
 
 The peer is run as a black box through its command line, which the environment variable PEER_YOLO names; without it
 only the project is measured. benchmarks/README.md says how to set it up and what is set equal for both.
@@ -27,7 +27,7 @@ import yaml
 
 from detector.cli import COMMANDS, parse
 from detector.data.coco import CocoDataset
-from detector.data.datasets import load_split
+from detector.data.load import load_split
 from detector.data.workers import batches_of
 from detector.errors import DetectorError
 from detector.images.input_size import InputSize

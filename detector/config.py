@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from detector.errors import ConfigError
-from detector.formats.table import FORMATS
+from detector.formats.table import FORMATS, NEED_DATA, Precision
 
 MIN_TILE = 32
 """Smallest side of a tile in pixels."""
@@ -300,7 +300,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionConfig:
-    """How weights detect: shared by `evaluate`, `infer` and `Detector.load`."""
+    """Settings of detection: shared by `evaluate`, `infer` and `Detector.load`."""
 
     image_size: int | tuple[int, int] | None = None
     """Side of the network input in pixels, or [height, width]; multiples of 32; that of the training if not given."""
@@ -336,7 +336,7 @@ class PredictionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TileConfig:
-    """How large images are cut into tiles: shared by `evaluate` and `infer`."""
+    """Settings of tiles of large images: shared by `evaluate` and `infer`."""
 
     tiles: int | None = None
     """Side of overlapping tiles in pixels, each a network input of its own; the whole image at once if not given."""
@@ -421,7 +421,7 @@ class ExportConfig:
     """File to write; its suffix is the format's."""
     format: str = "onnx"
     """Format of the file."""
-    precision: Literal["float32", "float16", "bfloat16", "int8"] | None = None
+    precision: Precision | None = None
     """Precision of the file; the format's first if not given. int8 is calibrated on --data, bfloat16 is judged by its AP there."""
     image_size: int | tuple[int, int] | None = None
     """Side of the network input in pixels, or [height, width]; multiples of 32; that of the training if not given."""
@@ -445,8 +445,11 @@ class ExportConfig:
         _require(chosen.suffix in (None, Path(self.out).suffix), "out", self.out, ending)
         expected = f"{' or '.join(chosen.precisions)} for {self.format}"
         _require(self.precision in (None, *chosen.precisions), "precision", self.precision, expected)
-        has_data = self.data is not None or self.precision not in ("bfloat16", "int8")
-        _require(has_data, "data", self.data, "a dataset, to calibrate int8 on, or to judge bfloat16 by its AP")
+        has_data = self.data is not None or self.precision not in NEED_DATA
+        if not has_data:
+            raise ConfigError(
+                f"--precision {self.precision} needs --data DIR: the file is judged by its AP there, int8 is calibrated"
+            )
         for name in ("batched", "raw", "dynamic"):
             possible = [key for key, each in FORMATS.items() if name in each.options]
             allowed = not getattr(self, name) or self.format in possible

@@ -12,6 +12,7 @@ import pytest
 import torch.multiprocessing
 from PIL import Image
 
+from detector.data.annotation_file import AnnotationFile
 from detector.data.coco import CocoDataset
 from detector.data.layouts import SplitPaths, find_split
 from detector.errors import DataError
@@ -71,6 +72,26 @@ def error_of(root: Path, content: Any) -> str:
 
 
 # ---- annotation files
+
+
+def test_annotations_of_another_format_make_the_same_dataset(tmp_path: Path) -> None:
+    """As a module for folders of text files would: `label x y width height` a line."""
+    paths = write_data_set(tmp_path)
+    lines = {"sub/b.jpg": ["7 1 2 10 5", "3 2 2 2 2"], "a.jpg": ["3 0.5 0.25 3 4.5"], "c.jpg": []}
+    image_of = {entry["file_name"]: entry for entry in CONTENT["images"]}
+    annotations = []
+    for name, rows in lines.items():
+        for label, *box in (map(float, row.split()) for row in rows):
+            entry = {"id": len(annotations), "image_id": image_of[name]["id"], "category_id": int(label), "bbox": box}
+            annotations.append(entry)
+    content = {"images": CONTENT["images"], "categories": CONTENT["categories"], "annotations": annotations}
+    other, loaded = CocoDataset.from_annotations(AnnotationFile(tmp_path, content), paths), CocoDataset.load(paths)
+    for index in range(3):
+        assert other.boxes(index).tolist() == loaded.boxes(index).tolist()
+        assert other.labels(index).tolist() == loaded.labels(index).tolist()
+    assert other.fingerprint() != loaded.fingerprint()  # no crowd region
+    again = CocoDataset.from_annotations(AnnotationFile(tmp_path / "elsewhere", copy.deepcopy(content)), paths)
+    assert again.fingerprint() == other.fingerprint()
 
 
 def test_ids_with_gaps_become_labels_in_the_order_of_the_category_ids(tmp_path: Path) -> None:
@@ -204,7 +225,7 @@ def test_categories_that_disagree_are_refused_with_the_difference(tmp_path: Path
         (changed("images", 1, id=1.5), "images[1].id is 1.5: must be an integer"),
         (changed("images", 1, id=10**30), "must be an integer"),
         (changed("categories", 2, id=7), "categories[2].id is 7: an earlier entry has the same"),
-        (changed("categories", 2, name=None), "categories[2].name is None: must be a text"),
+        (changed("categories", 2, name=None), "categories[2].name is None: must be a string"),
         (changed("images", 0, width=0), "images[0].width is 0: must be a positive integer"),
         (changed("images", 0, height=30.5), "images[0].height is 30.5: must be a positive integer"),
         (changed("images", 0, height=True), "images[0].height is True: must be a positive integer"),

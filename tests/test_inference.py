@@ -32,6 +32,7 @@ from detector.nn.conv import fuse_conv_bn
 from detector.nn.head import decode
 from detector.structures import Categories, Detections, Predictions, RawPredictions
 from detector.utils.device import resolve_device
+from detector.utils.threads import limited_threads
 from detector.weights.files import WeightsInfo, save_weights
 
 SIDE = 96
@@ -393,6 +394,17 @@ def test_only_the_classes_asked_for(weights: Path, detector: Detector, files: li
 def test_impossible_settings_are_refused(weights: Path, setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(setting))):
         Detector.load(weights, **setting)
+
+
+def test_threads_of_overlapping_calls_end_as_they_began() -> None:
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    first, second = limited_threads(before[1] + 1), limited_threads(before[1] + 2)
+    with first:
+        assert cv2.getNumThreads() == before[1] + 1
+        second.__enter__()
+        assert torch.get_num_threads() == cv2.getNumThreads() == before[1] + 2
+    second.__exit__(None, None, None)  # after the first, as calls in two Python threads may end
+    assert (torch.get_num_threads(), cv2.getNumThreads()) == before
 
 
 def test_devices_by_name() -> None:

@@ -255,6 +255,12 @@ def test_moved_data_are_accepted_and_their_loss_is_told(
     assert main(["train", f"--resume={copy}", f"--data={tmp_path / 'moved'}"]) == 0
 
 
+def move_a_box(path: Path) -> None:
+    content = json.loads(path.read_bytes())
+    content["annotations"][0]["bbox"][2] += 0.01
+    path.write_text(json.dumps(content))
+
+
 def one_more_byte(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\n")
 
@@ -262,7 +268,7 @@ def one_more_byte(path: Path) -> None:
 @pytest.mark.parametrize(
     ("split", "change"),
     [
-        ("train", lambda root: one_more_byte(root / "annotations" / "instances_train.json")),
+        ("train", lambda root: move_a_box(root / "annotations" / "instances_train.json")),
         ("train", lambda root: one_more_byte(min((root / "train").glob("*.jpg")))),
         ("val", lambda root: one_more_byte(min((root / "val").glob("*.jpg")))),
     ],

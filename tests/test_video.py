@@ -149,7 +149,7 @@ def test_a_server_that_is_silent_is_given_up(video_backend: str, monkeypatch: py
         start = time.monotonic()
         with pytest.raises(DataError, match="can't be opened"):
             next(read_video(Source(f"rtsp://127.0.0.1:{silent.getsockname()[1]}/street", "video", live=True)))
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60  # the default is minutes
 
 
 def test_what_is_lost_is_said_once_and_with_its_remedy(

@@ -17,20 +17,16 @@ from typing import Any
 from detector.benchmarking.measure import BenchmarkResult, Job
 from detector.benchmarking.summary import Row, draw, print_rows
 from detector.config import BenchmarkConfig, ExportConfig
-from detector.data.datasets import load_split
+from detector.data.load import load_split
 from detector.errors import ConfigError, DataError, DetectorError
 from detector.exporting.export import export
 from detector.formats.load import load_runtime
-from detector.formats.table import FORMATS, Variant, format_of
+from detector.formats.table import FORMATS, NEED_DATA, Variant, format_of
 from detector.utils.fileio import require_writable, write_json
 from detector.weights.files import load_weights
 from detector.weights.shipped import find_weights
 
 PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "numpy", "opencv-python-headless")
-
-
-JUDGED_BY_AP = ("bfloat16", "int8")
-"""Precisions whose export needs the dataset."""
 
 
 def benchmark(config: BenchmarkConfig) -> list[Row]:
@@ -46,7 +42,9 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
         raise DataError(f"{dataset.annotations_path}: names no object, so there is no AP; choose another --split")
     timed = [str(dataset.path(i)) for i, _ in islice(dataset.readable(range(len(dataset))), config.images)]
     if not timed:
-        raise DataError(f"{dataset.annotations_path}: none of its {len(dataset)} images can be read")
+        raise DataError(
+            f"{dataset.annotations_path}: none of its {len(dataset)} images can be read; check the files or take another --data"
+        )
     job = Job(
         str(weights),
         timed,
@@ -97,7 +95,7 @@ def measured(format_name: str, variant: Variant, config: BenchmarkConfig, job: J
         image_size=job.image_size,
         batched=variant.batched,
         raw=variant.raw,
-        data=config.data if variant.precision in JUDGED_BY_AP else None,  # makes the others slower
+        data=config.data if variant.precision in NEED_DATA else None,  # makes the others slower
     )
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         export(export_config)

@@ -145,7 +145,7 @@ def throughput(detector: Detector, images: Sequence[Image], rounds: int) -> tupl
 def average_precision(detector: Detector, job: Job) -> float:
     """AP on the whole split."""
     # imported here, so that start-up and memory are those of a program that only detects
-    from detector.data.datasets import load_split
+    from detector.data.load import load_split
     from detector.evaluation.evaluate import evaluate_model
 
     detector.conf = AP_CONF

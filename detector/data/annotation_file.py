@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from detector.errors import DataError
 
-SECTIONS = ("images", "annotations", "categories")
+LISTS = ("images", "annotations", "categories")
 LARGEST_INTEGER = 2**63 - 1
 FILE_OPTIONS = "--paths.train_json, --paths.val_json or --paths.test_json"
 EXPORT_AGAIN = "export it again in the COCO format: an object with the lists images, annotations and categories"
@@ -47,7 +47,7 @@ class AnnotationFile:
             raise DataError(
                 f"{path}: this is not a COCO annotation file: it holds a {kind}, not an object; {EXPORT_AGAIN}"
             )
-        for section in SECTIONS:
+        for section in LISTS:
             if section not in content:
                 raise DataError(
                     f"{path}: this is not a COCO annotation file: it has no key '{section}'; {EXPORT_AGAIN}"
@@ -62,7 +62,7 @@ class AnnotationFile:
         for section in ("images", "categories"):
             if not content[section]:
                 raise DataError(f"{path}: '{section}' is empty; there must be one entry at least")
-        return cls(path, {section: content[section] for section in SECTIONS})
+        return cls(path, {section: content[section] for section in LISTS})
 
     def column(self, section: str, field: str) -> list[Any]:
         """The values of a field that every entry must have."""

@@ -87,7 +87,13 @@ class CocoDataset:
         categories: the classes of the training split or of the weights, to which the file's must belong; by default
         the file's own. Raises DataError, one line that names the file and the entry, for anything wrong.
         """
-        file = AnnotationFile.parse(paths.annotations)
+        return cls.from_annotations(AnnotationFile.parse(paths.annotations), paths, categories)
+
+    @classmethod
+    def from_annotations(
+        cls, file: AnnotationFile, paths: SplitPaths, categories: Categories | None = None
+    ) -> "CocoDataset":
+        """The dataset of annotations in memory, whatever format they were read from: see `load`."""
         categories = _agreed_categories(file, categories)
         image_ids = file.unique_integers("images", "id")
         sizes = np.stack([file.integers("images", field, least=1) for field in ("width", "height")], axis=1)
@@ -190,8 +196,10 @@ class CocoDataset:
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
     def fingerprint(self) -> str:
-        """SHA-256 over the annotation file and the names and lengths (in bytes) of the images."""
-        digest = hashlib.sha256(self.annotations_path.read_bytes())
+        """SHA-256 over categories, annotations, and the names and lengths (in bytes) of the images."""
+        digest = hashlib.sha256(repr(self.categories).encode("utf-8", "surrogatepass"))
+        for values in (self._image_ids, self._sizes, self._annotations.rows, self._annotations.starts):
+            digest.update(values.numpy().tobytes())
         for index in range(len(self)):
             length = self.path(index).stat().st_size
             digest.update(f"{self.file_name(index)} {length}\n".encode("utf-8", "surrogatepass"))
@@ -222,7 +230,7 @@ def read_categories(annotations: Path) -> Categories:
 def _agreed_categories(file: AnnotationFile, expected: Categories | None) -> Categories:
     """The file's categories by id, or the expected ones if the file's are among them."""
     ids = file.unique_integers("categories", "id").tolist()
-    names = file.checked_column("categories", "name", lambda name: isinstance(name, str), "a text")
+    names = file.checked_column("categories", "name", lambda name: isinstance(name, str), "a string")
     own = sorted(zip(ids, names, strict=True))
     if expected is None:
         return Categories(tuple(category_id for category_id, _ in own), tuple(name for _, name in own))

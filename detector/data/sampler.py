@@ -53,7 +53,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
         """What to iterate over next.
 
         weak_aug: whether the images get the weak augmentation of the last epochs; start: batches at the epoch's beginning
-        to leave out, as a resumed run does.
+        to skip, as a resumed run does.
         """
         self._epoch, self._weak_aug, self._start = epoch, weak_aug, start
 

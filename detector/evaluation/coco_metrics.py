@@ -55,7 +55,8 @@ def coco_metrics(
         scores.evaluate()
         scores.accumulate()
         scores.summarize()
-    metrics: dict[str, Any] = {name: metric_value(value) for name, value in zip(METRICS, scores.stats, strict=True)}
+    stats = zip(METRICS, scores.stats, strict=False)  # the first 12
+    metrics: dict[str, Any] = {name: metric_value(value) for name, value in stats}
     precision = scores.eval["precision"]  # IoU thresholds x recalls x categories x areas x detections per image
     if names is None:
         names = {category["id"]: category["name"] for category in truth["categories"]}

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from detector.config import EvaluateConfig
 from detector.data.coco import CocoDataset
-from detector.data.datasets import load_split
+from detector.data.load import load_split
 from detector.data.workers import batches_of, start_worker, worker_count
 from detector.errors import DataError
 from detector.evaluation.coco_metrics import METRICS, category_names, coco_metrics

@@ -10,7 +10,7 @@ from pycocotools import mask
 from detector.data.coco import CocoDataset
 from detector.structures import Detections
 
-MAX_DETECTIONS = 100
+DETECTIONS_PER_CLASS = 100
 """Detections of a class in an image that count, the best by score: COCOeval's limit."""
 
 
@@ -101,7 +101,7 @@ def match_classes(images: Sequence[ImageBoxes], classes: int, min_iou: float) ->
         taken = match(np.where(same_class, image.overlap(), 0.0), image.crowd, min_iou)
         on_crowd = np.zeros(len(taken), np.bool_)
         on_crowd[taken >= 0] = image.crowd[taken[taken >= 0]]
-        counts = _first_of_each(image.labels, MAX_DETECTIONS) & ~on_crowd
+        counts = _first_of_each(image.labels, DETECTIONS_PER_CLASS) & ~on_crowd
         scores.append(image.scores[counts])
         labels.append(image.labels[counts])
         right.append(taken[counts] >= 0)

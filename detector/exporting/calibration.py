@@ -3,7 +3,7 @@
 import numpy as np
 
 from detector.data.coco import CocoDataset
-from detector.data.datasets import load_split
+from detector.data.load import load_split
 from detector.errors import DataError
 from detector.formats.int8 import CalibrationImages
 from detector.images.input_size import InputSize

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from detector.config import ExportConfig, ImageSize
 from detector.data.coco import CocoDataset
-from detector.data.datasets import load_split
+from detector.data.load import load_split
 from detector.errors import ConfigError, DataError, ExportMismatchError
 from detector.evaluation.evaluate import evaluate_model
 from detector.exporting.calibration import calibration_images
@@ -32,12 +32,13 @@ from detector.weights.published.names import from_published
 
 MAX_IMAGES = 16
 """Maximum number of images of the dataset that are compared."""
-MAX_DETECTIONS = 3000
+COMPARED_DETECTIONS = 3000
 """Per image, in comparisons: a lower limit would cut between scores that differ by rounding only."""
 CONFS = (0.25, 0.05, 0.01, 0.001)
 IOUS = (0.7, 0.45)
 """IoUs of NMS in comparisons: with both, no other that a file might have instead goes unnoticed."""
-TOLERANCES: dict[str, Tolerance | None] = {"float32": FLOAT32, "float16": HALF, "bfloat16": None, "int8": None}
+TOLERANCES: dict[str, Tolerance] = {"float32": FLOAT32, "float16": HALF}
+"""Of precisions whose boxes are compared; the others are judged by their AP."""
 
 
 def export(config: ExportConfig) -> Comparison:
@@ -63,7 +64,8 @@ def export(config: ExportConfig) -> Comparison:
         comparison = compare_file(file, model, info, config, dataset)
         if not comparison.passes() and not config.force:
             raise ExportMismatchError(f"{config.out} was not written: {comparison}")
-        given = {name: getattr(config, name) for name in ("weights", "format", "precision", "data")}
+        precision = config.precision or FORMATS[config.format].precisions[0]
+        given = {"weights": config.weights, "format": config.format, "precision": precision, "data": config.data}
         report = {**given, "image_size": info.image_size, **comparison.to_json()}
         write_json(folder / f"{out.name}.json", report)
     print(f"written: {config.out}; {comparison}" + ("" if comparison.passes() else "; it DIFFERS, kept by --force"))
@@ -76,7 +78,7 @@ class Case(NamedTuple):
     image_size: ImageSize
     conf: float
     iou: float
-    max_detections: int = MAX_DETECTIONS
+    max_detections: int = COMPARED_DETECTIONS
 
     def detector(self, network: DetectionModel | Runtime, info: WeightsInfo) -> Detector:
         return Detector(
@@ -107,7 +109,7 @@ def compare_file(
     ious = (1.0,) if precision == "float16" else IOUS  # of boxes alike NMS may keep another after the least rounding
     cases = [Case(size, conf, iou) for size in sizes for iou in ious]
     pairs = [(case.detector(model, info), case.detector(runtime, info)) for case in cases]
-    comparison = replace(compare(pairs, images, TOLERANCES[precision]), problems=tuple(problems))
+    comparison = replace(compare(pairs, images, TOLERANCES.get(precision)), problems=tuple(problems))
     if dataset is None:
         return comparison
     evaluated = Case(info.image_size, conf=0.001, iou=0.7, max_detections=300)  # as `evaluate` does
@@ -125,7 +127,7 @@ def open_file(file: Path, info: WeightsInfo, config: ExportConfig) -> tuple[Runt
         model = create_model(info.model, len(info.categories)).eval()
         model.load_state_dict(from_published(torch.load(file, weights_only=True), info.model))
         return EagerRuntime(model, torch.device("cpu")), []
-    runtime, stated = load_runtime(file, "cuda" if config.format == "tensorrt" else "cpu", None)
+    runtime, stated = load_runtime(file, FORMATS[config.format].verified_on, None)
     problems = [] if stated.to_metadata() == info.to_metadata() else ["its metadata are not those of the weights"]
     if config.format == "onnx" and not config.raw:
         from detector.formats.onnx.export import wrong_defaults
@@ -153,7 +155,9 @@ def comparison_images(dataset: CocoDataset | None) -> list[UInt8[np.ndarray, "_h
     else:
         images = [sample.image for _, sample in islice(dataset.readable(range(len(dataset))), MAX_IMAGES)]
         if not images:
-            raise DataError(f"{dataset.annotations_path}: none of its {len(dataset)} images can be read")
+            raise DataError(
+                f"{dataset.annotations_path}: none of its {len(dataset)} images can be read; check the files or take another --data"
+            )
     first = images[0]
     gray = np.repeat(first.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
     return [*images, gray, np.ascontiguousarray(first[: max(len(first) // 20, 1)]), first[:1, :1].copy()]

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
+NEED_DATA: tuple[Precision, ...] = ("bfloat16", "int8")
+"""Precisions whose export needs a dataset: files of them are judged by their AP, those in int8 also calibrated."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Format:
 
     description: what it is, for --help and docs; suffix: of the file's name, None for any; precisions: possible ones, the
     default first; writer, reader: "module:function", imported only when used, so that a format's packages are optional;
-    options: flags of the export that it has, of batched, raw and dynamic; variants: what the benchmark measures.
+    options: flags of the export that it has, of batched, raw and dynamic; variants: what the benchmark measures;
+    verified_on: the device on which the export compares the file with the model.
 
     writer(path, model, info, config, calibration) writes the file. reader(path, device, threads) returns the
     `Runtime` and the metadata in the file; None for a format that is read as weights.
@@ -41,6 +44,7 @@ class Format:
     reader: str | None
     options: tuple[str, ...] = ()
     variants: tuple[Variant, ...] = ()
+    verified_on: str = "cpu"
 
     def write(self, *arguments: Any) -> None:
         """Call the writer."""
@@ -111,6 +115,7 @@ FORMATS = {
         writer="detector.formats.tensorrt.export:write_engine",
         reader="detector.formats.tensorrt.runtime:load_engine",
         variants=(Variant("TensorRT"), Variant("TensorRT float16", "float16")),
+        verified_on="cuda",
     ),
     "safetensors": Format(
         description="weights file of half the size, in half precision",

@@ -83,7 +83,7 @@ def _file_name(path: Path, error: type[DetectorError]) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """OpenCV and FFmpeg print nothing: errors are told in our words."""
+    """OpenCV and FFmpeg print nothing: errors are ours to report."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when OpenCV opens its first video
     set_level = getattr(getattr(cv2.utils, "logging", cv2), "setLogLevel")  # noqa: B009 - moved in OpenCV 5
     level = set_level(0)

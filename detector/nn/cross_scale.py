@@ -76,11 +76,11 @@ def pool(x: Float[Tensor, "batch channels _h _w"]) -> Float[Tensor, "batch chann
 
     Not `adaptive_avg_pool2d`, which differs where 8 does not divide the size: its ONNX file of open sizes is wrong.
     """
-    rows, columns = (_shares(n, x.device).to(x.dtype) for n in x.shape[2:])
+    rows, columns = (_coverage(n, x.device).to(x.dtype) for n in x.shape[2:])
     return rows @ x @ columns.mT
 
 
-def _shares(pixels: int, device: torch.device) -> Float[Tensor, "cells pixels"]:
+def _coverage(pixels: int, device: torch.device) -> Float[Tensor, "cells pixels"]:
     """How much of each cell each pixel covers, along one side of the map; rows sum to 1."""
     cell = torch.arange(CELLS, device=device)[:, None]
     start, end = _edges(pixels, device)

@@ -10,13 +10,13 @@ import yaml
 
 from detector.config import AugmentConfig, LossConfig, PathsConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoDataset
-from detector.data.datasets import load_split
+from detector.data.load import load_split
 from detector.errors import ConfigError, DataError
 from detector.models.base import DetectionModel
 from detector.training.logs import read_metrics
 from detector.weights.files import WeightsInfo, load_weights
 
-SECTIONS = {
+SECTION_TYPES = {
     "train": TrainLoopConfig,
     "augment": AugmentConfig,
     "loss": LossConfig,
@@ -72,7 +72,7 @@ def read_config(path: Path) -> TrainConfig:
     """The configuration that training wrote. Raises ConfigError naming the file."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        sections = {name: kind(**content[name]) for name, kind in SECTIONS.items()}
+        sections = {name: kind(**content[name]) for name, kind in SECTION_TYPES.items()}
         return TrainConfig(**{**with_tuple(content), **sections})
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ConfigError) as error:
         raise ConfigError(f"{path}: not the configuration that training wrote ({error}); fix it there") from error

@@ -100,7 +100,7 @@ def confusion_chart(matrix: Int64[np.ndarray, "true found"], names: Sequence[str
     figure, axes = new_chart(title, width=side + 1.4, height=side)
     fraction = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     mesh = axes.imshow(fraction, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(mesh, label="share of the row", shrink=0.8)
+    figure.colorbar(mesh, label="fraction of the row", shrink=0.8)
     size = 10 if len(table) <= 8 else 7.5
     for row, column in np.argwhere(table > 0):
         color = "white" if fraction[row, column] > 0.55 else "#222222"

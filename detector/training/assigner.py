@@ -1,7 +1,8 @@
 """Task-aligned assignment: which anchor learns which object (Feng et al., TOOD, 2021, section 3.2).
 
 Four steps: candidates (`centers_inside`), alignment metric (`alignment_metric`), top-k (`select_topk`), conflicts
-(`Claims.resolve`).
+(`Claims.resolve`). They run over chunks of objects, not of images: a single image may hold thousands of objects, so that no
+number of images would bound the memory.
 """
 
 from collections.abc import Sequence

@@ -74,8 +74,8 @@ def require_same(then: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> 
         if now["data"][split] != before:
             path = new["data"] or new[f"paths.{split}_json"]
             raise DataError(
-                f"--resume: the {split} split of {path} is not what the run in {out} was started with (the annotation file"
-                " or the length of an image differs); put the old data back, or start a new run from its weights"
+                f"--resume: the {split} split of {path} is not what the run in {out} was started with (the annotations"
+                " or the length of an image differ); put the old data back, or start a new run from its weights"
             )
 
 

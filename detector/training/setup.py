@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from detector.boxes import Anchors, make_anchors
 from detector.config import PathsConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoDataset
-from detector.data.datasets import load_split
+from detector.data.load import load_split
 from detector.data.loader import TrainItem, train_loader
 from detector.data.sampler import EpochSampler
 from detector.errors import ConfigError, DataError, WeightsError

@@ -45,7 +45,7 @@ def take_step(run: Run, state: TrainState, batches: Sequence[Batch]) -> None:
             state.stats.images += images
             state.stats.passes += images > 0
     else:
-        with torch.no_grad():  # a forward pass that was not finite has spoilt them
+        with torch.no_grad():  # a forward pass that was not finite has changed them
             for buffer, before in zip(run.network.buffers(), statistics, strict=True):
                 buffer.copy_(before)
         report_skipped(run, state, batches)

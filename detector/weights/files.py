@@ -66,7 +66,7 @@ class WeightsInfo:
         fields = {key: json.loads(value) for key, value in metadata.items() if key != "format"}
         for key, kind in METADATA_TYPES.items():
             if not isinstance(fields[key], kind):
-                raise ValueError(f"{key} is no {kind.__name__}")
+                raise ValueError(f"{key} is not a {kind.__name__}")
         names, ids = fields["class_names"], fields["category_ids"]
         if not (all(isinstance(name, str) for name in names) and all(isinstance(number, int) for number in ids)):
             raise ValueError("class_names are not strings or category_ids not integers")

@@ -15,7 +15,7 @@ MAX_NAMES = 6
 
 @torch.no_grad()
 def transfer(model: DetectionModel, categories: Categories, source: DetectionModel, known: Categories) -> str:
-    """Take what `source`, the same network for the classes `known`, has learnt into `model`, made for `categories`.
+    """Take what `source`, the same network for the classes `known`, has learned into `model`, made for `categories`.
 
     A layer is taken whole, or not at all where its width depends on the number of classes. Of the last layers of the
     class branches, which have a row a class, the rows of classes with equal names are taken (where a name is there more
@@ -28,11 +28,11 @@ def transfer(model: DetectionModel, categories: Categories, source: DetectionMod
     for own, other in zip(model.modules(), source.modules(), strict=True):
         pairs = list(zip(_tensors(own), _tensors(other), strict=True))
         if any(own is layer for layer in with_rows) and own.in_channels == other.in_channels:
-            for mine, learnt in pairs:
-                mine[list(rows)] = learnt[list(rows.values())]
-        elif all(mine.shape == learnt.shape for mine, learnt in pairs):
-            for mine, learnt in pairs:
-                mine.copy_(learnt)
+            for mine, learned in pairs:
+                mine[list(rows)] = learned[list(rows.values())]
+        elif all(mine.shape == learned.shape for mine, learned in pairs):
+            for mine, learned in pairs:
+                mine.copy_(learned)
         else:
             same_width = False
     if not same_width:

@@ -97,10 +97,10 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
     """CalibrationImages as ONNX Runtime's calibration takes them."""
 
     def __init__(self, images: CalibrationImages) -> None:
-        self._frames = iter(images)
+        self._images = iter(images)
 
     def get_next(self) -> dict[str, Float32[np.ndarray, "1 3 height width"]] | None:
-        image = next(self._frames, None)
+        image = next(self._images, None)
         return None if image is None else as_input(image)
 
 

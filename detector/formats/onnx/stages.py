@@ -30,7 +30,7 @@ def image_stage(input_size: InputSize) -> ModelProto:
             int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] colors = {{3}},
             int64[1] input_height = {{{height}}}, int64[1] input_width = {{{width}}},
             int64[4] input_shape = {{1, {height}, {width}, 3}}, float max_level = {{255.0}},
-            int64 none = {{0}}, int64 step = {{1}}, double middle = {{0.5}}, float no_share = {{0.0}}, float all = {{1.0}},
+            int64 none = {{0}}, int64 step = {{1}}, double middle = {{0.5}}, float none_of_it = {{0.0}}, float all = {{1.0}},
             float fine = {{2048.0}}, float half = {{0.5}}, float quarter = {{0.25}}, int64[1] as_column = {{1}},
             int64[2] as_rows = {{1, 2}}, uint8 gray = {{{PAD_VALUE}}}
         > {{
@@ -65,8 +65,8 @@ def image_stage(input_size: InputSize) -> ModelProto:
             x_inside_low = GreaterOrEqual (x_first, none)
             x_inside_high = Less (x_first, x_last)
             x_inside = And (x_inside_low, x_inside_high)
-            x_share = Where (x_inside, x_part, no_share)
-            y_share = Identity (y_part)
+            x_fraction = Where (x_inside, x_part, none_of_it)
+            y_fraction = Identity (y_part)
             {_weights("x", unit=2048 / 16, shape="as_column")}
             {_weights("y", unit=2048 / 65536, shape="as_rows")}
             left_weight = Expand (x_near, colors)
@@ -77,15 +77,15 @@ def image_stage(input_size: InputSize) -> ModelProto:
             right_pixels = Gather <axis = 1> (rows, x_high)
             left_levels = Cast <to = {FLOAT}> (left_pixels)
             right_levels = Cast <to = {FLOAT}> (right_pixels)
-            left_share = Mul (left_levels, left_weight)
-            right_share = Mul (right_levels, right_weight)
-            across = Add (left_share, right_share)
+            left_term = Mul (left_levels, left_weight)
+            right_term = Mul (right_levels, right_weight)
+            across = Add (left_term, right_term)
             across_down = Floor (across)
             upper, lower = Split <axis = 0, num_outputs = 2> (across_down)
-            upper_share = Mul (upper, y_near)
-            lower_share = Mul (lower, y_far)
-            upper_down = Floor (upper_share)
-            lower_down = Floor (lower_share)
+            upper_term = Mul (upper, y_near)
+            lower_term = Mul (lower, y_far)
+            upper_down = Floor (upper_term)
+            lower_down = Floor (lower_term)
             quarters = Add (upper_down, lower_down)
             whole = Mul (quarters, quarter)
             raised = Add (whole, half)
@@ -139,15 +139,15 @@ def _weights(axis: str, unit: float, shape: str) -> str:
     """The weights of the two pixels, rounded to 1/2048 and given in `unit`."""
     return f"""
             {axis}_unit = Constant <value_float = {unit / 2048:.12f}> ()
-            {axis}_rest = Sub (all, {axis}_share)
+            {axis}_rest = Sub (all, {axis}_fraction)
             {axis}_rest_fine = Mul ({axis}_rest, fine)
             {axis}_rest_rounded = Round ({axis}_rest_fine)
             {axis}_rest_scaled = Mul ({axis}_rest_rounded, {axis}_unit)
             {axis}_near = Unsqueeze ({axis}_rest_scaled, {shape})
-            {axis}_share_fine = Mul ({axis}_share, fine)
-            {axis}_share_rounded = Round ({axis}_share_fine)
-            {axis}_share_scaled = Mul ({axis}_share_rounded, {axis}_unit)
-            {axis}_far = Unsqueeze ({axis}_share_scaled, {shape})"""
+            {axis}_weight_fine = Mul ({axis}_fraction, fine)
+            {axis}_weight_rounded = Round ({axis}_weight_fine)
+            {axis}_weight_scaled = Mul ({axis}_weight_rounded, {axis}_unit)
+            {axis}_far = Unsqueeze ({axis}_weight_scaled, {shape})"""
 
 
 def uint8_stage(input_size: InputSize | None, batch: int | None = None) -> ModelProto:

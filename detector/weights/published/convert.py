@@ -51,7 +51,10 @@ def categories_of(published: Published, config: ImportConfig) -> Categories:
     else:
         names = tuple(names_in(config.class_names))
         if len(names) != published.num_classes:
-            raise ConfigError(f"--class_names: {len(names)} names for a network of {published.num_classes} classes")
+            raise ConfigError(
+                f"--class_names: {len(names)} names for a network of {published.num_classes} classes;"
+                " name each class once, in label order"
+            )
     if config.annotations is None:
         return Categories(tuple(range(len(names))), names)
     known = read_categories(Path(config.annotations))

@@ -76,7 +76,7 @@ def read_pickle(data: bytes, storages: Storages) -> Any:
 
     Raises WeightsError for everything above, and for what is no complete pickle; the text lacks the file's name.
     """
-    machine = _Machine(storages, most_copies=len(data))
+    machine = _Machine(storages, max_copies=len(data))
     try:
         for step, (operation, argument, _) in enumerate(pickletools.genops(data)):
             if step == MAX_STEPS:
@@ -100,9 +100,9 @@ def shown(value: object) -> str:
 class _Machine:
     """The stack machine; `memo`: values by number; `marked`: the stacks below the open marks."""
 
-    def __init__(self, storages: Storages, most_copies: int) -> None:
+    def __init__(self, storages: Storages, max_copies: int) -> None:
         self.storages = storages
-        self.copies_left = most_copies
+        self.copies_left = max_copies
         self.keys_left = MAX_KEYS
         self.stack: list[Any] = []
         self.marked: list[list[Any]] = []

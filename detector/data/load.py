@@ -1,6 +1,7 @@
 """From the options of a command to a dataset: the place where the format of the data is chosen.
 
-To add a format: a module beside this one that makes a `CocoDataset` of it, and a branch in `load_split`.
+To add a format: a module beside this one that reads it into an `AnnotationFile`, and a branch in `load_split` that makes the
+dataset of it by `CocoDataset.from_annotations`.
 """
 
 from detector.config import PathsConfig
