@@ -67,7 +67,7 @@ def write_exported(
     torch.export.save(program, buffer, extra_files={METADATA: json.dumps(info.to_metadata())})
     entries = read_entries(buffer)
     if PROGRAM not in entries:
-        raise ConfigError(f"format torch_export needs a newer torch than {torch.__version__}")
+        raise ConfigError(f"format: torch_export needs torch 2.8 or newer; this is {torch.__version__}")
     write_entries(path, {**entries, PROGRAM: only_the_graph(entries[PROGRAM]), EXAMPLE_INPUTS: b""})
 
 
@@ -83,9 +83,9 @@ def only_the_graph(program: bytes) -> bytes:
 
 
 def read_entries(buffer: io.BytesIO) -> dict[str, bytes]:
-    """The entries of an archive of torch without its folder, and without those that its writer adds of itself."""
+    """The entries of an archive of torch, named without its folder, but those that its writer adds of itself."""
     with zipfile.ZipFile(buffer) as archive:
-        entries = {name.split("/", 1)[1]: archive.read(name) for name in archive.namelist()}
+        entries = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
     return {name: content for name, content in entries.items() if name not in ("byteorder", SERIALIZATION_ID)}
 
 
