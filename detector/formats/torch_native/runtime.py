@@ -12,6 +12,7 @@ from torch.export.passes import move_to_device_pass
 
 from detector.errors import WeightsError
 from detector.formats.runtime import HeadRuntime, channels_last
+from detector.formats.torch_native.safety import safe_exported, safe_torchscript
 from detector.structures import Predictions
 from detector.utils.device import resolve_device
 
@@ -35,12 +36,13 @@ class TorchFileRuntime(HeadRuntime):
 
 
 def load_torchscript(path: Path, device: str | torch.device, _threads: int | None) -> tuple[TorchFileRuntime, str]:
-    """What runs the file, and its metadata. Raises WeightsError for a file that is none or damaged."""
+    """What runs the file, and its metadata. Raises WeightsError for a file that is none, damaged or could run code."""
     place, extra = resolve_device(device), {METADATA: ""}
+    content = safe_torchscript(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch advises torch.export, which is another format
-            module = torch.jit.load(str(path), map_location=place, _extra_files=extra)  # type: ignore[no-untyped-call]
+            module = torch.jit.load(content, map_location=place, _extra_files=extra)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise WeightsError(f"{path}: not a TorchScript file, or a damaged one; export it again") from error
     return TorchFileRuntime(module, place), as_text(extra[METADATA])
@@ -49,13 +51,15 @@ def load_torchscript(path: Path, device: str | torch.device, _threads: int | Non
 def load_exported(path: Path, device: str | torch.device, _threads: int | None) -> tuple[TorchFileRuntime, str]:
     """Load a file of torch.export; as `load_torchscript`."""
     place, extra = resolve_device(device), {METADATA: ""}
+    content = safe_exported(path)
     try:
-        program = torch.export.load(path, extra_files=extra)
-    except Exception as error:  # of many kinds: of the archive, of pickles, of its own
+        program = torch.export.load(content, extra_files=extra)
+        if place.type != "cpu":
+            program = move_to_device_pass(program, place)
+        module = program.module()
+    except Exception as error:  # of many kinds: of the archive, of the graph, of its own
         raise WeightsError(f"{path}: no file of torch.export, or a damaged one; export it again") from error
-    if place.type != "cpu":
-        program = move_to_device_pass(program, place)
-    return TorchFileRuntime(program.module(), place), as_text(extra[METADATA])
+    return TorchFileRuntime(module, place), as_text(extra[METADATA])
 
 
 def as_text(content: str | bytes) -> str:
