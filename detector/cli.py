@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_origin, get_type_hints
 
 import docstring_parser
 import yaml
@@ -26,6 +25,7 @@ from detector.config import (
     InferConfig,
     ReportConfig,
     TrainConfig,
+    type_in_words,
 )
 from detector.errors import ConfigError, DetectorError
 from detector.formats.table import FORMATS
@@ -302,38 +302,12 @@ def explain(command: Command, error: ArgumentError) -> str:
     return message.replace("Parser key ", "")
 
 
-TYPES = {
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    str: "a string",
-    list: "a list",
-    dict: "a mapping",
-}
-
-
 def expected_type(config: Any, name: str) -> str:
     """What the field of this dotted name takes, in words."""
     hint = config
     for part in name.split("."):
         hint = get_type_hints(hint).get(part, str) if is_dataclass(hint) else str
-    return " or ".join(dict.fromkeys(described(hint)))
-
-
-def described(hint: Any) -> Iterator[str]:
-    """The alternatives of a type, in words."""
-    origin = get_origin(hint)
-    if origin in (Union, UnionType):
-        for choice in get_args(hint):
-            yield from described(choice)
-    elif origin is Literal:
-        yield f"one of {', '.join(map(str, get_args(hint)))}"
-    elif origin is tuple:
-        yield "a pair in brackets"
-    elif is_dataclass(hint):
-        yield "keys with values"
-    elif hint is not type(None):
-        yield TYPES.get(origin or hint, str(hint))
+    return type_in_words(hint)
 
 
 def resumed_file(folder: str) -> str:

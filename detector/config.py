@@ -5,8 +5,8 @@ The docstring below a field is its text in `--help`.
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -24,6 +24,38 @@ RESUME_MAY_CHANGE = {"resume": "may change"}
 ImageSize = int | tuple[int, int]
 
 
+_TYPES = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+def type_in_words(hint: Any) -> str:
+    """What a field of this type takes."""
+    return " or ".join(dict.fromkeys(_alternatives(hint)))
+
+
+def _alternatives(hint: Any) -> Iterator[str]:
+    """The alternatives of a type, in words."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        for choice in get_args(hint):
+            yield from _alternatives(choice)
+    elif origin is Literal:
+        values = [str(value) for value in get_args(hint)]
+        yield values[0] if len(values) == 1 else f"one of {', '.join(values)}"
+    elif origin is tuple:
+        yield "a pair in brackets"
+    elif is_dataclass(hint):
+        yield "keys with values"
+    elif hint is not type(None):
+        yield _TYPES.get(origin or hint, str(hint))
+
+
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
         raise ConfigError(f"{name}: invalid value {value!r}: expected {expected}")
@@ -33,8 +65,8 @@ def _require_types(section: str, config: Any) -> None:
     """Check each value against the type of its field: values from Python have not been checked by the command line."""
     hints = get_type_hints(type(config))
     for name in (each.name for each in fields(config)):
-        expected = str(hints[name]).removeprefix("typing.") if get_origin(hints[name]) else hints[name].__name__
-        _require(_fits(getattr(config, name), hints[name]), f"{section}{name}", getattr(config, name), expected)
+        value = getattr(config, name)
+        _require(_fits(value, hints[name]), f"{section}{name}", value, type_in_words(hints[name]))
 
 
 def _fits(value: object, hint: Any) -> bool:

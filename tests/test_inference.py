@@ -407,6 +407,12 @@ def test_threads_of_overlapping_calls_end_as_they_began() -> None:
     assert (torch.get_num_threads(), cv2.getNumThreads()) == before
 
 
+@pytest.mark.parametrize("value", [5, None, iter([])], ids=["integer", "nothing", "iterator"])
+def test_what_is_no_image_is_refused(detector: Detector, value: Any) -> None:
+    with pytest.raises(DataError, match="unsupported image type"):
+        detector(value)
+
+
 def test_devices_by_name() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

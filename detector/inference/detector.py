@@ -130,7 +130,7 @@ class Detector:
 
         Raises DataError for an image that can't be read or an array that is no image.
         """
-        if isinstance(images, str | Path | bytes | np.ndarray | PIL.Image.Image | Tensor):
+        if isinstance(images, str | bytes) or not isinstance(images, Sequence):  # `as_array` refuses what is no image
             return self([images])[0]
         found = []
         for start in range(0, len(images), self.batch):
@@ -176,7 +176,7 @@ def stack_inputs(inputs: Sequence[UInt8[Tensor, "3 height width"]]) -> UInt8[Ten
     return torch.stack([each.permute(1, 2, 0) for each in inputs]).permute(0, 3, 1, 2)
 
 
-def as_array(image: ImageLike) -> UInt8[np.ndarray, "height width 3"]:
+def as_array(image: object) -> UInt8[np.ndarray, "height width 3"]:
     """Any `ImageLike` as RGB. Raises DataError for what is none."""
     if isinstance(image, str | Path):
         return read_image(Path(image))

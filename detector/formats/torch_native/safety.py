@@ -146,7 +146,7 @@ TEXTS: dict[str, Callable[[str], Any]] = {
     "verifiers": {"TRAINING"}.__contains__,
 }
 """Every text in the JSON parts by the key that it stands under. torch evaluates or looks up many of them; some it puts into
-Python code as they are (names), others it would run (guards_code, metadata of nodes): they are left out."""
+Python code as they are (names), others it would run (guards_code, metadata of nodes): they are omitted."""
 TABLES = {
     "config": LAYER,
     "range_constraints": _like(r"([0-9]+\*)?s[0-9]+"),
