@@ -21,7 +21,7 @@ from detector.demo.scenes import make_dataset
 from detector.errors import ConfigError, DataError, DetectorError
 from detector.images.letterbox import PAD_VALUE, Letterbox
 from detector.images.read import read_image
-from detector.inference.detector import Detector
+from detector.inference.detector import Detector, as_array
 from detector.inference.infer import infer
 from detector.inference.output_names import output_names
 from detector.inference.sources import Source
@@ -408,9 +408,9 @@ def test_threads_of_overlapping_calls_end_as_they_began() -> None:
 
 
 @pytest.mark.parametrize("value", [5, None, iter([])], ids=["integer", "nothing", "iterator"])
-def test_what_is_no_image_is_refused(detector: Detector, value: Any) -> None:
+def test_what_is_no_image_is_refused(value: Any) -> None:
     with pytest.raises(DataError, match="unsupported image type"):
-        detector(value)
+        as_array(value)
 
 
 def test_devices_by_name() -> None:
