@@ -41,21 +41,21 @@ def main() -> int:
             *("--train.nominal_batch_size=4", "--train.checkpoint_minutes=0", "--workers=2"),
         ]
         train(arguments).wait()
-        expected = outcome(out)
+        expected = result(out)
         print(f"undisturbed: last.safetensors {expected[0]['last.safetensors'][:16]}", flush=True)
         kills = sum(one_round(number, arguments, out, options.kills, expected) for number in range(options.rounds))
     print(f"{options.rounds} rounds with {kills} kills: all ended with the bits of the undisturbed run")
     return 0
 
 
-def one_round(number: int, arguments: list[str], out: Path, most: int, expected: Any) -> int:
-    """Kill and resume the run until it is done; the number of kills. Raises SystemExit if the outcome differs."""
+def one_round(number: int, arguments: list[str], out: Path, max_kills: int, expected: Any) -> int:
+    """Kill and resume the run until it is done; the number of kills. Raises SystemExit if the result differs."""
     shutil.rmtree(out)
     where: list[str] = []
     while True:
         resumable = (out / "last.pt").exists()
         process = train([f"--resume={out}"] if resumable else arguments)
-        if len(where) < most and reached_a_random_moment(process, out):
+        if len(where) < max_kills and reached_a_random_moment(process, out):
             process.kill()
             process.wait()
             where.append(place(out))
@@ -63,7 +63,7 @@ def one_round(number: int, arguments: list[str], out: Path, most: int, expected:
             break
         else:
             sys.exit(f"round {number + 1}: exit code {process.returncode} after kills at {', '.join(where)}")
-    got = outcome(out)
+    got = result(out)
     same = "same" if got == expected else "DIFFERENT"
     print(f"round {number + 1}: killed after {', '.join(where) or 'it was done'}: {same}", flush=True)
     if got != expected:
@@ -73,8 +73,8 @@ def one_round(number: int, arguments: list[str], out: Path, most: int, expected:
 
 def reached_a_random_moment(process: "subprocess.Popen[bytes]", out: Path) -> bool:
     """Wait until the process has written last.pt some times, and for part of a step; False if it has ended before."""
-    wanted, seen = random.randint(1, 8), {written(out)}
-    while len(seen) <= wanted and process.poll() is None:
+    enough, seen = random.randint(1, 8), {written(out)}
+    while len(seen) <= enough and process.poll() is None:
         time.sleep(0.002)
         seen.add(written(out))
     time.sleep(random.uniform(0, 0.3))
@@ -101,10 +101,10 @@ def place(out: Path) -> str:
         return "the start"
     content = read_checkpoint(out / "last.pt", torch.device("cpu"))
     writing = " (writing)" if list(out.glob(".unfinished.*")) else ""
-    return f"epoch {content['epoch']} batch {content['stats']['batches']}{writing}"
+    return f"epoch {content['epoch']} batch {content['epoch_stats']['batches']}{writing}"
 
 
-def outcome(out: Path) -> tuple[dict[str, str], list[dict[str, Any]]]:
+def result(out: Path) -> tuple[dict[str, str], list[dict[str, Any]]]:
     names = ("best.safetensors", "last.safetensors")
     digests = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in names}
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

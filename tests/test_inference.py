@@ -421,7 +421,7 @@ def test_devices_by_name() -> None:
             resolve_device(name)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_cuda_finds_what_the_cpu_finds(model: DetectionModel, detector: Detector, files: list[Path]) -> None:
     found, expected = Detector(model, CATEGORIES, SIDE, device="cuda")(files), detector(files)
     for ours, theirs in zip(found, expected, strict=True):
