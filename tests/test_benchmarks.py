@@ -2,11 +2,15 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+
+from detector.cli import COMMANDS, parse
 
 pytestmark = pytest.mark.slow
 
@@ -41,3 +45,13 @@ def test_inference_is_measured_beside_a_peer(tmp_path: Path) -> None:
     assert len(figures["ratios"]) == 2
     assert min(figures["ratios"]) <= figures["ratio"] <= max(figures["ratios"])
     assert figures["ratio"] == pytest.approx(figures["project"]["ms"] / 4)
+
+
+def test_trainings_are_started_with_options_that_exist(tmp_path: Path) -> None:
+    folder = SCRIPTS[0].parent
+    options = Namespace(data="data", epochs=2, compile=True, image_size=64, batch=4, workers=0, device="cpu")
+    step = runpy.run_path(str(folder / "train_step.py"))["project_arguments"](options, tmp_path)
+    gpu = runpy.run_path(str(folder / "train_gpu.py"))["training_arguments"](options, "data", "yolo11m", tmp_path)
+    for arguments in (step, gpu):
+        config = parse("train", COMMANDS["train"], arguments)
+        assert config.out == str(tmp_path)
