@@ -138,10 +138,10 @@ def without(metadata: dict[str, str], key: str) -> dict[str, str]:
         (lambda m: m | {"format": "detector-1"}, "format is 'detector-1'"),
         (lambda m: without(m, "license"), "'license'"),
         (lambda m: m | {"model": "yolo11n"}, "lack"),  # no JSON
-        (lambda m: m | {"model": '["yolo11n"]'}, "model is no str"),
+        (lambda m: m | {"model": '["yolo11n"]'}, "model is not a str"),
         (lambda m: m | {"image_size": '"large"'}, "image_size is neither"),
         (lambda m: m | {"image_size": "[320, 320, 3]"}, "image_size is neither"),
-        (lambda m: m | {"category_ids": "5"}, "category_ids is no list"),
+        (lambda m: m | {"category_ids": "5"}, "category_ids is not a list"),
         (lambda m: m | {"category_ids": "[1, 2]"}, "don't belong together"),
         (lambda m: m | {"category_ids": "[1, 2, 2]"}, "don't belong together"),
         (lambda m: m | {"category_ids": "[[1], 2, 3]"}, "category_ids not integers"),
