@@ -479,7 +479,7 @@ def test_a_file_of_another_program_is_told(name: str, tmp_path: Path) -> None:
 
 def test_bfloat16_is_computed_in_where_the_processor_can(files: Files, tmp_path: Path) -> None:
     weights, path = tmp_path / "w.safetensors", tmp_path / "brief.xml"
-    with pytest.raises(ConfigError, match=r"data: .* judge bfloat16"):
+    with pytest.raises(ConfigError, match=r"needs --data DIR"):
         ExportConfig(weights=str(weights), out=str(path), format="openvino", precision="bfloat16")
     make_dataset(tmp_path / "data", train=3, val=3, test=3)
     categories = CocoDataset.load(find_split(tmp_path / "data", "val")).categories

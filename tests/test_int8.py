@@ -220,7 +220,7 @@ def test_int8_without_data_is_refused_in_a_line(tmp_path: Path, capsys: pytest.C
     assert main(["export", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "data" in line
-    assert "calibrate int8" in line
+    assert "int8 needs --data DIR" in line
 
 
 def test_openvino_neither_phones_home_nor_breaks_signals(made: dict[str, tuple[Path, Comparison]]) -> None:
