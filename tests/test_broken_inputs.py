@@ -150,7 +150,7 @@ RUN = TrainConfig(image_size=32, workers=0)
 def checkpoint() -> bytes:
     """As much of last.pt as is looked at before the settings are compared."""
     file = io.BytesIO()
-    torch.save({"provenance": {"settings": flat(dataclasses.asdict(RUN))}}, file)
+    torch.save({"provenance": {"settings": flat(RUN)}}, file)
     return file.getvalue()
 
 
