@@ -490,6 +490,11 @@ class ExportConfig:
         fixed = self.format == "onnx" and not (self.batched or self.raw)
         _require(not (self.dynamic and fixed), "dynamic", True, "an ONNX file that is batched or raw")
 
+    @property
+    def effective_precision(self) -> Precision:
+        """The precision of the file: the format's first if none is given."""
+        return self.precision or FORMATS[self.format].precisions[0]
+
 
 @dataclass(frozen=True)
 class BenchmarkConfig:

@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from detector.benchmarking.measure import BenchmarkResult, Job
 from detector.benchmarking.summary import Row, draw, print_rows
 from detector.config import BenchmarkConfig, ExportConfig
@@ -22,6 +24,7 @@ from detector.errors import ConfigError, DataError, DetectorError
 from detector.exporting.export import export
 from detector.formats.load import load_runtime
 from detector.formats.table import FORMATS, NEED_DATA, Variant, format_of
+from detector.training.logs import processor_name
 from detector.utils.fileio import require_writable, write_json
 from detector.weights.files import load_weights
 from detector.weights.shipped import find_weights
@@ -129,16 +132,8 @@ def machine() -> dict[str, Any]:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     return {
-        "processor": processor(),
+        "processor": processor_name(torch.device("cpu")),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "packages": versions,
     }
-
-
-def processor() -> str:
-    """Its name, as Linux tells it, else its architecture."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())

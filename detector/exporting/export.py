@@ -64,7 +64,7 @@ def export(config: ExportConfig) -> Comparison:
         comparison = compare_file(file, model, info, config, dataset)
         if not comparison.passes() and not config.force:
             raise ExportMismatchError(f"{config.out} was not written: {comparison}")
-        precision = config.precision or FORMATS[config.format].precisions[0]
+        precision = config.effective_precision
         given = {"weights": config.weights, "format": config.format, "precision": precision, "data": config.data}
         report = {**given, "image_size": info.image_size, **comparison.to_json()}
         write_json(folder / f"{out.name}.json", report)
@@ -105,7 +105,7 @@ def compare_file(
         sizes.append((height + 2 * STEP, width))
     lowest = [Case(info.image_size, CONFS[-1], iou).detector(model, info) for iou in IOUS]
     conf = pick_conf(lowest, images)
-    precision = config.precision or FORMATS[config.format].precisions[0]
+    precision = config.effective_precision
     ious = (1.0,) if precision == "float16" else IOUS  # of boxes alike NMS may keep another after the least rounding
     cases = [Case(size, conf, iou) for size in sizes for iou in ious]
     pairs = [(case.detector(model, info), case.detector(runtime, info)) for case in cases]
