@@ -1,8 +1,10 @@
 """From images to boxes: postprocessing against brute force, one path for every kind of input, and `infer` on files."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,9 @@ from detector.models.postprocess import select, select_logits
 from detector.nn.conv import fuse_conv_bn
 from detector.nn.head import decode
 from detector.structures import Categories, Detections, Predictions, RawPredictions
+from detector.utils import threads as thread_settings
 from detector.utils.device import resolve_device
-from detector.utils.threads import limited_threads
+from detector.utils.threads import limited_threads, patient_threads
 from detector.weights.files import WeightsInfo, save_weights
 
 SIDE = 96
@@ -405,6 +408,47 @@ def test_threads_of_overlapping_calls_end_as_they_began() -> None:
         assert torch.get_num_threads() == cv2.getNumThreads() == before[1] + 2
     second.__exit__(None, None, None)  # after the first, as calls in two Python threads may end
     assert (torch.get_num_threads(), cv2.getNumThreads()) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP")
+def test_beside_other_programs_threads_wait_asleep_for_the_time_of_a_call(
+    detector: Detector, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tasks() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    cpus = os.cpu_count() or 1
+    with limited_threads(
+        cpus + 1
+    ):  # at least 2, and more than there is room for: without effect on a quiet machine, too
+        monkeypatch.setattr(thread_settings, "_threads_of_others", lambda: -cpus)
+        alone = detector(files[0])
+        before = tasks()
+        with patient_threads():
+            assert tasks() <= before
+        monkeypatch.setattr(thread_settings, "_threads_of_others", lambda: cpus)
+        with patient_threads():
+            assert tasks() > before
+            assert torch.get_num_threads() == cpus + 1
+        beside = detector(files[0])
+        deadline = time.monotonic() + 60  # OpenMP's threads end by themselves, soon after the thread that started them
+        while tasks() > before:
+            assert time.monotonic() < deadline
+        assert torch.get_num_threads() == cpus + 1
+    assert torch.equal(alone.boxes, beside.boxes)
+    assert torch.equal(alone.scores, beside.scores)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_busy_process_is_noticed() -> None:
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        deadline = time.monotonic() + 60
+        while thread_settings._threads_of_others() < 1:
+            assert time.monotonic() < deadline
+    finally:
+        busy.kill()
+        busy.wait()
 
 
 @pytest.mark.parametrize("value", [5, None, iter([])], ids=["integer", "nothing", "iterator"])

@@ -22,7 +22,7 @@ from detector.models.base import DetectionModel
 from detector.models.postprocess import NmsResult
 from detector.structures import Categories, Detections
 from detector.utils.device import resolve_device
-from detector.utils.threads import limited_threads
+from detector.utils.threads import limited_threads, patient_threads
 
 ImageLike: TypeAlias = str | Path | bytes | np.ndarray | PIL.Image.Image | Tensor
 """A file; the bytes of one; a uint8 array (height, width, 3) RGB or (height, width) gray; a PIL image; or a tensor
@@ -155,7 +155,7 @@ class Detector:
         """Detections of images that `letterbox` has placed, boxes in pixels of the originals."""
         selection = Selection(self.conf, self.iou, self.max_detections, self.class_filter)
         found: list[NmsResult] = []
-        with limited_threads(self.threads):
+        with limited_threads(self.threads), patient_threads():
             for start in range(0, len(inputs), self.batch):
                 found += self.runtime.detect(stack_inputs(inputs[start : start + self.batch]), selection)
         return [

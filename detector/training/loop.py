@@ -34,6 +34,7 @@ from detector.training.resume import may_change
 from detector.training.setup import Run, set_up
 from detector.training.step import take_step
 from detector.utils.interrupts import stop_requested
+from detector.utils.threads import patient_threads
 from detector.weights.files import WeightsInfo, load_weights, save_weights
 
 
@@ -164,7 +165,8 @@ def train_epoch(run: Run, state: TrainState, progress: RunProgress, stop: thread
     for batches in accumulation_groups(run.loader, run.accumulate):
         set_learning_rate(run, state)
         report_unreadable(run, state, batches)
-        take_step(run, state, batches)
+        with patient_threads():
+            take_step(run, state, batches)
         stats.batches += len(batches)
         stats.seconds = time.monotonic() - since
         progress.step_done(state.epoch + 1, stats)

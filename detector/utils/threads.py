@@ -1,8 +1,11 @@
-"""Number of CPU threads for the time of a call."""
+"""CPU threads for the time of a call: how many, and how they wait for each other."""
 
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import cv2
 import torch
@@ -40,3 +43,50 @@ def limited_threads(threads: int | None) -> Iterator[None]:
             if _blocks == 0:
                 cv2.setNumThreads(before[1])
             torch.set_num_threads(before[0])  # OpenMP's number is each thread's own
+
+
+@contextmanager
+def patient_threads() -> Iterator[None]:
+    """Let PyTorch's threads sleep within the block while they wait for each other, if other programs want their CPUs.
+
+    OpenMP's threads spin while they wait. Alone on a machine that is fastest; beside other programs they burn the time that
+    the thread they wait for needs, and a pass takes ten times as long. GNU's OpenMP gives up spinning at once where a
+    process has more OpenMP threads than CPUs (its manual, GOMP_SPINCOUNT), so some threads of no work are added for the
+    time of the block. Number of threads and results stay as they are. Without effect elsewhere than on Linux.
+    """
+    threads = torch.get_num_threads()
+    cpus = os.cpu_count() or 1
+    if sys.platform != "linux" or threads == 1 or _threads_of_others() + threads <= cpus:
+        yield
+        return
+    team = max(2, cpus - threads + 2)  # the thread that starts them is one of them, but none of OpenMP's count
+    ready, done = threading.Event(), threading.Event()
+
+    def idle() -> None:
+        torch.set_num_threads(team)
+        torch.empty(team * 2**15).zero_()  # its least part for each thread
+        torch.set_num_threads(threads)
+        ready.set()
+        done.wait()
+
+    thread = threading.Thread(target=idle, daemon=True)
+    thread.start()
+    ready.wait()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _threads_of_others() -> int:
+    """Number of other processes' threads that compute or wait for a CPU, at this moment (proc(5))."""
+    try:
+        own = sum(
+            path.read_bytes().rpartition(b")")[2].split()[0] == b"R" for path in Path("/proc/self/task").glob("*/stat")
+        )
+        # after them: a thread of this process that falls asleep in between must not look like one of another
+        running = int(Path("/proc/loadavg").read_text().split()[3].split("/")[0])
+    except OSError:  # not every sandbox has it
+        return 0
+    return running - own
