@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import platform
 import random
 import shutil
 import signal
@@ -86,9 +87,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 # ---- stopped and killed
 
 
-@pytest.mark.parametrize(
-    ("number", "after"), [(signal.SIGINT, 1), (signal.SIGTERM, STEPS), (signal.SIGTERM, STEPS + 2)]
-)
+@pytest.mark.parametrize(("number", "after"), [(signal.SIGINT, 1), (signal.SIGTERM, STEPS), (signal.SIGHUP, STEPS + 2)])
 def test_a_request_to_stop_saves_the_step_under_way(
     number: signal.Signals,
     after: int,
@@ -187,6 +186,26 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_bits(data: Path, tmp
     assert main(["train", f"--resume={out}"]) == 0
     assert digests(out) == digests(aside), moments
     assert rows(out) == rows(aside), moments
+
+
+def test_a_second_training_in_the_same_folder_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A new one and a resumed one; the first goes on, and ends with metrics of its own."""
+    out = tmp_path / "run"
+    original, lines = loop.take_step, []
+
+    def step(run: object, state: object, batches: object) -> None:
+        if not lines:
+            lines.extend(refusal(capsys, *again) for again in (new_run(data, out), ["train", f"--resume={out}"]))
+        original(run, state, batches)
+
+    monkeypatch.setattr(loop, "take_step", step)
+    assert main(new_run(data, out)) == 0
+    where = f"error: {out}: another training writes there (process {os.getpid()} on {platform.node()})"
+    assert [line.split(";")[0] for line in lines] == [where] * 2
+    assert [row["epoch"] for row in rows(out)] == [1, 2]
+    assert not (out / ".lock").exists()
 
 
 # ---- what may change, and what may not
@@ -363,6 +382,8 @@ def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:
 
 def test_unfinished_files_are_removed(copy: Path) -> None:
     (copy / ".unfinished.abc").write_bytes(b"what a process killed while it writes leaves")
+    (copy / ".unfinished.export").mkdir()
+    (copy / ".unfinished.export" / "model.onnx").touch()
     assert main(["train", f"--resume={copy}"]) == 0
     assert not list(copy.glob(".unfinished.*"))
 

@@ -5,7 +5,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, replace
@@ -25,7 +24,7 @@ from detector.exporting.export import export
 from detector.formats.load import load_runtime
 from detector.formats.table import FORMATS, NEED_DATA, Variant, format_of
 from detector.training.logs import processor_name
-from detector.utils.fileio import require_writable, write_json
+from detector.utils.fileio import require_writable, temporary_dir, write_json
 from detector.weights.files import load_weights
 from detector.weights.shipped import find_weights
 
@@ -66,9 +65,9 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
     variants = [(name, variant) for name, each in FORMATS.items() for variant in each.variants]
     for format_name, variant in [] if exported else variants:
         print(f"exporting and measuring {variant.name}", flush=True)
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_dir() as folder:
             try:
-                rows.append(measured(format_name, variant, config, job, Path(folder)))
+                rows.append(measured(format_name, variant, config, job, folder))
             except DetectorError as error:
                 skipped[variant.name] = " ".join(str(error).split()).replace(f"{folder}/", "")
     report = {
@@ -113,8 +112,8 @@ def size_of(file: Path) -> int:
 
 def in_its_own_process(job: Job) -> BenchmarkResult:
     """Results of the job. Raises ConfigError with what the process said of a file that can't be used here."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "result.json"
+    with temporary_dir() as folder:
+        out = folder / "result.json"
         job = replace(job, started=time.time())
         command = [sys.executable, "-m", "detector.benchmarking.measure", json.dumps(asdict(job)), str(out)]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)

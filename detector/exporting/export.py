@@ -26,7 +26,7 @@ from detector.images.read import read_image
 from detector.inference.detector import Detector
 from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
-from detector.utils.fileio import require_writable, staging_dir, write_json
+from detector.utils.fileio import require_writable, staging_dir, write_json, writing
 from detector.weights.files import WeightsInfo, load_weights
 from detector.weights.published.names import from_published
 
@@ -58,7 +58,7 @@ def export(config: ExportConfig) -> Comparison:
         dataset = load_split(config.data, "val", info.categories)
         if config.precision == "int8":
             calibration = calibration_images(config.data, InputSize.of(info.image_size), dataset)
-    with staging_dir(out) as folder:
+    with staging_dir(out) as folder, writing(out):
         file = folder / out.name
         FORMATS[config.format].write(file, model, info, config, calibration)
         comparison = compare_file(file, model, info, config, dataset)
