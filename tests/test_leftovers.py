@@ -1,6 +1,8 @@
 """What a process leaves that is stopped or killed, and who has a folder: others take neither too much nor too little."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +14,11 @@ from pathlib import Path
 import pytest
 from command_line import start
 
+from detector.cli import main
 from detector.demo.scenes import make_dataset
 from detector.errors import WriteError
 from detector.utils.fileio import UNFINISHED, folder_lock, remove_unfinished
+from detector.weights.shipped import find_weights
 
 HOLD_TEMPORARY = "with fileio.temporary_dir(folder): print('begun', flush=True); time.sleep(600)"
 HOLD_FOLDER = """
@@ -93,3 +97,54 @@ def test_infer_that_is_stopped_leaves_nothing_half_done(tmp_path: Path, number: 
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (2, "error: interrupted\n")
     assert {path.suffix for path in out.iterdir()} == {".jpg"}
+
+
+@pytest.fixture(scope="module")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    make_dataset(root, seed=1, train=3, val=3, test=3)
+    return root
+
+
+WEIGHTS = "--weights=yolo11n-bccd"
+READS = {
+    "export": ("weights.safetensors", ["--weights={input}", "--format=safetensors", "--out={out}/x.safetensors"]),
+    "import_weights": ("weights.safetensors", ["{input}", "{out}/x.safetensors"]),
+    "evaluate": ("annotations/instances_val.json", [WEIGHTS, "--data={data}", "--out={out}"]),
+    "infer": ("val/photo.jpg", ["{input}", WEIGHTS, "--out={out}"]),
+    "benchmark": ("annotations/instances_val.json", [WEIGHTS, "--data={data}", "--out={out}"]),
+    "train": ("config.yaml", ["--config={input}", "--data={data}", "--out={out}"]),
+}
+WRITES = {
+    **dict.fromkeys(("export", "import_weights"), "x.safetensors"),
+    **{"evaluate": "metrics.json", "infer": "photo.jpg", "benchmark": "benchmark.json", "train": "config.yaml"},
+}
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+@pytest.mark.parametrize("command", list(READS))
+def test_no_command_writes_over_what_it_reads(
+    command: str,
+    link: Callable[[Path, Path], None],
+    small_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, out = Path(shutil.copytree(small_data, tmp_path / "data")), tmp_path / "out"
+    shutil.copy(find_weights("yolo11n-bccd"), data / "weights.safetensors")
+    shutil.copy(min((data / "val").iterdir()), data / "val" / "photo.jpg")
+    annotations = data / "annotations" / "instances_val.json"
+    content = json.loads(annotations.read_bytes())
+    content["categories"] = [{"id": i, "name": name} for i, name in enumerate(("RBC", "WBC", "Platelets"), start=1)]
+    content["annotations"] = []
+    annotations.write_text(json.dumps(content))
+    (data / "config.yaml").write_text("epochs: 1  # as long as it takes\n")
+    name, arguments = READS[command]
+    read, written = data / name, out / WRITES[command]
+    out.mkdir()
+    link(read, written)
+    before = read.read_bytes()
+    assert main([command, *(each.format(input=read, data=data, out=out) for each in arguments)]) == 2
+    assert f"error: --out: {written} would take the place of " in capsys.readouterr().err
+    assert read.read_bytes() == before
+    assert written.samefile(read)

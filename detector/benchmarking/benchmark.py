@@ -24,7 +24,7 @@ from detector.exporting.export import export
 from detector.formats.load import load_runtime
 from detector.formats.table import FORMATS, NEED_DATA, Variant, format_of
 from detector.training.logs import processor_name
-from detector.utils.fileio import require_writable, temporary_dir, write_json
+from detector.utils.fileio import require_apart, require_writable, temporary_dir, write_json
 from detector.weights.files import load_weights
 from detector.weights.shipped import find_weights
 
@@ -40,6 +40,7 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
     weights = Path(config.weights) if exported else find_weights(config.weights)
     info = (load_runtime(weights, config.device, None) if exported else load_weights(weights))[1]
     dataset = load_split(config.data, config.split, info.categories)
+    require_apart([weights, dataset.annotations_path], [out / "benchmark.json", out / "benchmark.png"])
     if not any(len(dataset.boxes(index)) for index in range(len(dataset))):
         raise DataError(f"{dataset.annotations_path}: names no object, so there is no AP; choose another --split")
     timed = [str(dataset.path(i)) for i, _ in islice(dataset.readable(range(len(dataset))), config.images)]
@@ -116,11 +117,15 @@ def in_its_own_process(job: Job) -> BenchmarkResult:
         out = folder / "result.json"
         job = replace(job, started=time.time())
         command = [sys.executable, "-m", "detector.benchmarking.measure", json.dumps(asdict(job)), str(out)]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
-        if done.returncode == DetectorError.exit_code:
-            raise ConfigError(done.stderr.strip().splitlines()[-1])
-        if done.returncode != 0:
-            raise RuntimeError(f"the process that measured ended with {done.returncode}: {done.stderr}")
+        pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+        # its input stays open as long as this process lives: see `end_with_parent`
+        with subprocess.Popen(command, stdin=pipe, stdout=nothing, stderr=pipe, text=True) as process:
+            assert process.stderr is not None
+            errors = process.stderr.read()
+        if process.returncode == DetectorError.exit_code:
+            raise ConfigError(errors.strip().splitlines()[-1])
+        if process.returncode != 0:
+            raise RuntimeError(f"the process that measured ended with {process.returncode}: {errors}")
         return BenchmarkResult(**json.loads(out.read_bytes()))
 
 

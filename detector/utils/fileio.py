@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from detector.errors import WriteError
+from detector.errors import ConfigError, WriteError
 from detector.utils.locks import lock, unlock
 
 WRITE_FAILURES = ("I/O error", "inline_container", "write failed", "No space left")
@@ -154,6 +154,24 @@ def require_writable(folder: Path) -> None:
     if not os.access(existing, os.W_OK | os.X_OK):
         raise WriteError(f"--out: {folder} can't be used ({existing} may not be written to); choose another folder")
     remove_unfinished(folder)
+
+
+def require_apart(inputs: Iterable[str | Path], outputs: Iterable[Path]) -> None:
+    """Raise ConfigError if one of the files to write is one of those to read, under the same name or another one."""
+
+    def identity(path: str | Path) -> tuple[int, int] | None:
+        try:
+            status = Path(path).stat()
+        except (OSError, ValueError):  # there is none, or it is a URL
+            return None
+        return status.st_dev, status.st_ino
+
+    read = {identity(path): path for path in inputs}
+    for output in outputs:
+        if (known := identity(output)) is not None and known in read:
+            raise ConfigError(
+                f"--out: {output} would take the place of {read[known]}, which is read; choose another --out"
+            )
 
 
 def write_text(path: Path, text: str) -> None:
