@@ -22,6 +22,7 @@ from command_line import start
 import detector.training.loop as loop
 from detector.cli import main
 from detector.demo.scenes import make_dataset
+from detector.reporting.run_record import read_run
 from detector.training.checkpoint import COUNTERS, read_checkpoint, restore_rng_states, rng_states
 
 pytestmark = pytest.mark.slow
@@ -386,6 +387,31 @@ def test_unfinished_files_are_removed(copy: Path) -> None:
     (copy / ".unfinished.export" / "model.onnx").touch()
     assert main(["train", f"--resume={copy}"]) == 0
     assert not list(copy.glob(".unfinished.*"))
+
+
+@pytest.mark.parametrize(
+    "damage", [b'{"epoch": 3, "AP', b"\xff\x00\x89PNG", b"[1, 2]\n"], ids=["half a line", "no text", "a list"]
+)
+def test_a_damaged_file_that_is_not_needed_is_named_and_left_out(
+    copy: Path, damage: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = rows(copy)
+    with (copy / "metrics.jsonl").open("ab") as file:
+        file.write(damage)
+    for name in ("skipped_steps.jsonl", "environment.json"):
+        (copy / name).write_bytes(damage)
+    record = read_run(copy, None)
+    assert [row["epoch"] for row in record.rows] == [1, 2]
+    assert record.environment == {}
+    capsys.readouterr()
+    assert main(["train", f"--resume={copy}"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{copy / 'metrics.jsonl'}: 1 of 3 lines are damaged; going on without them" in printed
+    assert f"{copy / 'skipped_steps.jsonl'}: 1 of 1 lines are damaged; going on without them" in printed
+    assert f"{copy / 'environment.json'}: damaged; going on without it" in printed  # in the report
+    assert "the report failed" not in printed
+    assert rows(copy) == before
+    assert (copy / "skipped_steps.jsonl").read_bytes() == b""
 
 
 def test_the_weights_file_does_not_tell_from_where_the_command_was_given(

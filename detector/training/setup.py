@@ -1,7 +1,6 @@
 """What comes before the first epoch: data, model, optimizer, and the folder of the run."""
 
 import dataclasses
-import json
 import math
 import os
 import shutil
@@ -37,7 +36,7 @@ from detector.training.distributed import World, convert_sync_batch_norm, was_re
 from detector.training.ema import ModelEma
 from detector.training.freeze import freeze
 from detector.training.loggers import require_loggers
-from detector.training.logs import drop_lines, drop_metrics_after, environment, launcher
+from detector.training.logs import drop_metrics_after, drop_skipped_after, environment, launcher, read_environment
 from detector.training.optim import build_optimizer
 from detector.training.resume import inexact, require_same, run_provenance
 from detector.utils.device import resolve_device
@@ -273,13 +272,12 @@ def resume_run(run: Run, state: TrainState) -> None:
         if difference := inexact(content["provenance"], run.provenance):
             print(difference)
         drop_metrics_after(run.out, state.epoch)
-        drop_lines(run.out / "skipped_steps.jsonl", lambda entry: entry["step"] > state.step)
+        drop_skipped_after(run.out, state.step)
 
 
 def is_own_run(out: Path) -> bool:
     """Whether the run in `out` was begun by the torchrun that has now started this process again."""
-    path = out / "environment.json"
-    return path.exists() and bool(json.loads(path.read_bytes())["launcher"] == launcher())
+    return bool(read_environment(out).get("launcher") == launcher())
 
 
 def holds_results(out: Path) -> bool:
