@@ -7,6 +7,7 @@ import shlex
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import MISSING, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +30,8 @@ from detector.config import (
 )
 from detector.errors import ConfigError, DetectorError
 from detector.formats.table import FORMATS
+from detector.utils.fileio import require_apart
+from detector.utils.interrupts import stop_signals_interrupt
 from detector.utils.memory import tune_malloc
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -140,22 +143,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            print(usage())
-            return 0
-        if arguments[0] not in COMMANDS:
-            raise ConfigError(f"there is no command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}")
-        command = COMMANDS[arguments[0]]
-        config = parse(arguments[0], command, arguments[1:])
-        if command.computes:
-            tune_malloc()
-        return command.run(config)
+        # not under torchrun: its processes may wait for each other, and then answer nothing
+        with nullcontext() if "RANK" in os.environ else stop_signals_interrupt():
+            return run(arguments)
     except DetectorError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 2
+
+
+def run(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if arguments[0] not in COMMANDS:
+        raise ConfigError(f"there is no command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}")
+    command = COMMANDS[arguments[0]]
+    config = parse(arguments[0], command, arguments[1:])
+    out = Path(getattr(config, "out", ""))
+    if not getattr(config, "resume", None):  # a resumed run keeps its config.yaml
+        require_apart(config_files(arguments), [out / "config.yaml" if arguments[0] == "train" else out])
+    if command.computes:
+        tune_malloc()
+    return command.run(config)
 
 
 def usage() -> str:

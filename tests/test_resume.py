@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import platform
 import random
 import shutil
 import signal
@@ -21,6 +22,7 @@ from command_line import start
 import detector.training.loop as loop
 from detector.cli import main
 from detector.demo.scenes import make_dataset
+from detector.reporting.run_record import read_run
 from detector.training.checkpoint import COUNTERS, read_checkpoint, restore_rng_states, rng_states
 
 pytestmark = pytest.mark.slow
@@ -86,9 +88,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 # ---- stopped and killed
 
 
-@pytest.mark.parametrize(
-    ("number", "after"), [(signal.SIGINT, 1), (signal.SIGTERM, STEPS), (signal.SIGTERM, STEPS + 2)]
-)
+@pytest.mark.parametrize(("number", "after"), [(signal.SIGINT, 1), (signal.SIGTERM, STEPS), (signal.SIGHUP, STEPS + 2)])
 def test_a_request_to_stop_saves_the_step_under_way(
     number: signal.Signals,
     after: int,
@@ -187,6 +187,26 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_bits(data: Path, tmp
     assert main(["train", f"--resume={out}"]) == 0
     assert digests(out) == digests(aside), moments
     assert rows(out) == rows(aside), moments
+
+
+def test_a_second_training_in_the_same_folder_is_refused(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A new one and a resumed one; the first goes on, and ends with metrics of its own."""
+    out = tmp_path / "run"
+    original, lines = loop.take_step, []
+
+    def step(run: object, state: object, batches: object) -> None:
+        if not lines:
+            lines.extend(refusal(capsys, *again) for again in (new_run(data, out), ["train", f"--resume={out}"]))
+        original(run, state, batches)
+
+    monkeypatch.setattr(loop, "take_step", step)
+    assert main(new_run(data, out)) == 0
+    where = f"error: {out}: another training writes there (process {os.getpid()} on {platform.node()})"
+    assert [line.split(";")[0] for line in lines] == [where] * 2
+    assert [row["epoch"] for row in rows(out)] == [1, 2]
+    assert not (out / ".lock").exists()
 
 
 # ---- what may change, and what may not
@@ -363,8 +383,35 @@ def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:
 
 def test_unfinished_files_are_removed(copy: Path) -> None:
     (copy / ".unfinished.abc").write_bytes(b"what a process killed while it writes leaves")
+    (copy / ".unfinished.export").mkdir()
+    (copy / ".unfinished.export" / "model.onnx").touch()
     assert main(["train", f"--resume={copy}"]) == 0
     assert not list(copy.glob(".unfinished.*"))
+
+
+@pytest.mark.parametrize(
+    "damage", [b'{"epoch": 3, "AP', b"\xff\x00\x89PNG", b"[1, 2]\n"], ids=["half a line", "no text", "a list"]
+)
+def test_a_damaged_file_that_is_not_needed_is_named_and_left_out(
+    copy: Path, damage: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = rows(copy)
+    with (copy / "metrics.jsonl").open("ab") as file:
+        file.write(damage)
+    for name in ("skipped_steps.jsonl", "environment.json"):
+        (copy / name).write_bytes(damage)
+    record = read_run(copy, None)
+    assert [row["epoch"] for row in record.rows] == [1, 2]
+    assert record.environment == {}
+    capsys.readouterr()
+    assert main(["train", f"--resume={copy}"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{copy / 'metrics.jsonl'}: 1 of 3 lines are damaged; going on without them" in printed
+    assert f"{copy / 'skipped_steps.jsonl'}: 1 of 1 lines are damaged; going on without them" in printed
+    assert f"{copy / 'environment.json'}: damaged; going on without it" in printed  # in the report
+    assert "the report failed" not in printed
+    assert rows(copy) == before
+    assert (copy / "skipped_steps.jsonl").read_bytes() == b""
 
 
 def test_the_weights_file_does_not_tell_from_where_the_command_was_given(

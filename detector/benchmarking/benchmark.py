@@ -5,7 +5,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, replace
@@ -25,7 +24,7 @@ from detector.exporting.export import export
 from detector.formats.load import load_runtime
 from detector.formats.table import FORMATS, NEED_DATA, Variant, format_of
 from detector.training.logs import processor_name
-from detector.utils.fileio import require_writable, write_json
+from detector.utils.fileio import require_apart, require_writable, temporary_dir, write_json
 from detector.weights.files import load_weights
 from detector.weights.shipped import find_weights
 
@@ -41,6 +40,7 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
     weights = Path(config.weights) if exported else find_weights(config.weights)
     info = (load_runtime(weights, config.device, None) if exported else load_weights(weights))[1]
     dataset = load_split(config.data, config.split, info.categories)
+    require_apart([weights, dataset.annotations_path], [out / "benchmark.json", out / "benchmark.png"])
     if not any(len(dataset.boxes(index)) for index in range(len(dataset))):
         raise DataError(f"{dataset.annotations_path}: names no object, so there is no AP; choose another --split")
     timed = [str(dataset.path(i)) for i, _ in islice(dataset.readable(range(len(dataset))), config.images)]
@@ -66,9 +66,9 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
     variants = [(name, variant) for name, each in FORMATS.items() for variant in each.variants]
     for format_name, variant in [] if exported else variants:
         print(f"exporting and measuring {variant.name}", flush=True)
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_dir() as folder:
             try:
-                rows.append(measured(format_name, variant, config, job, Path(folder)))
+                rows.append(measured(format_name, variant, config, job, folder))
             except DetectorError as error:
                 skipped[variant.name] = " ".join(str(error).split()).replace(f"{folder}/", "")
     report = {
@@ -113,15 +113,19 @@ def size_of(file: Path) -> int:
 
 def in_its_own_process(job: Job) -> BenchmarkResult:
     """Results of the job. Raises ConfigError with what the process said of a file that can't be used here."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "result.json"
+    with temporary_dir() as folder:
+        out = folder / "result.json"
         job = replace(job, started=time.time())
         command = [sys.executable, "-m", "detector.benchmarking.measure", json.dumps(asdict(job)), str(out)]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
-        if done.returncode == DetectorError.exit_code:
-            raise ConfigError(done.stderr.strip().splitlines()[-1])
-        if done.returncode != 0:
-            raise RuntimeError(f"the process that measured ended with {done.returncode}: {done.stderr}")
+        pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+        # its input stays open as long as this process lives: see `end_with_parent`
+        with subprocess.Popen(command, stdin=pipe, stdout=nothing, stderr=pipe, text=True) as process:
+            assert process.stderr is not None
+            errors = process.stderr.read()
+        if process.returncode == DetectorError.exit_code:
+            raise ConfigError(errors.strip().splitlines()[-1])
+        if process.returncode != 0:
+            raise RuntimeError(f"the process that measured ended with {process.returncode}: {errors}")
         return BenchmarkResult(**json.loads(out.read_bytes()))
 
 

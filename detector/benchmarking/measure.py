@@ -1,11 +1,13 @@
 """Results of one file, measured in a process of its own: `python -m detector.benchmarking.measure JOB OUT`."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -168,7 +170,14 @@ def peak_memory() -> float | None:
     return int(line.split()[1]) / 1024
 
 
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone, killed perhaps, and with it the other end of the input."""
+    os.read(0, 1)
+    os._exit(1)
+
+
 def main() -> int:
+    Thread(target=end_with_parent, daemon=True).start()
     values = json.loads(sys.argv[1])
     size = values.pop("image_size")
     job = Job(**values, image_size=size if isinstance(size, int) else tuple(size))

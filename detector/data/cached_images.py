@@ -1,6 +1,6 @@
 """Training images before they are placed: no larger than the mosaic can show, kept in memory where there is room."""
 
-import sys
+import os
 from pathlib import Path
 
 import cv2
@@ -68,7 +68,7 @@ def shrunk_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
 
 def _open_cache(sizes: Int64[np.ndarray, "images 2"], cache_gb: float) -> tuple[ImageCache | None, str]:
     """A cache for images of `sizes`, (width, height) in pixels, and the line that says how many it has room for."""
-    if sys.platform != "linux":
+    if not hasattr(os, "memfd_create"):
         return None, "image cache: none, because it takes Linux; images are read from the disk each time"
     first, *_, needed = starts(sizes).tolist()
     allowed = min(int(cache_gb * GIB), int(MEMORY_FRACTION * _free_memory()))

@@ -23,7 +23,7 @@ from detector.images.read import UnreadableImageError
 from detector.inference.detector import Detector
 from detector.inference.tiles import TiledDetector
 from detector.structures import Categories, Detections
-from detector.utils.fileio import require_writable, write_json
+from detector.utils.fileio import require_apart, require_writable, write_json
 
 
 @dataclass
@@ -156,6 +156,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     require_writable(out)
     detector = Detector.load(config.weights, config)
     dataset = load_split(config.data, config.split, detector.categories, paths=config.paths)
+    require_apart([config.weights, dataset.annotations_path], [out / "metrics.json", out / "detections.json"])
     for line in dataset.problems:
         print(line)
     used = detector if config.tiles is None else TiledDetector(detector, config.tiles, config.overlap)

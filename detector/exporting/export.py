@@ -26,9 +26,10 @@ from detector.images.read import read_image
 from detector.inference.detector import Detector
 from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
-from detector.utils.fileio import require_writable, staging_dir, write_json
+from detector.utils.fileio import require_apart, require_writable, staging_dir, write_json, writing
 from detector.weights.files import WeightsInfo, load_weights
 from detector.weights.published.names import from_published
+from detector.weights.shipped import find_weights
 
 MAX_IMAGES = 16
 """Maximum number of images of the dataset that are compared."""
@@ -51,14 +52,16 @@ def export(config: ExportConfig) -> Comparison:
     require_writable(out.parent)
     if out.is_dir():
         raise ConfigError(f"--out: {config.out} is a folder; name the file to write")
-    model, info = load_weights(Path(config.weights))
+    weights = find_weights(config.weights)
+    require_apart([weights], [out, out.with_name(f"{out.name}.json"), out.with_suffix(".bin")])
+    model, info = load_weights(weights)
     info = replace(info, image_size=config.image_size or info.image_size)
     dataset = calibration = None
     if config.data is not None:
         dataset = load_split(config.data, "val", info.categories)
         if config.precision == "int8":
             calibration = calibration_images(config.data, InputSize.of(info.image_size), dataset)
-    with staging_dir(out) as folder:
+    with staging_dir(out) as folder, writing(out):
         file = folder / out.name
         FORMATS[config.format].write(file, model, info, config, calibration)
         comparison = compare_file(file, model, info, config, dataset)

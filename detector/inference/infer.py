@@ -17,14 +17,17 @@ from detector.images.draw import draw_detections
 from detector.inference.attention.maps import attention_layers, attention_maps
 from detector.inference.attention.plot import plot_attention
 from detector.inference.detector import Detector
-from detector.inference.output_names import attention_plot_names, output_names, require_apart
+from detector.inference.output_names import attention_plot_names, output_names
 from detector.inference.sinks import Write, csv_writer, entries, json_writer, save_crops, save_image
 from detector.inference.sources import Source, find_sources
 from detector.inference.streaming import StreamResult, stream
 from detector.inference.tiles import TiledDetector
 from detector.inference.video import video_writer
-from detector.utils.fileio import require_writable
+from detector.utils.fileio import require_apart, require_writable
 from detector.utils.interrupts import interrupt_later
+
+LISTS = {"json": json_writer, "csv": csv_writer}
+"""What writes detections.KIND, by kind."""
 
 
 @dataclass
@@ -68,7 +71,9 @@ def infer(config: InferConfig) -> int:
         require_attention(config, detector, sources)
     names = dict(zip(sources, output_names(sources), strict=True))
     plots = dict(zip(sources, attention_plot_names(list(names.values())), strict=True)) if config.attention else {}
-    require_apart(sources, [out / name for name in [*names.values(), *plots.values()]])
+    lists = [f"detections.{kind}" for kind in config.kinds if kind in LISTS]
+    outputs = [out / name for name in [*names.values(), *plots.values(), *map(Path, lists)]]
+    require_apart([config.weights, *(source.name for source in sources)], outputs)
     tiled = detector if config.tiles is None else TiledDetector(detector, config.tiles, config.overlap)
 
     def save_attention_plot(result: StreamResult) -> None:
@@ -77,11 +82,8 @@ def infer(config: InferConfig) -> int:
 
     summary = InferSummary()
     start = monotonic()
-    with ExitStack() as lists, closing(stream(tiled, sources, summary.skipped)) as results:
-        writers = {"json": json_writer, "csv": csv_writer}
-        append = [
-            lists.enter_context(writers[kind](out / f"detections.{kind}")) for kind in config.kinds if kind in writers
-        ]
+    with ExitStack() as stack, closing(stream(tiled, sources, summary.skipped)) as results:
+        append = [stack.enter_context(LISTS[name.rpartition(".")[2]](out / name)) for name in lists]
         for source, of_source in groupby(results, key=lambda result: result.source):
             with ExitStack() as annotated:
                 keep: list[Callable[[StreamResult], None]] = [save_attention_plot] if config.attention else []

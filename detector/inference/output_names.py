@@ -6,7 +6,6 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from detector.errors import DataError
 from detector.inference.sources import Source
 
 
@@ -53,11 +52,3 @@ def _free(name: Path, taken: Container[Path]) -> Path:
     while name in taken:
         name = name.with_name(f"{name.stem}_{name.suffix}")
     return name
-
-
-def require_apart(sources: Sequence[Source], outputs: Sequence[Path]) -> None:
-    """Raise DataError if one of the files to write would overwrite one of the sources."""
-    originals = {Path(source.name).resolve() for source in sources if _is_file(source)}
-    for output in outputs:
-        if output.resolve() in originals:
-            raise DataError(f"--out: {output} is one of the images and would be overwritten; choose another folder")

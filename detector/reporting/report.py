@@ -111,7 +111,7 @@ def summary(record: RunRecord, scored: Evaluation) -> str:
         ("network input", f"{input_size.width} × {input_size.height} px"),
         ("epochs", f"{len(rows)} of {record.config.epochs}; the best is epoch {record.best_epoch}"),
         ("time", f"{duration(seconds)}, {speed:.1f} images/s in training"),
-        ("device", str(record.environment["device"])),
+        ("device", str(record.environment.get("device", "not known"))),
     ]
     if scored.unreadable:
         facts.append(("skipped", f"{len(scored.unreadable)} validation images that can't be read"))

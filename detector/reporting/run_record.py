@@ -1,7 +1,6 @@
 """A finished run as its folder tells it: configuration, metrics, best weights, dataset."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from detector.data.coco import CocoDataset
 from detector.data.load import load_split
 from detector.errors import ConfigError, DataError
 from detector.models.base import DetectionModel
-from detector.training.logs import read_metrics
+from detector.training.logs import read_environment, read_lines
 from detector.weights.files import WeightsInfo, load_weights
 
 SECTION_TYPES = {
@@ -26,7 +25,7 @@ SECTION_TYPES = {
 
 @dataclass(frozen=True)
 class RunRecord:
-    """rows: those of metrics.jsonl, one at least; model, info: best.safetensors; environment: environment.json."""
+    """rows: those of metrics.jsonl, one at least; model, info: best.safetensors; environment: environment.json, or empty."""
 
     folder: Path
     config: TrainConfig
@@ -44,7 +43,7 @@ class RunRecord:
 
 def read_run(folder: Path, data: str | None) -> RunRecord:
     """What is in `folder`; data: where the dataset is now if not where it was. Raises DetectorError kinds."""
-    for name in ("config.yaml", "environment.json", "best.safetensors", "metrics.jsonl"):
+    for name in ("config.yaml", "best.safetensors", "metrics.jsonl"):
         if not (folder / name).is_file():
             raise DataError(
                 f"{folder}: there is no {name}, so no run that has finished an epoch; give the folder that --out named"
@@ -54,18 +53,12 @@ def read_run(folder: Path, data: str | None) -> RunRecord:
         config = dataclasses.replace(config, data=data, paths=PathsConfig())
     else:
         require_data(folder, config)
-    try:
-        rows = read_metrics(folder)
-        environment = json.loads((folder / "environment.json").read_bytes())
-    except ValueError as error:
-        raise DataError(
-            f"{folder}: metrics.jsonl or environment.json is not what training wrote ({error}); fix it"
-        ) from error
+    rows = read_lines(folder / "metrics.jsonl", "epoch", "learning_rate", "images_per_second", "seconds")
     if not rows:
         raise DataError(f"{folder}: metrics.jsonl has no epoch; --resume {folder} continues the run")
     model, info = load_weights(folder / "best.safetensors")
     datasets = [load_split(config.data, s, info.categories, paths=config.paths) for s in ("train", "val")]
-    return RunRecord(folder, config, rows, model, info, environment, *datasets)
+    return RunRecord(folder, config, rows, model, info, read_environment(folder), *datasets)
 
 
 def read_config(path: Path) -> TrainConfig:

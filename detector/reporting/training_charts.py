@@ -42,7 +42,7 @@ def rate_chart(run: RunRecord) -> Figure:
 def curves(axes: Axes, run: RunRecord, names: Mapping[str, str]) -> None:
     """A line for each metric; a gap where there was nothing to measure."""
     for place, (name, text) in enumerate(names.items()):
-        values = [float("nan") if (value := row[name]) is None else value for row in run.rows]
+        values = [float("nan") if (value := row.get(name)) is None else value for row in run.rows]
         style: dict[str, Any] = {"color": COLORS[place], "linestyle": STYLES[place]}
         if len(run.rows) <= 30:
             style |= {"marker": "o", "markersize": 3.5}

@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -62,10 +63,39 @@ def processor_name(device: torch.device) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def read_environment(out: Path) -> dict[str, Any]:
+    """What `environment` said of the run in `out`; empty, which is told, if the file is damaged."""
+    path = out / "environment.json"
+    try:
+        content = json.loads(path.read_bytes()) if path.exists() else {}
+    except (OSError, ValueError):
+        content = None
+    if isinstance(content, dict):
+        return content
+    print(f"{path}: damaged; going on without it")
+    return {}
+
+
+def read_lines(path: Path, *numbers: str) -> list[dict[str, Any]]:
+    """The entries of a file with a line of JSON each, none if there is no such file. Lines that are damaged or lack one of these
+    numbers are left out, which is told."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    entries = []
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and all(isinstance(entry.get(name), int | float) for name in numbers):
+                entries.append(entry)
+    if damaged := len(lines) - len(entries):
+        print(f"{path}: {damaged} of {len(lines)} lines are damaged; going on without them")
+    return entries
+
+
 def read_metrics(out: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl, one an epoch; none if it has no such file."""
-    path = out / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    """The rows of a run's metrics.jsonl, one an epoch."""
+    return read_lines(out / "metrics.jsonl", "epoch")
 
 
 def append_line(path: Path, entry: dict[str, Any]) -> None:
@@ -74,16 +104,16 @@ def append_line(path: Path, entry: dict[str, Any]) -> None:
     write_text(path, before + json.dumps(entry) + "\n")
 
 
-def drop_lines(path: Path, unwanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Take lines of JSON out of a file, if it exists."""
+def drop_skipped_after(out: Path, step: int) -> None:
+    """Take back the skipped steps that a resumed run does again."""
+    path = out / "skipped_steps.jsonl"
     if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        write_text(path, "".join(line for line in lines if not unwanted(json.loads(line))))
+        _write_lines(path, [entry for entry in read_lines(path, "step") if entry["step"] <= step])
 
 
 def write_metrics(out: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write metrics.jsonl and the same as metrics.csv, each the old file or the complete new one."""
-    write_text(out / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
+    _write_lines(out / "metrics.jsonl", rows)
     table = io.StringIO()
     columns = dict.fromkeys(name for row in rows for name in row)  # of all rows, in the order they come in
     writer = csv.DictWriter(table, list(columns), lineterminator="\n")
@@ -94,5 +124,9 @@ def write_metrics(out: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def drop_metrics_after(out: Path, epoch: int) -> None:
     """Take back the rows of epochs that a resumed run does again."""
-    if rows := read_metrics(out):
-        write_metrics(out, [row for row in rows if row["epoch"] <= epoch])
+    if (out / "metrics.jsonl").exists():
+        write_metrics(out, [row for row in read_metrics(out) if row["epoch"] <= epoch])
+
+
+def _write_lines(path: Path, entries: Sequence[dict[str, Any]]) -> None:
+    write_text(path, "".join(f"{json.dumps(entry)}\n" for entry in entries))

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from detector.training.progress import RunProgress
 from detector.training.resume import may_change
 from detector.training.setup import Run, set_up
 from detector.training.step import take_step
+from detector.utils.fileio import folder_lock, require_writable
 from detector.utils.interrupts import stop_requested
 from detector.utils.threads import patient_threads
 from detector.weights.files import WeightsInfo, load_weights, save_weights
@@ -45,7 +47,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
     metrics.jsonl, config.yaml, environment.json. Started by torchrun, it is one of several processes that train together.
     Raises DetectorError kinds for what the user can fix.
     """
-    with init_distributed() as world:
+    out = Path(config.resume or config.out)
+    require_writable(out)
+    with init_distributed() as world, folder_lock(out, "training") if world.is_main else nullcontext():
+        world.from_main(None)  # the others begin when the main process has the folder
         run, state = set_up(config, world)
         try:
             with world.translate_lost_process():

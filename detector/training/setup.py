@@ -1,7 +1,6 @@
 """What comes before the first epoch: data, model, optimizer, and the folder of the run."""
 
 import dataclasses
-import json
 import math
 import os
 import shutil
@@ -37,11 +36,11 @@ from detector.training.distributed import World, convert_sync_batch_norm, was_re
 from detector.training.ema import ModelEma
 from detector.training.freeze import freeze
 from detector.training.loggers import require_loggers
-from detector.training.logs import drop_lines, drop_metrics_after, environment, launcher
+from detector.training.logs import drop_metrics_after, drop_skipped_after, environment, launcher, read_environment
 from detector.training.optim import build_optimizer
 from detector.training.resume import inexact, require_same, run_provenance
 from detector.utils.device import resolve_device
-from detector.utils.fileio import remove_unfinished, require_writable, write_json, write_text
+from detector.utils.fileio import write_json, write_text
 from detector.weights.files import load_weights
 from detector.weights.shipped import find_weights
 from detector.weights.transfer import transfer
@@ -125,11 +124,10 @@ def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState
 
 
 def open_or_resume(config: TrainConfig, world: World) -> tuple[TrainConfig, Path]:
-    """The configuration, resuming if torchrun has started this run again, and the run's folder, which can be written to."""
+    """The configuration, resuming if torchrun has started this run again, and the run's folder."""
     if was_restarted() and config.resume is None and world.from_main(is_own_run(Path(config.out))):
         config = dataclasses.replace(config, resume=config.out)
     out = Path(config.resume or config.out)
-    require_writable(out)
     if config.resume is None and holds_results(out):
         raise DataError(
             f"--out: {out} already holds a run; --resume {out} continues it, another folder starts a new one"
@@ -273,15 +271,13 @@ def resume_run(run: Run, state: TrainState) -> None:
     if run.world.is_main:
         if difference := inexact(content["provenance"], run.provenance):
             print(difference)
-        remove_unfinished(run.out)
         drop_metrics_after(run.out, state.epoch)
-        drop_lines(run.out / "skipped_steps.jsonl", lambda entry: entry["step"] > state.step)
+        drop_skipped_after(run.out, state.step)
 
 
 def is_own_run(out: Path) -> bool:
     """Whether the run in `out` was begun by the torchrun that has now started this process again."""
-    path = out / "environment.json"
-    return path.exists() and bool(json.loads(path.read_bytes())["launcher"] == launcher())
+    return bool(read_environment(out).get("launcher") == launcher())
 
 
 def holds_results(out: Path) -> bool:
@@ -296,7 +292,6 @@ def holds_results(out: Path) -> bool:
 
 def open_run_folder(run: Run) -> None:
     """Write the configuration and the environment of the run."""
-    remove_unfinished(run.out)
     (run.out / "skipped_steps.jsonl").unlink(missing_ok=True)  # of a run that failed before its first epoch's end
     text = yaml.safe_dump(dataclasses.asdict(run.config), sort_keys=False, allow_unicode=True)
     write_text(run.out / "config.yaml", text)

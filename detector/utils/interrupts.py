@@ -1,34 +1,40 @@
-"""How the program answers Ctrl-C (SIGINT) and SIGTERM.
+"""How the program answers the stop signals: Ctrl-C (SIGINT), SIGTERM and, of a terminal that closes, SIGHUP.
 
-The protocol, in four rules:
+The protocol, in five rules:
 
-1. A terminal, torchrun and schedulers send both signals to every process of a run. The main process answers; loader workers
+1. A terminal, torchrun and schedulers send them to every process of a run. The main process answers; loader workers
    ignore them (`ignore_stop_signals`) and end when the main process ends their loader.
-2. While workers start, the main process blocks both signals (`stop_signals_blocked`): a worker inherits the mask and unblocks
-   it once it ignores them, so that none is killed before it knows what to do.
-3. Training turns both into an event that is read between steps (`stop_requested`): the step under way is finished and saved.
-4. What must not be torn apart, such as the results of one image, runs in `interrupt_later`.
+2. While workers start, the main process blocks them (`stop_signals_blocked`): a worker inherits the mask and unblocks
+   them once it ignores them, so that none is killed before it knows what to do. Windows can't block signals.
+3. The commands answer the others as Ctrl-C, with a KeyboardInterrupt (`stop_signals_interrupt`): what was begun is removed.
+4. Training turns them into an event that is read between steps (`stop_requested`): the step under way is finished and saved.
+5. What must not be torn apart, such as the results of one image, runs in `interrupt_later`.
 """
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-STOP = {signal.SIGINT, signal.SIGTERM}
+STOP = {number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None}
+"""Windows has no SIGHUP."""
 
 
 def ignore_stop_signals() -> None:
     """Let no stop signal end this process: for a worker as it starts, with `STOP` blocked."""
     for number in STOP:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
 
 
 @contextmanager
 def stop_signals_blocked() -> Iterator[None]:
-    """Block `STOP` for the time of the block; processes started in it inherit that."""
+    """Block `STOP` for the time of the block, where the system can; processes started in it inherit that."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     try:
         yield
@@ -37,37 +43,50 @@ def stop_signals_blocked() -> Iterator[None]:
 
 
 @contextmanager
+def stop_signals_interrupt() -> Iterator[None]:
+    """Within the block the other stop signals, too, raise KeyboardInterrupt."""
+    with _handled(signal.default_int_handler, STOP - {signal.SIGINT}):
+        yield
+
+
+@contextmanager
 def interrupt_later() -> Iterator[None]:
-    """Ctrl-C within the block takes effect at its end."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
+    """Stop signals within the block take effect at its end."""
+    came: list[int] = []
+    with _handled(lambda number, _frame: came.append(number)):
         yield
-        return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _frame: pressed.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        signal.raise_signal(signal.SIGINT)
+    if came:
+        signal.raise_signal(came[0])
 
 
 @contextmanager
 def stop_requested() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set within the block; a second Ctrl-C raises KeyboardInterrupt at once."""
+    """An event that stop signals set within the block; a second Ctrl-C raises KeyboardInterrupt at once."""
     stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
-        yield stop
-        return
 
     def request(number: int, _frame: Any) -> None:
         if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, request) for number in STOP}
-    try:
+    with _handled(request):
         yield stop
+
+
+@contextmanager
+def _handled(handler: Any, numbers: Iterable[int] = STOP) -> Iterator[None]:
+    """Have `handler` answer stop signals within the block, but not those that nohup or the like has turned off. Python gives
+    signals to the main thread alone."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    if threading.current_thread() is not threading.main_thread():
+        before = {}
+    for number in before.keys() - {signal.SIGINT}:
+        if before[number] in (signal.SIG_IGN, None):
+            del before[number]
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, known in before.items():
+            signal.signal(number, known)

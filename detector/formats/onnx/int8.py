@@ -1,9 +1,7 @@
 """int8 quantization of a network for ONNX Runtime, except for the parts that suffer from it."""
 
-import tempfile
 from collections.abc import Collection
 from copy import deepcopy
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -23,6 +21,7 @@ from detector.formats.int8 import (
 )
 from detector.nn.head import decode
 from detector.structures import Predictions, RawPredictions
+from detector.utils.fileio import temporary_dir
 
 try:
     import onnxruntime
@@ -85,10 +84,10 @@ def part_of(node: NodeProto) -> str:
 
 def value_ranges(network: ModelProto, images: CalibrationImages) -> TensorsData:
     """The least and the largest of every value in the network."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "network.onnx"
+    with temporary_dir() as folder:
+        source = folder / "network.onnx"
         onnx.save(network, source)
-        calibrator = create_calibrator(source, OPERATIONS, str(Path(folder) / "augmented.onnx"))
+        calibrator = create_calibrator(source, OPERATIONS, str(folder / "augmented.onnx"))
         calibrator.collect_data(_Reader(images))
         return calibrator.compute_data()
 

@@ -1,6 +1,5 @@
 """OpenVINO files: the graph (.xml) and its numbers (.bin beside it)."""
 
-import tempfile
 from pathlib import Path
 
 from detector.config import ExportConfig
@@ -9,6 +8,7 @@ from detector.formats.int8 import CalibrationImages
 from detector.formats.onnx.export import save_model, uint8_network
 from detector.formats.openvino.runtime import PRECISION, SECTION
 from detector.models.base import DetectionModel
+from detector.utils.fileio import temporary_dir
 from detector.weights.files import WeightsInfo
 
 try:
@@ -23,8 +23,8 @@ def write_openvino(
     """From one letterboxed image (1, height, width, 3) uint8 RGB to the head's boxes and scores. Numbers of float16 and
     bfloat16 are stored in half precision, those of float16 computed with in float32; with images to calibrate on, they are
     int8."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "network.onnx"
+    with temporary_dir() as folder:
+        source = folder / "network.onnx"
         save_model(uint8_network(model, info), source)
         network = openvino.convert_model(source)
     if calibration is not None:

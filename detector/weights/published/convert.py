@@ -7,7 +7,7 @@ from detector.data.coco import read_categories
 from detector.errors import ConfigError, WeightsError
 from detector.models.catalog import create_model
 from detector.structures import Categories
-from detector.utils.fileio import require_writable
+from detector.utils.fileio import require_apart, require_writable
 from detector.weights.files import WeightsInfo, save_weights
 from detector.weights.published.read import Published, read_published
 
@@ -22,8 +22,9 @@ def import_weights(config: ImportConfig) -> WeightsInfo:
     """
     checkpoint, out = Path(config.checkpoint), Path(config.out)
     require_writable(out.parent)
-    if out.is_dir() or (out.exists() and checkpoint.exists() and out.samefile(checkpoint)):
-        raise ConfigError(f"out: {out} is a folder or the checkpoint itself; name another file to write")
+    if out.is_dir():
+        raise ConfigError(f"out: {out} is a folder; name the file to write")
+    require_apart([checkpoint, *([] if config.annotations is None else [config.annotations])], [out])
     published = read_published(checkpoint)
     info = WeightsInfo(
         model=published.model,
