@@ -14,7 +14,7 @@ import torch
 from cache_reader import SHAPE, content, read, read_all
 from PIL import Image
 
-import detector.data.cached_images as sources_module
+import detector.utils.memory as memory_module
 from detector.config import AugmentConfig
 from detector.data.cache import ImageCache, starts
 from detector.data.cached_images import CachedImages, shrunk_size
@@ -345,7 +345,7 @@ def test_one_line_tells_how_many_images_fit(
         for name, value in (("max", free + 1000), ("current", 1000)):
             (tmp_path / name).write_text(f"{value}\n")
         limits = ((str(tmp_path / "max"), str(tmp_path / "current")),)
-        monkeypatch.setattr(sources_module, "CGROUP_FILES", limits)
+        monkeypatch.setattr(memory_module, "CGROUP_FILES", limits)
     sources = CachedImages(scenes, 96, cache_gb)
     assert expected in sources.message
     assert "\n" not in sources.message

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import warnings
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 from detector.data.annotation_file import AnnotationFile
 from detector.data.coco import CocoDataset
+from detector.data.compare import doubts
 from detector.data.layouts import SplitPaths, find_split
 from detector.errors import DataError
 from detector.images.read import UnreadableImageError, read_image
@@ -31,10 +33,18 @@ CONTENT: dict[str, Any] = {
     ],
     "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 11, "name": "unused"}],
     "annotations": [
-        {"id": 1, "image_id": 5, "category_id": 7, "bbox": [1, 2, 10, 5], "iscrowd": 0, "segmentation": "anything"},
-        {"id": 2, "image_id": 12, "category_id": 3, "bbox": [0.5, 0.25, 3, 4.5]},
-        {"id": 9, "image_id": 5, "category_id": 3, "bbox": [4, 4, 20, 20], "iscrowd": 1},
-        {"id": 4, "image_id": 5, "category_id": 3, "bbox": [2, 2, 2, 2], "iscrowd": 0},
+        {
+            "id": 1,
+            "image_id": 5,
+            "category_id": 7,
+            "bbox": [1, 2, 10, 5],
+            "area": 40,
+            "iscrowd": 0,
+            "segmentation": "any",
+        },
+        {"id": 2, "image_id": 12, "category_id": 3, "bbox": [0.5, 0.25, 3, 4.5], "area": 13.5},
+        {"id": 9, "image_id": 5, "category_id": 3, "bbox": [4, 4, 20, 20], "area": 300, "iscrowd": 1},
+        {"id": 4, "image_id": 5, "category_id": 3, "bbox": [2, 2, 2, 2], "area": 4, "iscrowd": 0},
     ],
 }
 
@@ -139,17 +149,16 @@ def test_boxes_are_clipped_to_the_image_and_empty_ones_dropped_and_both_are_coun
     content = copy.deepcopy(CONTENT)
     boxes = [[-5, -5, 10, 10], [35, 20, 10, 20], [50, 5, 5, 5], [3, 3, 0, 4], [3, 3, 4, -1], [30, 20, 10.005, 10]]
     content["annotations"] = [
-        {"id": index, "image_id": 12, "category_id": 3, "bbox": box} for index, box in enumerate(boxes)
+        {"id": index, "image_id": 12, "category_id": 3, "bbox": box, "area": 25} for index, box in enumerate(boxes)
     ]
     paths = write_data_set(tmp_path, content)
     images = CocoDataset.load(paths)
     np.testing.assert_array_equal(images.boxes(0), [[0, 0, 5, 5], [35, 20, 40, 30], [30, 20, 40, 30]])
-    assert images.problems == (f"{paths.annotations}: 2 boxes clipped to their image, 3 empty boxes dropped",)
-
-
-def test_a_single_problem_is_told_in_the_singular(tmp_path: Path) -> None:
-    paths = write_data_set(tmp_path, changed("annotations", 0, bbox=[38, 2, 10, 5]))
-    assert CocoDataset.load(paths).problems == (f"{paths.annotations}: 1 box clipped to its image",)
+    assert [line.removeprefix(f"{paths.annotations}: ") for line in images.problems] == [
+        "areas that are all 25, so APsmall, APmedium, APlarge tell nothing: 6",
+        "boxes clipped to their image: 2",
+        "boxes of no area in their image, not learned; AP counts their objects as missed, as pycocotools does: 3",
+    ]
 
 
 def test_corners_are_added_in_double_precision(tmp_path: Path) -> None:
@@ -199,7 +208,11 @@ def test_categories_that_disagree_are_refused_with_the_difference(tmp_path: Path
     [
         ('{"images": [],\n "annotations": [}', "this is not JSON: Expecting value at line 2, column 18"),
         ("", "this is not JSON: Expecting value at line 1, column 1"),
-        ("[" * 200_000, "this is not JSON: "),
+        ("[" * 200_000, "this can't be read as JSON: "),
+        (
+            json.dumps(CONTENT)[:-1] + ', "annotations": []}',
+            "this can't be read as JSON: the key 'annotations' appears twice in one object; export it again",
+        ),
         ("[]", "this is not a COCO annotation file: it holds a list, not an object"),
         ({"images": [], "annotations": []}, "this is not a COCO annotation file: it has no key 'categories'"),
         ({"images": [], "categories": []}, "this is not a COCO annotation file: it has no key 'annotations'"),
@@ -211,24 +224,22 @@ def test_categories_that_disagree_are_refused_with_the_difference(tmp_path: Path
         (without("annotations", 2, "bbox"), "annotations[2].bbox is missing"),
         (without("annotations", 1, "image_id"), "annotations[1].image_id is missing"),
         (without("images", 1, "file_name"), "images[1].file_name is missing"),
-        (without("images", 2, "width"), "images[2].width is missing"),
         (without("categories", 0, "name"), "categories[0].name is missing"),
         (changed("annotations", 2, image_id=6), "annotations[2].image_id is 6 (annotation id 9): no entry of 'images'"),
         (
-            changed("annotations", 2, image_id="5"),
-            "annotations[2].image_id is '5' (annotation id 9): must be an integer",
+            changed("annotations", 2, image_id="5a"),
+            "annotations[2].image_id is '5a' (annotation id 9): must be an integer",
         ),
         (changed("annotations", 3, category_id=99), "annotations[3].category_id is 99 (annotation id 4): no entry of"),
         (changed("annotations", 3, iscrowd=2), "annotations[3].iscrowd is 2 (annotation id 4): must be 0 or 1"),
-        (changed("annotations", 3, iscrowd=[]), "annotations[3].iscrowd is [] (annotation id 4): must be 0 or 1"),
+        (changed("annotations", 3, iscrowd=[]), "annotations[3].iscrowd is [] (annotation id 4): must be an integer"),
         (changed("images", 1, id=12), "images[1].id is 12: an earlier entry has the same"),
         (changed("images", 1, id=1.5), "images[1].id is 1.5: must be an integer"),
         (changed("images", 1, id=10**30), "must be an integer"),
         (changed("categories", 2, id=7), "categories[2].id is 7: an earlier entry has the same"),
         (changed("categories", 2, name=None), "categories[2].name is None: must be a string"),
-        (changed("images", 0, width=0), "images[0].width is 0: must be a positive integer"),
-        (changed("images", 0, height=30.5), "images[0].height is 30.5: must be a positive integer"),
-        (changed("images", 0, height=True), "images[0].height is True: must be a positive integer"),
+        (changed("images", 0, height=30.5), "images[0].height is 30.5: must be an integer"),
+        (changed("images", 0, height=True), "images[0].height is True: must be an integer"),
         (changed("images", 0, file_name=3), "images[0].file_name is 3: must be the name of a file"),
         (changed("images", 0, file_name="a\0"), "images[0].file_name is 'a\\x00': must be the name of a file"),
     ],
@@ -306,7 +317,8 @@ def test_a_missing_image_folder_is_named(tmp_path: Path) -> None:
 def test_pickling_for_a_worker_is_small_however_many_annotations(tmp_path: Path) -> None:
     content = copy.deepcopy(CONTENT)
     content["annotations"] = [
-        {"id": index, "image_id": 12, "category_id": 3, "bbox": [1.5, 2, 3, 4]} for index in range(100_000)
+        {"id": index, "image_id": 12, "category_id": 3, "bbox": [1.5, 2, 3, 4 + index / 1e5]}
+        for index in range(100_000)
     ]
     images = CocoDataset.load(write_data_set(tmp_path, content))
     assert len(images.boxes(0)) == 100_000
@@ -353,6 +365,201 @@ def test_bccd_loads_all_three_splits() -> None:
     test = CocoDataset.load(find_split(root, "test"), train.categories)
     assert [len(split) for split in (train, val, test)] == [205, 87, 72]
     assert val.read(3).image.shape == (480, 640, 3)
+
+
+# ---- what is read otherwise than it is written
+
+
+def lines_of(paths: SplitPaths) -> tuple[CocoDataset, list[str]]:
+    dataset = CocoDataset.load(paths)
+    assert all(line.startswith(f"{paths.annotations}: ") for line in dataset.problems)
+    return dataset, [line.removeprefix(f"{paths.annotations}: ") for line in dataset.problems]
+
+
+COMPUTED = "areas missing, negative or not finite, computed from polygon or box: 1"
+UNUSABLE = [-1, float("inf"), float("nan"), True, None, "40", 1e11, 10**400, [], "missing"]
+
+
+@pytest.mark.parametrize("area", UNUSABLE, ids=[repr(area)[:9] for area in UNUSABLE])
+@pytest.mark.parametrize(
+    ("segmentation", "expected"),
+    [
+        (None, 50.0),
+        ({"counts": "abc", "size": [30, 40]}, 50.0),
+        ("1234", 50.0),
+        ([[0, 0, 1e300, 0, 1e300, 1e300]], 50.0),
+        ([[1, 2, 11, 2, 11, 7]], 25.0),
+        ([[1, 2, 5, 2, 5, 7, 1, 7], [7, 2, 7, 7, 11, 7]], 30.0),
+    ],
+)
+def test_an_area_that_cannot_be_used_is_computed(tmp_path: Path, area: Any, segmentation: Any, expected: float) -> None:
+    content = changed("annotations", 0, area=area, segmentation=segmentation)
+    if area == "missing":
+        del content["annotations"][0]["area"]
+    dataset, lines = lines_of(write_data_set(tmp_path, content))
+    assert dataset.annotations(1).areas.tolist() == [expected, 300, 4]
+    assert lines == [COMPUTED]
+
+
+def test_an_area_of_0_stays_with_a_line(tmp_path: Path) -> None:
+    dataset, lines = lines_of(write_data_set(tmp_path, changed("annotations", 0, area=0)))
+    assert dataset.annotations(1).areas.tolist() == [0, 300, 4]
+    assert lines == ["areas of 0 beside a larger box, so APsmall counts the object: 1"]
+
+
+@pytest.mark.parametrize("area", [0, 1])
+def test_an_area_that_is_the_same_for_all_stays_with_a_line(tmp_path: Path, area: int) -> None:
+    content = copy.deepcopy(CONTENT)
+    content["annotations"] = [{**annotation, "area": area} for annotation in content["annotations"]]
+    dataset, lines = lines_of(write_data_set(tmp_path, content))
+    assert dataset.annotations(1).areas.tolist() == [area] * 3
+    assert lines == [f"areas that are all {area}, so APsmall, APmedium, APlarge tell nothing: 4"]
+
+
+def same(one: CocoDataset, other: CocoDataset) -> bool:
+    return one.fingerprint() == other.fingerprint() and one.ground_truth() == other.ground_truth()
+
+
+def test_whole_numbers_are_read_in_any_dress(tmp_path: Path) -> None:
+    plain = CocoDataset.load(write_data_set(tmp_path / "plain"))
+    content = copy.deepcopy(CONTENT)
+    content["images"][0].update(id="12", width=40.0, height="30.0")
+    content["categories"][0].update(id=7.0)
+    for annotation, crowd in zip(content["annotations"], (None, 0.0, "1", False), strict=True):
+        annotation.update(image_id=str(annotation["image_id"]), iscrowd=crowd)
+    dataset, lines = lines_of(write_data_set(tmp_path / "dressed", content))
+    assert same(dataset, plain)
+    assert lines == ['integers written as decimal number or text, such as 1.0 or "1": 10']
+
+
+@pytest.mark.parametrize(
+    "number", [1.5, "1.5", "", " 5", "5 ", "0x5", "1_2", "٥", "1e3", float("nan"), float("inf"), 1e30]
+)
+def test_what_is_no_whole_number_is_refused(tmp_path: Path, number: Any) -> None:
+    assert "must be an integer" in error_of(tmp_path, changed("images", 0, id=number))
+
+
+@pytest.mark.parametrize("width", [-1, 0, None, "-1", "missing"])
+def test_a_size_that_is_missing_or_not_positive_is_read_from_the_image(tmp_path: Path, width: Any) -> None:
+    content = changed("images", 0, width=width)
+    if width == "missing":
+        del content["images"][0]["width"]
+    paths = write_data_set(tmp_path, content)
+    oriented_image(paths.images / "a.jpg", 6)
+    dataset, lines = lines_of(paths)
+    assert dataset.size(0) == (48, 64)
+    assert dataset.read(0).image.shape == (64, 48, 3)
+    assert "sizes of images missing or not positive, read from the images: 1" in lines
+    (paths.images / "a.jpg").write_bytes(b"")
+    with pytest.raises(UnreadableImageError, match=r"a\.jpg: this image is empty"):
+        CocoDataset.load(paths)
+
+
+def test_entries_of_one_file_are_one_image(tmp_path: Path) -> None:
+    """As tools write them that make an entry of `images` for each annotation; ids may be repeated too."""
+    content = copy.deepcopy(CONTENT)
+    content["images"] += [{**CONTENT["images"][1], "id": 91, "file_name": "./sub/b.jpg"}, dict(CONTENT["images"][0])]
+    content["annotations"][2]["image_id"] = content["annotations"][3]["image_id"] = 91
+    dataset, lines = lines_of(write_data_set(tmp_path / "many", content))
+    assert same(dataset, CocoDataset.load(write_data_set(tmp_path / "one")))
+    assert lines == ["entries of images whose file an earlier one names, merged with it: 2"]
+
+
+def test_two_sizes_of_one_file_are_refused(tmp_path: Path) -> None:
+    content = copy.deepcopy(CONTENT)
+    content["images"].append({"id": 91, "file_name": "a.jpg", "width": 30, "height": 40})
+    text = error_of(tmp_path, content)
+    assert "images[3] is 'a.jpg' of 30x40, images[0] is the same file of 40x30: correct width and height" in text
+
+
+def test_equal_annotations_count_once(tmp_path: Path) -> None:
+    content = copy.deepcopy(CONTENT)
+    content["annotations"] += [{**annotation, "id": 100} for annotation in CONTENT["annotations"]]
+    content["annotations"].append({**CONTENT["annotations"][0], "category_id": 3})  # another object
+    content["annotations"].append({**CONTENT["annotations"][0], "iscrowd": 1})
+    dataset, lines = lines_of(write_data_set(tmp_path / "twice", content))
+    del content["annotations"][4:8]
+    assert same(dataset, CocoDataset.load(write_data_set(tmp_path / "once", content)))
+    assert lines == ["annotations with image, category and box of an earlier one, counted once: 4"]
+
+
+def many_boxes(form: Any) -> dict[str, Any]:
+    """A file of 60 random objects, wholly inside their image, with boxes as `form` writes them."""
+    random = np.random.default_rng(0)
+    annotations = []
+    for index in range(60):
+        size = random.uniform(3, 20, 2)
+        corner = random.uniform(0, 1, 2) * ((40, 30) - size)
+        box = form(corner, size).tolist()
+        annotations.append({"id": index, "image_id": 12, "category_id": 3, "bbox": box, "area": float(size.prod())})
+    return {**CONTENT, "annotations": annotations}
+
+
+FORMATS_OF_BOXES = {
+    "fractions of the image: multiply": lambda corner, size: np.concatenate([corner / (40, 30), size / (40, 30)]),
+    "corners x1, y1, x2, y2: write": lambda corner, size: np.concatenate([corner, corner + size]),
+    "center x, center y, width, height: take": lambda corner, size: np.concatenate([corner + size / 2, size]),
+}
+
+
+@pytest.mark.parametrize("told", FORMATS_OF_BOXES)
+def test_boxes_of_another_format_are_refused(tmp_path: Path, told: str) -> None:
+    content = many_boxes(FORMATS_OF_BOXES[told])
+    content["annotations"].append(
+        {**content["annotations"][0], "bbox": [-3, 5, 0, 0]}
+    )  # one without area tells nothing
+    assert f"bbox must be x, y, width, height in pixels, but nearly all boxes are {told}" in error_of(tmp_path, content)
+
+
+def test_boxes_of_the_right_format_are_not_refused(tmp_path: Path) -> None:
+    for name, slip in (("exact", 0.0), ("with_rims", 1.0)):
+        content = many_boxes(lambda corner, size, slip=slip: np.concatenate([corner - slip, size + 2 * slip]))
+        CocoDataset.load(write_data_set(tmp_path / name, content))
+
+
+def test_every_annotation_a_crowd_is_told(tmp_path: Path) -> None:
+    content = copy.deepcopy(CONTENT)
+    content["annotations"] = [{**annotation, "iscrowd": 1} for annotation in content["annotations"]]
+    _, lines = lines_of(write_data_set(tmp_path, content))
+    assert lines == ["annotations, all of them iscrowd: there is no object to learn or to find: 4"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "huge"])
+def test_an_annotation_file_without_end_is_refused(tmp_path: Path, kind: str) -> None:
+    paths = write_data_set(tmp_path)
+    paths.annotations.unlink()
+    if kind == "pipe":
+        os.mkfifo(paths.annotations)
+    elif kind == "device":
+        paths.annotations.symlink_to("/dev/zero")
+    elif kind == "folder":
+        paths.annotations.mkdir()
+    else:
+        with paths.annotations.open("wb") as file:
+            file.truncate(2**43)  # takes no room on the disk
+    told = r"the free memory" if kind == "huge" else r"not a regular file"
+    assert find_split(tmp_path, "train").images == paths.images
+    with pytest.raises(DataError, match=rf"instances_train\.json: .*{told}; name another with --paths"):
+        CocoDataset.load(paths)
+
+
+def test_classes_without_objects_and_images_of_both_splits_are_told(tmp_path: Path) -> None:
+    train = CocoDataset.load(write_data_set(tmp_path / "train"))
+    other = write_data_set(tmp_path / "val")
+    for name, color in (("a.jpg", 1), ("sub/b.jpg", 2)):
+        Image.new("RGB", (40, 30), (color, 0, 0)).save(other.images / name)
+    (other.images / "a.jpg").unlink()
+    (other.images / "a.jpg").symlink_to(train.path(0))
+    lines = list(doubts(train, CocoDataset.load(other)))
+    assert lines == [
+        f"{train.annotations_path}: classes without objects, which can't be learned: 1 ('unused')",
+        f"{other.annotations}: validation images that are training images too, so that AP is too high: 2 of 3,"
+        " the first: 'a.jpg'",
+    ]
+    (other.images / "a.jpg").unlink()
+    Image.new("RGB", (40, 30), (3, 0, 0)).save(other.images / "a.jpg")
+    Image.new("RGB", (40, 30), (4, 0, 0)).save(other.images / "c.jpg")
+    assert len(list(doubts(train, CocoDataset.load(other)))) == 1
 
 
 # ---- layouts

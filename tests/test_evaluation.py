@@ -234,6 +234,34 @@ def test_scoring_prints_nothing_and_changes_nothing(
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"area": 0},
+        {"area": 0.0, "iscrowd": 1},
+        {"bbox": [5, 5, 0, 9]},
+        {"bbox": [5, 5, 9, -4], "area": 36},
+        {"bbox": [900, 5, 9, 9]},
+    ],
+)
+def test_odd_objects_count_as_in_pycocotools(tmp_path: Path, odd: dict[str, Any]) -> None:
+    content = bare_annotations()
+    for index, annotation in enumerate(content["annotations"]):
+        change = odd if index % 3 == 0 else {}
+        x, *rest = change.get("bbox", annotation["bbox"])
+        given = {"iscrowd": 0, "area": rest[1] * rest[2], **annotation, **change}
+        content["annotations"][index] = {**given, "id": index + 1, "bbox": [x + index / 1e6, *rest]}  # no two are equal
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content))
+    dataset = dataset_of(path)
+    truth = dataset.ground_truth()
+    results = noisy(truth, 0)
+    expected = by_hand(path, with_own_ids(results, dataset))
+    assert expected[0] > 0
+    for reference in (True, False):
+        assert figures(coco_metrics(truth, results, reference=reference)) == pytest.approx(expected, abs=1e-9)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_annotation_files_of_other_encodings_are_scored(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "a.json"

@@ -1,10 +1,11 @@
 """A COCO annotation file as it comes from outside: each entry is checked, every complaint names file, entry and field."""
 
 import json
-import math
+import re
 import reprlib
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,24 +14,33 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from detector.errors import DataError
+from detector.utils.fileio import require_regular
 
 LISTS = ("images", "annotations", "categories")
 LARGEST_INTEGER = 2**63 - 1
+LARGEST_AREA = 1e10
+"""Square pixels; COCOeval ignores objects of more without a word."""
+WHOLE_NUMBER = re.compile(r"-?\d{1,19}(\.0*)?", re.ASCII)
 FILE_OPTIONS = "--paths.train_json, --paths.val_json or --paths.test_json"
 EXPORT_AGAIN = "export it again in the COCO format: an object with the lists images, annotations and categories"
 
 
 @dataclass(frozen=True)
 class AnnotationFile:
-    """The parsed JSON; reads its fields as columns, and complains about the first entry that is wrong."""
+    """The parsed JSON; reads its fields as columns, and complains about the first entry that is wrong.
+
+    noticed: how often something was read otherwise than it is written, or counts otherwise than one may think.
+    """
 
     path: Path
     content: dict[str, list[Any]]
+    noticed: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def parse(cls, path: Path) -> "AnnotationFile":
         try:
-            content = json.loads(path.read_bytes())
+            require_regular(path)
+            content = json.loads(path.read_bytes(), object_pairs_hook=_without_doubles)
         except FileNotFoundError:
             raise DataError(f"{path}: this annotation file does not exist; name it with {FILE_OPTIONS}") from None
         except OSError as error:
@@ -40,8 +50,8 @@ class AnnotationFile:
         except json.JSONDecodeError as error:
             where = f"line {error.lineno}, column {error.colno}"
             raise DataError(f"{path}: this is not JSON: {error.msg} at {where}; {EXPORT_AGAIN}") from None
-        except (ValueError, RecursionError) as error:  # not text, or nested without end
-            raise DataError(f"{path}: this is not JSON: {error}; {EXPORT_AGAIN}") from None
+        except (ValueError, RecursionError) as error:  # not text, nested without end, a key twice
+            raise DataError(f"{path}: this can't be read as JSON: {error}; {EXPORT_AGAIN}") from None
         if not isinstance(content, dict):
             kind = type(content).__name__
             raise DataError(
@@ -80,18 +90,34 @@ class AnnotationFile:
                 raise self._wrong(section, index, field, value, f"must be {expected}")
         return values
 
-    def integers(self, section: str, field: str, least: int = -LARGEST_INTEGER) -> Int64[np.ndarray, " entries"]:
-        def right(value: Any) -> bool:
-            return type(value) is int and least <= value <= LARGEST_INTEGER
+    def integers(
+        self, section: str, field: str, absent: int | None = None, booleans: bool = False
+    ) -> Int64[np.ndarray, " entries"]:
+        """Whole numbers, also those written as 1.0 or "1"; `absent` stands for null and for a field that isn't there."""
+        usual = (int, bool) if booleans else (int,)
+        if absent is None:
+            values = self.column(section, field)
+        else:
+            values = [absent if entry.get(field) is None else entry[field] for entry in self.content[section]]
+        numbers = [value if type(value) in usual else _whole_number(value) for value in values]
+        for index, (value, number) in enumerate(zip(values, numbers, strict=True)):
+            if number is None or abs(number) > LARGEST_INTEGER:
+                raise self._wrong(section, index, field, value, "must be an integer")
+        self.noticed['integers written as decimal number or text, such as 1.0 or "1"'] += sum(
+            type(value) not in usual for value in values
+        )
+        return np.array(numbers, dtype=np.int64)
 
-        expected = "a positive integer" if least == 1 else "an integer"
-        return np.array(self.checked_column(section, field, right, expected), dtype=np.int64)
-
-    def unique_integers(self, section: str, field: str) -> Int64[np.ndarray, " entries"]:
+    def unique_integers(
+        self, section: str, field: str, owners: Int64[np.ndarray, " entries"] | None = None
+    ) -> Int64[np.ndarray, " entries"]:
+        """Integers that no two entries share, unless they have the same owner."""
         values = self.integers(section, field)
-        _, first = np.unique(values, return_index=True)
-        if len(first) < len(values):
-            index = int(np.setdiff1d(np.arange(len(values)), first)[0])
+        owners = np.arange(len(values)) if owners is None else owners
+        _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+        again = np.flatnonzero(owners != owners[first[inverse]])
+        if len(again):
+            index = int(again[0])
             raise self._wrong(
                 section, index, field, int(values[index]), "an earlier entry has the same, give each its own"
             )
@@ -100,7 +126,7 @@ class AnnotationFile:
     def look_up(
         self, field: str, known: Int64[np.ndarray, " known"], section: str
     ) -> Int64[np.ndarray, " annotations"]:
-        """Where the id in each annotation's `field` stands in `known`, the distinct ids of the entries of `section`."""
+        """Where the id in each annotation's `field` stands in `known`, the ids of the entries of `section`."""
         values = self.integers("annotations", field)
         order = np.argsort(known)
         positions: Int64[np.ndarray, " annotations"] = order[
@@ -119,11 +145,12 @@ class AnnotationFile:
         return positions
 
     def crowd_flags(self) -> Bool[np.ndarray, " annotations"]:
-        values = [entry.get("iscrowd", 0) for entry in self.content["annotations"]]
-        for index, value in enumerate(values):
-            if not isinstance(value, int) or value not in (0, 1):
-                raise self._wrong("annotations", index, "iscrowd", value, "must be 0 or 1")
-        return np.array(values, dtype=np.bool_)
+        values = self.integers("annotations", "iscrowd", absent=0, booleans=True)
+        wrong = np.flatnonzero((values < 0) | (values > 1))
+        if len(wrong):
+            index = int(wrong[0])
+            raise self._wrong("annotations", index, "iscrowd", int(values[index]), "must be 0 or 1")
+        return values.astype(np.bool_)
 
     def boxes(self) -> Float64[np.ndarray, "annotations 4"]:
         """x, y, width, height in pixels, as they stand in the file."""
@@ -131,13 +158,27 @@ class AnnotationFile:
         return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
 
     def areas(self, boxes: Float64[np.ndarray, "annotations 4"]) -> Float64[np.ndarray, " annotations"]:
-        """Areas in square pixels as they stand in the file; that of the box where there is none."""
-        of_boxes = (boxes[:, 2] * boxes[:, 3]).tolist()
-        stated = [entry.get("area") for entry in self.content["annotations"]]
-        return np.array(
-            [area if isinstance(area, int | float) else own for area, own in zip(stated, of_boxes, strict=True)],
-            dtype=np.float64,
-        )
+        """Areas in square pixels as they stand in the file; that of the polygon, else of the box, where they can't be used."""
+        of_boxes = boxes[:, 2:].clip(0).prod(axis=1).clip(max=LARGEST_AREA)
+        areas: Float64[np.ndarray, " annotations"] = of_boxes.copy()
+        for index, entry in enumerate(self.content["annotations"]):
+            stated = entry.get("area")
+            if type(stated) in (int, float) and 0 <= stated <= LARGEST_AREA:
+                areas[index] = stated
+            else:
+                areas[index] = _polygon_area(entry.get("segmentation"), of_boxes[index])
+                self.noticed["areas missing, negative or not finite, computed from polygon or box"] += 1
+        larger = np.count_nonzero(of_boxes > areas)
+        if larger and len(areas) > 1 and areas.min() == areas.max():
+            self.noticed[f"areas that are all {areas[0]:g}, so APsmall, APmedium, APlarge tell nothing"] = len(areas)
+        else:
+            zero = "areas of 0 beside a larger box, so APsmall counts the object"
+            self.noticed[zero] = int(np.count_nonzero((areas == 0) & (of_boxes > 0)))
+        return areas
+
+    def lines(self) -> tuple[str, ...]:
+        """What was noticed, a line for each kind."""
+        return tuple(f"{self.path}: {what}: {count}" for what, count in self.noticed.items() if count)
 
     def _place(self, section: str, index: int, field: str) -> str:
         return f"{self.path}: {section}[{index}].{field}"
@@ -148,13 +189,37 @@ class AnnotationFile:
         return DataError(f"{self._place(section, index, field)} is {reprlib.repr(value)}{whose}: {complaint}")
 
 
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; raises ValueError for a key that it has twice, of which Python would take the last."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {reprlib.repr(key)} appears twice in one object")
+    return content
+
+
+def _whole_number(value: Any) -> int | None:
+    if type(value) is float and value.is_integer():
+        return int(value)
+    if type(value) is str and WHOLE_NUMBER.fullmatch(value):
+        return int(value.partition(".")[0])
+    return None
+
+
 def _is_box(value: Any) -> bool:
-    if type(value) is not list or len(value) != 4:
-        return False
-    for number in value:
-        if type(number) is float:
-            if not math.isfinite(number):
-                return False
-        elif type(number) is not int or abs(number) > LARGEST_INTEGER:
-            return False
-    return True
+    return (
+        type(value) is list
+        and len(value) == 4
+        and all(type(number) in (int, float) and abs(number) <= LARGEST_INTEGER for number in value)
+    )
+
+
+def _polygon_area(segmentation: Any, of_box: float) -> float:
+    """The area of the polygons, at most that of the box; that of the box if they are none, or run-length encoded."""
+    try:
+        rings = [np.array(ring, np.float64).reshape(-1, 2) for ring in segmentation]
+    except (TypeError, ValueError, OverflowError):
+        return of_box
+    with np.errstate(all="ignore"):
+        area = sum(abs(np.sum(x * np.roll(y, 1) - y * np.roll(x, 1))) / 2 for x, y in (ring.T for ring in rings))
+    return min(float(area), of_box) if area > 0 else of_box

@@ -1,7 +1,6 @@
 """Training images before they are placed: no larger than the mosaic can show, kept in memory where there is room."""
 
 import os
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,14 +10,11 @@ from detector.data.cache import ImageCache, starts
 from detector.data.coco import CocoDataset
 from detector.data.sample import Sample
 from detector.images.read import read_image
+from detector.utils.memory import free_memory
 
 GIB = 2**30
 MEMORY_FRACTION = 0.5
 """Largest part of the memory free at the start of the run that the cache may take."""
-CGROUP_FILES = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
 
 
 class CachedImages:
@@ -71,7 +67,7 @@ def _open_cache(sizes: Int64[np.ndarray, "images 2"], cache_gb: float) -> tuple[
     if not hasattr(os, "memfd_create"):
         return None, "image cache: none, because it takes Linux; images are read from the disk each time"
     first, *_, needed = starts(sizes).tolist()
-    allowed = min(int(cache_gb * GIB), int(MEMORY_FRACTION * _free_memory()))
+    allowed = min(int(cache_gb * GIB), int(MEMORY_FRACTION * free_memory()))
     try:
         cache = ImageCache(sizes, allowed) if allowed > first else None
     except OSError:
@@ -85,15 +81,3 @@ def _open_cache(sizes: Int64[np.ndarray, "images 2"], cache_gb: float) -> tuple[
         f"image cache: room for {cache.room} of {len(sizes)} training images"
         f" ({allowed / GIB:.2f} GiB{limit}); all need --train.cache_gb {needed / GIB + 0.01:.2f}"
     )
-
-
-def _free_memory() -> int:
-    """Bytes that processes of this machine, or of this container if that is less, can still take."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    free = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    for limit, usage in CGROUP_FILES:
-        try:
-            free.append(int(Path(limit).read_text()) - int(Path(usage).read_text()))
-        except (OSError, ValueError):  # another version of cgroups, or "max", no limit
-            continue
-    return min(free)

@@ -9,6 +9,7 @@ import ntpath
 import os
 import posixpath
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,11 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from detector.data.annotation_file import AnnotationFile
+from detector.data.box_format import require_pixels_xywh
 from detector.data.layouts import SplitPaths
 from detector.data.sample import Sample
 from detector.errors import DataError
-from detector.images.read import UnreadableImageError, read_image
+from detector.images.read import UnreadableImageError, image_size, read_image
 from detector.structures import Categories
 
 ROUNDING = 0.01  # px; annotation files are written with two decimals: a box this little outside is not worth a line
@@ -95,18 +97,26 @@ class CocoDataset:
     ) -> "CocoDataset":
         """The dataset of annotations in memory, whatever format they were read from: see `load`."""
         categories = _agreed_categories(file, categories)
-        image_ids = file.unique_integers("images", "id")
-        sizes = np.stack([file.integers("images", field, least=1) for field in ("width", "height")], axis=1)
         names = _file_names(file)
         _require_on_disk(names, paths)
+        image_ids, sizes, images, row_of_entry = _images(file, names, paths)
 
-        image_of = file.look_up("image_id", image_ids, "images")
+        image_of = row_of_entry[file.look_up("image_id", image_ids, "images")]
+        image_ids, sizes, names = image_ids[images], sizes[images], [names[entry] for entry in images]
         label_of = file.look_up("category_id", np.array(categories.ids, np.int64), "categories")
         crowd = file.crowd_flags()
         xywh = file.boxes()
-        boxes, keep, problems = _clip_boxes(xywh, sizes[image_of], paths.annotations)
+        require_pixels_xywh(xywh, sizes[image_of], file.path)
+        areas = file.areas(xywh)
+        boxes, keep = _clip_boxes(xywh, sizes[image_of], file.noticed)
+        if len(crowd) and crowd.all():
+            file.noticed["annotations, all of them iscrowd: there is no object to learn or to find"] = len(crowd)
 
-        by_image = np.argsort(image_of, kind="stable")
+        once = _first_of_equal(np.column_stack((image_of, label_of, crowd, xywh)))
+        file.noticed["annotations with image, category and box of an earlier one, counted once"] = len(crowd) - len(
+            once
+        )
+        by_image = once[np.argsort(image_of[once], kind="stable")]
         objects, crowds = by_image[(keep & ~crowd)[by_image]], by_image[(keep & crowd)[by_image]]
         object_counts = np.bincount(image_of[objects], minlength=len(names))
         crowd_counts = np.bincount(image_of[crowds], minlength=len(names))
@@ -115,7 +125,7 @@ class CocoDataset:
             categories,
             paths.annotations,
             paths.images,
-            problems,
+            file.lines(),
             _share(image_ids),
             _share(sizes),
             SharedRows.share(np.frombuffer(b"".join(encoded), np.uint8), np.array([len(name) for name in encoded])),
@@ -123,8 +133,8 @@ class CocoDataset:
             SharedRows.share(label_of[objects], object_counts),
             SharedRows.share(boxes[crowds], crowd_counts),
             SharedRows.share(
-                np.column_stack((xywh, file.areas(xywh), label_of, crowd))[by_image],
-                np.bincount(image_of, minlength=len(names)),
+                np.column_stack((xywh, areas, label_of, crowd))[by_image],
+                np.bincount(image_of[by_image], minlength=len(names)),
             ),
         )
 
@@ -160,9 +170,14 @@ class CocoDataset:
         return self._crowd_boxes[index]
 
     def annotations(self, index: int) -> Annotations:
-        """All annotations of the image as they stand in the file: not clipped, none dropped, crowd regions among them."""
+        """All annotations of the image as they stand in the file: not clipped, only doubles dropped, crowd regions among them."""
         rows = self._annotations[index]
         return Annotations(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64), rows[:, 6].astype(np.bool_))
+
+    def objects_per_class(self) -> list[int]:
+        """The number of objects of each label, without `iscrowd` regions."""
+        counts: list[int] = np.bincount(self._labels.rows.numpy(), minlength=len(self.categories)).tolist()
+        return counts
 
     def eval_ids(self) -> list[int]:
         """A number for each image, 0..len - 1, in the order of the image ids: evaluators take ids as floating-point
@@ -265,6 +280,38 @@ def _file_names(file: AnnotationFile) -> list[str]:
     return names
 
 
+def _images(
+    file: AnnotationFile, names: Sequence[str], paths: SplitPaths
+) -> tuple[
+    Int64[np.ndarray, " entries"],
+    Int64[np.ndarray, "entries 2"],
+    Int64[np.ndarray, " images"],
+    Int64[np.ndarray, " entries"],
+]:
+    """Id and size of each entry of `images`, the entries that name a file first, and the image, 0 on, of each entry.
+
+    A size that is missing or not positive is read from the image.
+    """
+    entry_of: dict[str, int] = {}
+    first = np.array([entry_of.setdefault(posixpath.normpath(name), entry) for entry, name in enumerate(names)])
+    ids = file.unique_integers("images", "id", first)
+    sizes = np.stack([file.integers("images", field, absent=0) for field in ("width", "height")], axis=1)
+    unknown = np.flatnonzero((sizes <= 0).any(axis=1))
+    for entry in unknown.tolist():
+        sizes[entry] = image_size(paths.images / names[entry])
+    other = np.flatnonzero((sizes != sizes[first]).any(axis=1))
+    if len(other):
+        (width, height), (first_width, first_height) = sizes[other[0]], sizes[first[other[0]]]
+        raise DataError(
+            f"{file.path}: images[{other[0]}] is {names[other[0]]!r} of {width}x{height}, images[{first[other[0]]}] is the"
+            f" same file of {first_width}x{first_height}: correct width and height"
+        )
+    images, image_of_entry = np.unique(first, return_inverse=True)
+    file.noticed["sizes of images missing or not positive, read from the images"] = len(unknown)
+    file.noticed["entries of images whose file an earlier one names, merged with it"] = len(names) - len(images)
+    return ids, sizes, images, image_of_entry
+
+
 def _require_on_disk(names: Sequence[str], paths: SplitPaths) -> None:
     if not paths.images.is_dir():
         raise DataError(
@@ -302,20 +349,25 @@ def _is_file(path: Path) -> bool:
 
 
 def _clip_boxes(
-    xywh: Float64[np.ndarray, "annotations 4"], sizes: Int64[np.ndarray, "annotations 2"], path: Path
-) -> tuple[Float32[np.ndarray, "annotations 4"], Bool[np.ndarray, " annotations"], tuple[str, ...]]:
-    """Each box as xyxy pixels clipped to its image, whether any of it is left, and the line that tells how many."""
+    xywh: Float64[np.ndarray, "annotations 4"], sizes: Int64[np.ndarray, "annotations 2"], noticed: Counter[str]
+) -> tuple[Float32[np.ndarray, "annotations 4"], Bool[np.ndarray, " annotations"]]:
+    """Each box as xyxy pixels clipped to its image, and whether any of it is left; both are counted in `noticed`."""
     xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     limits = np.concatenate([sizes, sizes], axis=1)
     boxes = xyxy.clip(0, limits).astype(np.float32)
     keep = np.asarray((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
     outside = ((xyxy < -ROUNDING) | (xyxy > limits + ROUNDING)).any(axis=1)
-    counts = []
-    if clipped := np.count_nonzero(outside & keep):
-        counts.append("1 box clipped to its image" if clipped == 1 else f"{clipped} boxes clipped to their image")
-    if dropped := np.count_nonzero(~keep):
-        counts.append("1 empty box dropped" if dropped == 1 else f"{dropped} empty boxes dropped")
-    return boxes, keep, (f"{path}: {', '.join(counts)}",) if counts else ()
+    noticed["boxes clipped to their image"] = int(np.count_nonzero(outside & keep))
+    empty = "boxes of no area in their image, not learned; AP counts their objects as missed, as pycocotools does"
+    noticed[empty] = int(np.count_nonzero(~keep))
+    return boxes, keep
+
+
+def _first_of_equal(rows: Float64[np.ndarray, "rows columns"]) -> Int64[np.ndarray, " distinct"]:
+    """The places of the rows that no earlier row equals, ascending."""
+    order = np.lexsort(rows.T)
+    again = (rows[order[1:]] == rows[order[:-1]]).all(axis=1)
+    return np.delete(np.arange(len(rows)), order[1:][again])
 
 
 def _share(values: np.ndarray) -> Tensor:

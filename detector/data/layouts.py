@@ -8,6 +8,7 @@ from typing import Literal
 
 from detector.config import PathsConfig
 from detector.errors import ConfigError, DataError
+from detector.utils.fileio import require_regular
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -81,6 +82,7 @@ def _image_folder(root: Path, split: Split, annotations: Path) -> Path:
 def _first_file_name(annotations: Path) -> str | None:
     """The first `file_name` near the start of the file, without parsing what may be half a gigabyte."""
     try:
+        require_regular(annotations)
         with annotations.open("rb") as file:
             match = FIRST_FILE_NAME.search(file.read(PEEKED_BYTES))
         return str(json.loads(match[1])) if match else None

@@ -51,6 +51,17 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> UInt8[np.ndar
     )
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) in pixels as the file's header says, turned as its EXIF orientation says; raises as `read_image`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in `_decode`
+            with Image.open(path, formats=_known_formats()) as image:
+                return image.size if _orientation(image) <= 4 else image.size[::-1]
+    except Exception as error:  # as in `_decode`
+        raise UnreadableImageError(f"{path}: {_reason(path, error)}") from error
+
+
 def image_from_bytes(encoded: bytes) -> UInt8[np.ndarray, "height width 3"]:
     """An encoded image, a file's content, as contiguous 8-bit RGB, turned as its EXIF orientation says.
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from detector.boxes import Anchors, make_anchors
 from detector.config import PathsConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoDataset
+from detector.data.compare import doubts
 from detector.data.load import load_split
 from detector.data.loader import TrainItem, train_loader
 from detector.data.sampler import EpochSampler
@@ -153,7 +154,7 @@ def load_datasets(config: TrainConfig) -> tuple[CocoDataset, CocoDataset]:
     """The training and the validation split; prints what was noticed in them."""
     train_dataset = load_split(config.data, "train", paths=config.paths)
     val_dataset = load_split(config.data, "val", train_dataset.categories, paths=config.paths)
-    for line in (*train_dataset.problems, *val_dataset.problems):
+    for line in (*train_dataset.problems, *val_dataset.problems, *doubts(train_dataset, val_dataset)):
         print(line)
     return train_dataset, val_dataset
 

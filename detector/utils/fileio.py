@@ -1,9 +1,11 @@
 """Files that are either the old one or the complete new one, whatever happens in between."""
 
+import errno
 import json
 import os
 import platform
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,6 +17,7 @@ from safetensors import SafetensorError
 
 from detector.errors import ConfigError, WriteError
 from detector.utils.locks import lock, unlock
+from detector.utils.memory import free_memory
 
 WRITE_FAILURES = ("I/O error", "inline_container", "write failed", "No space left")
 """Parts of the messages with which safetensors and torch.save report a full disk; neither raises OSError."""
@@ -182,3 +185,13 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, atomically."""
     write_text(path, json.dumps(value, indent=1))
+
+
+def require_regular(path: Path) -> None:
+    """Raise OSError unless `path` is a file with an end that fits into memory: no pipe, no device."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file")
+    if status.st_size > free_memory():
+        raise OSError(errno.EFBIG, f"its {status.st_size / 2**30:.1f} GiB are more than the free memory")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from detector.errors import WeightsError
 from detector.models.catalog import PUBLISHED, create_model
+from detector.utils.fileio import require_regular
 from detector.weights.files import FORMAT
 from detector.weights.published.archive import SIGNATURE, read_archive
 from detector.weights.published.names import CLASS_BIAS, from_published, to_published
@@ -63,6 +64,7 @@ def read_published(path: Path) -> Published:
 
 
 def _read(path: Path) -> Any:
+    require_regular(path)
     with path.open("rb") as file:
         start = file.read(9)
     if start.startswith(SIGNATURE):
