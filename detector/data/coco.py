@@ -10,6 +10,7 @@ import os
 import posixpath
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -320,5 +321,6 @@ def _clip_boxes(
 
 def _share(values: np.ndarray) -> Tensor:
     tensor = torch.from_numpy(np.array(values))  # `from_numpy` wants memory it may write
-    tensor.share_memory_()  # type: ignore[no-untyped-call]
+    with suppress(RuntimeError):  # /dev/shm is full: workers that are forked share it all the same
+        tensor.share_memory_()  # type: ignore[no-untyped-call]
     return tensor

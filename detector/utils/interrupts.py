@@ -3,13 +3,15 @@
 The protocol, in four rules:
 
 1. A terminal, torchrun and schedulers send both signals to every process of a run. The main process answers; loader workers
-   ignore them (`ignore_stop_signals`) and end when the main process ends their loader.
-2. While workers start, the main process blocks both signals (`stop_signals_blocked`): a worker inherits the mask and unblocks
-   it once it ignores them, so that none is killed before it knows what to do.
+   obey only the main process (`obey_parent_only`), which sends them SIGTERM when it exits and then waits for their end.
+2. While workers start, the main process blocks both signals (`stop_signals_blocked`): a worker inherits the mask and keeps it,
+   so that none is killed before it knows what to do.
 3. Training turns both into an event that is read between steps (`stop_requested`): the step under way is finished and saved.
 4. What must not be torn apart, such as the results of one image, runs in `interrupt_later`.
 """
 
+import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -19,11 +21,21 @@ from typing import Any
 STOP = {signal.SIGINT, signal.SIGTERM}
 
 
-def ignore_stop_signals() -> None:
-    """Let no stop signal end this process: for a worker as it starts, with `STOP` blocked."""
-    for number in STOP:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
+def obey_parent_only() -> None:
+    """Let a stop signal end this process only if it comes from its parent: for a worker as it starts, with `STOP` blocked."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def obey() -> None:
+        while signal.sigwaitinfo(STOP).si_pid != parent.pid:
+            pass
+        os._exit(0)
+
+    if hasattr(signal, "sigwaitinfo"):
+        threading.Thread(target=obey, daemon=True).start()
+    else:  # macOS: SIGTERM is left to torch's handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
 
 
 @contextmanager
@@ -34,6 +46,15 @@ def stop_signals_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def handler_kept(number: int) -> Iterator[None]:
+    """Undo what the block changes in the handler of a signal."""
+    before = signal.getsignal(number)
+    yield
+    if threading.current_thread() is threading.main_thread():  # no other can change handlers
+        signal.signal(number, before)
 
 
 @contextmanager
