@@ -18,6 +18,8 @@ MIN_TILE = 32
 """Smallest side of a tile in pixels."""
 MAX_OVERLAP = 0.9
 """Largest overlap of neighboring tiles, as a fraction of a tile's side."""
+MAX_WORKERS = 256
+"""Largest number of processes that read images."""
 RESUME_MAY_CHANGE = {"resume": "may change"}
 """Metadata of the fields that say where things are or how they are fetched: a resumed run may have other values."""
 
@@ -302,7 +304,7 @@ class TrainConfig:
     device: str = field(default="auto", metadata=RESUME_MAY_CHANGE)
     """Device: cpu, cuda, cuda:1, …; auto: CUDA where there is a GPU."""
     workers: int = field(default=-1, metadata=RESUME_MAY_CHANGE)
-    """Processes that read and augment images; 0: the main process; -1: one per core, at most 8."""
+    """Processes that read and augment images, 256 at most; 0: the main process; -1: one per core, at most 8."""
     seed: int = 0
     """Seed of weights, shuffling and augmentation."""
     license: str = "not stated"
@@ -319,7 +321,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _require_types("", self)
         require_image_size("image_size", self.image_size)
-        bounds = {"epochs": (1.0, math.inf), "lr": (0, math.inf), "workers": (-1, math.inf), "seed": (0, 2**32 - 1)}
+        bounds = {"epochs": (1.0, math.inf), "lr": (0, math.inf), "workers": (-1, MAX_WORKERS), "seed": (0, 2**32 - 1)}
         if self.batch_size != "auto":
             bounds["batch_size"] = (1, math.inf)
         _require_range("", self, {**bounds, "max_unreadable": (0, 1)})
@@ -401,7 +403,7 @@ class EvaluateConfig(PredictionConfig, TileConfig):
     conf: float = 0.001
     """Lowest score of a detection."""
     workers: int = -1
-    """Processes that read images; 0: the main process; -1: one per core, at most 8."""
+    """Processes that read images, 256 at most; 0: the main process; -1: one per core, at most 8."""
     max_unreadable: float = 0.01
     """Largest fraction of unreadable images; these are named, counted and skipped, more of them are an error."""
     paths: PathsConfig = field(default_factory=PathsConfig)
@@ -409,7 +411,7 @@ class EvaluateConfig(PredictionConfig, TileConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_tiles()
-        _require_range("", self, {"workers": (-1, math.inf), "max_unreadable": (0, 1)})
+        _require_range("", self, {"workers": (-1, MAX_WORKERS), "max_unreadable": (0, 1)})
 
 
 OUTPUTS = ("images", "json", "csv", "crops")

@@ -276,6 +276,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     ),
     "no-such-choice": (train("--train.optimizer=adam"), ("train.optimizer", "'adam'", "one of sgd, adamw")),
     "out-of-range": (train("--image_size=100"), ("image_size: invalid value 100", "multiple of 32")),
+    "too-many-workers": (train("--workers=100000"), ("workers: invalid value 100000", "a number from -1 to 256")),
     "out-of-range-in-file": (
         with_file("mine.yaml", "conf: 3\n", infer(*CONFIG)),
         ("{place}/mine.yaml", "conf", "3", "from 0 to 1"),

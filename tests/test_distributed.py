@@ -318,3 +318,16 @@ def test_refusals_are_one_line(data: Path, tmp_path: Path) -> None:
     assert f"{tmp_path / 'nowhere'}: this dataset folder does not exist" in lines[0]
     assert lines[1].startswith("error: 1 of 9 training images can't be read")
     assert str(image) in lines[1]
+
+
+def test_processes_that_see_different_data_are_told_in_one_line(data: Path, tmp_path: Path) -> None:
+    """Rank 1 has an image fewer: it would ask for a sum that rank 0 never comes to."""
+    shutil.copytree(data, tmp_path / "0")
+    make_dataset(tmp_path / "1", seed=1, train=4, val=5, test=3)
+    script = tmp_path / "train.py"
+    lines = ("import os, sys", "from detector.cli import main", "rank = os.environ['RANK']")
+    script.write_text("\n".join([*lines, f"sys.exit(main(['train', f'--data={tmp_path}/{{rank}}', *sys.argv[1:]]))"]))
+    done = pair(str(script), *OPTIONS, f"--out={tmp_path / 'run'}").finish()
+    assert done.returncode != 0
+    (line,) = our_lines(done.stderr)
+    assert line.startswith("error: the train split that rank 1 sees is not that of rank 0")

@@ -99,7 +99,7 @@ def test_commands_have_the_options_they_are_shown_with(page: Path) -> None:
 @pytest.mark.parametrize("page", [README, *DOCS], ids=name_of)
 def test_options_in_the_prose_exist(page: Path) -> None:
     known = set().union(*map(known_options, COMMANDS))
-    others = {"--max-restarts", "--prefix", "--logdir"}  # of torchrun, npm and tensorboard
+    others = {"--max-restarts", "--prefix", "--logdir", "--shm-size"}  # of torchrun, npm, tensorboard and Docker
     prose = CODE.sub("", page.read_text(encoding="utf-8"))
     used = {option for code in INLINE.findall(prose) for option in re.findall(r"(?<![\w-])--[a-z][\w.\-]*", code)}
     assert {option.rstrip(".") for option in used} <= known | others

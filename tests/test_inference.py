@@ -1,6 +1,7 @@
 """From images to boxes: postprocessing against brute force, one path for every kind of input, and `infer` on files."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -541,3 +542,16 @@ def test_infer_keeps_apart_images_of_one_name(weights: Path, files: list[Path], 
     run_infer([str(tmp_path / "in")], weights, tmp_path / "out")
     written = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file())
     assert written == ["a/1.webp.png", "b/1.webp.png", "detections.json"]
+
+
+def test_a_forked_child_answers(model: DetectionModel) -> None:
+    """Though the threads that its parent has computed with are not there."""
+    detector = Detector(model, CATEGORIES, SIDE, device="cpu", threads=2)
+    image = np.zeros((SIDE, SIDE, 3), np.uint8)
+    detector(image)
+    process = multiprocessing.get_context("fork").Process(target=detector, args=(image,))
+    process.start()
+    process.join(60)
+    ended = process.exitcode
+    process.kill()
+    assert ended == 0

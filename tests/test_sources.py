@@ -41,6 +41,16 @@ def test_globs(folder: Path) -> None:
     assert _names(folder, "**/*.[tw]*") == ["sub/c.webp", "sub/deep/d.tiff"]
 
 
+def test_links_to_their_own_folder_are_followed_once(folder: Path) -> None:
+    """Two of them double the paths at each level."""
+    for link in ("sub/again", "sub/and_again", "sub/deep/up"):
+        (folder / link).symlink_to(folder / "sub")
+    (folder / "linked").symlink_to(folder / "odd[1]")
+    assert _names(folder, "sub") == _names(folder, "sub/**") == ["sub/c.webp", "sub/deep/d.tiff"]
+    assert _names(folder, "") == ["a.png", "b.JPG", "linked/e.jpeg", "sub/c.webp", "sub/deep/d.tiff"]
+    assert _names(folder, "**/deep/**/*.tiff") == ["sub/deep/d.tiff"]
+
+
 def test_names_with_brackets_are_names_first(folder: Path) -> None:
     assert _names(folder, "odd[1]") == _names(folder, "odd[1]/e.jpeg") == ["odd[1]/e.jpeg"]
 

@@ -185,12 +185,13 @@ def test_what_cannot_be_read_is_passed_on_in_its_place_or_raised(
         list(stream(detector, sources))
 
 
-def test_an_error_of_the_program_is_not_swallowed_by_the_thread(detector: Detector) -> None:
+@pytest.mark.parametrize("kind", [ZeroDivisionError, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_what_a_generator_raises_is_not_swallowed_by_the_thread(detector: Detector, kind: type[BaseException]) -> None:
     def images() -> Iterator[np.ndarray]:
         yield np.zeros((64, 64, 3), np.uint8)
-        raise ZeroDivisionError
+        raise kind
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(kind):
         list(stream(detector, images()))
 
 

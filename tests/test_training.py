@@ -184,6 +184,22 @@ def test_a_step_sums_the_gradients_of_its_forward_passes(scenes: Path, tmp_path:
     assert [len(group) for group in accumulation_groups(run.loader, 2)] == [2, 1]
 
 
+@pytest.mark.parametrize("name", ["yolo11n", "yolo11n-cross", "yolov9t"])
+def test_a_batch_of_one_image_of_one_cell_is_learned_from(name: str, scenes: Path, tmp_path: Path) -> None:
+    """The last of an epoch at 32 px, or at a larger size with train.multi_scale: batch norm has one value a channel."""
+    run, state = set_up(small_config(scenes, tmp_path / "run", model=name, image_size=32))
+    batch = next(iter(run.loader))
+    one = replace(batch, images=batch.images[:1], targets=batch.targets[:1])
+    assert max(one.images.shape[2:]) == 32
+    before = [parameter.clone() for parameter in state.model.parameters()]
+    for _ in range(4):  # the learning rate begins at 0
+        loop.set_learning_rate(run, state)
+        take_step(run, state, [one])
+    assert state.stats.images == 4
+    assert state.stats.skipped_steps == 0
+    assert any(not torch.equal(old, new) for old, new in zip(before, state.model.parameters(), strict=True))
+
+
 @pytest.mark.slow
 def test_a_diverged_run_stops_and_keeps_its_last_checkpoint(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"

@@ -11,6 +11,7 @@ import posixpath
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -372,5 +373,6 @@ def _first_of_equal(rows: Float64[np.ndarray, "rows columns"]) -> Int64[np.ndarr
 
 def _share(values: np.ndarray) -> Tensor:
     tensor = torch.from_numpy(np.array(values))  # `from_numpy` wants memory it may write
-    tensor.share_memory_()  # type: ignore[no-untyped-call]
+    with suppress(RuntimeError):  # /dev/shm is full: workers that are forked share it all the same
+        tensor.share_memory_()  # type: ignore[no-untyped-call]
     return tensor

@@ -1,10 +1,11 @@
 """From what a user names on the command line to sources of images: files, videos, cameras, URLs."""
 
 import glob
+import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,6 +16,7 @@ from detector.errors import DataError
 IMAGES = ("jpg", "jpeg", "png", "bmp", "tif", "tiff", "webp")
 VIDEOS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "mts", "m2ts", "wmv", "flv", "3gp")
 TIMEOUT = 10.0  # seconds that a server may be silent
+RECURSIVE = re.compile(r"(?:^|(?<=[/\\]))\*\*(?:[/\\]|$)")
 CAMERA = re.compile(r"camera:(\d+)")
 
 
@@ -88,13 +90,34 @@ def _find(source: str) -> list[Path]:
             " or a URL (http, https, rtsp)"
         )
     pattern = f"{glob.escape(source)}/**" if is_folder else source
-    # pathlib can't glob an absolute pattern; like the shell's, this glob passes over hidden files such as ._a.jpg
-    found = (Path(name) for name in glob.iglob(pattern, recursive=True))  # noqa: PTH207
-    files = sorted(path for path in found if _is_known(path))
+    files = sorted(path for path in map(Path, _glob(pattern)) if _is_known(path))
     if not files:
         kind = "folder" if is_folder else "glob"
         raise DataError(f"{source}: this {kind} holds no image; name one with files that end in one of {known}")
     return files
+
+
+def _glob(pattern: str) -> Iterator[str]:
+    """What a glob stands for, like the shell without hidden files; `**` takes each folder once, since links may lead back."""
+    top, *below = RECURSIVE.split(pattern, maxsplit=1)
+    if not below:
+        yield from glob.iglob(pattern)  # noqa: PTH207, pathlib can't glob an absolute pattern
+        return
+    for folder in _glob(top) if top else (os.curdir,):
+        for each in _folders(folder):
+            yield from _glob(f"{glob.escape(each)}/{below[0] or '*'}")
+
+
+def _folders(top: str) -> Iterator[str]:
+    """A folder and those below it, without hidden ones, each once."""
+    seen = set()
+    for folder, below, _ in os.walk(top, followlinks=True):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        if (real := os.path.realpath(folder)) in seen:
+            below.clear()
+        else:
+            seen.add(real)
+            yield folder
 
 
 def _ask_server(url: str) -> Source:

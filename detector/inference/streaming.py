@@ -128,7 +128,7 @@ def _read_camera(name: str, number: int) -> Iterator[tuple[float, UInt8[np.ndarr
 
 def _ahead(shots: Iterable[_Item], size: int) -> Iterator[_Item]:
     """The same, up to `size` of them read by a thread before they are asked for."""
-    queue: Queue[_Item | Exception | None] = Queue(size)
+    queue: Queue[_Item | BaseException | None] = Queue(size)
     stop = Event()
 
     def fill() -> None:
@@ -139,14 +139,14 @@ def _ahead(shots: Iterable[_Item], size: int) -> Iterator[_Item]:
                 if not shot.source.live or not queue.full() or isinstance(shot.image, DataError):  # no other fills it
                     queue.put(shot)
             queue.put(None)
-        except Exception as error:  # goes on in the thread that asks
+        except BaseException as error:  # goes on in the thread that asks, which would else wait for ever
             queue.put(error)
 
     thread = Thread(target=fill, name="reads images", daemon=True)
     thread.start()
     try:
         while (shot := queue.get()) is not None:
-            if isinstance(shot, Exception):
+            if isinstance(shot, BaseException):
                 raise shot
             yield shot
     finally:

@@ -102,6 +102,8 @@ def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState
     config = with_batch_size(config, network, model.head.strides, autocast, world)
     state = build_state(config, model, network, device, precision)
     loader, sampler, val_loader = build_loaders(config, train_dataset, val_dataset, device, world)
+    provenance = run_provenance(config, train_dataset, val_dataset, device, world)
+    require_same_everywhere(provenance["data"], world)
     run = Run(
         config=with_absolute_paths(dataclasses.replace(config, resume=None)),
         out=out,
@@ -115,7 +117,7 @@ def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState
         strides=model.head.strides,
         world=world,
         network=as_called(network, config.train, device, world),
-        provenance=run_provenance(config, train_dataset, val_dataset, device, world),
+        provenance=provenance,
     )
     if config.resume is not None:
         resume_run(run, state)
@@ -157,6 +159,18 @@ def load_datasets(config: TrainConfig) -> tuple[CocoDataset, CocoDataset]:
     for line in (*train_dataset.problems, *val_dataset.problems, *doubts(train_dataset, val_dataset)):
         print(line)
     return train_dataset, val_dataset
+
+
+def require_same_everywhere(fingerprints: dict[str, str], world: World) -> None:
+    """Raise DataError, in every process, if one of them sees another dataset: they would wait for each other for ever."""
+    everywhere = world.from_main(world.gather(fingerprints))
+    for split in fingerprints:
+        others = [str(rank) for rank, each in enumerate(everywhere) if each[split] != everywhere[0][split]]
+        if others:
+            raise DataError(
+                f"the {split} split that rank {', '.join(others)} sees is not that of rank 0 (the annotations or the length"
+                " of an image differ); give all processes the same files"
+            )
 
 
 def build_model(config: TrainConfig, categories: Categories, device: torch.device) -> tuple[DetectionModel, nn.Module]:

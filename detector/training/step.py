@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ def backward(run: Run, state: TrainState, batch: Batch, last: bool) -> tuple[Ten
     images = int(world.sum(torch.tensor(own)))
     if images == 0 and not (last and world.size > 1):
         return state.stats.losses.new_zeros(3), 0
-    batch = (batch if own else dummy_batch(run)).to(run.device)
+    batch = with_variance(run, batch if own else dummy_batch(run)).to(run.device)
     pixels = scale_pixels(batch.images).contiguous(memory_format=torch.channels_last)
     with nullcontext() if last or world.size == 1 else exchange_later(run):
         with run.autocast, as_compiled(run, len(pixels)):
@@ -76,6 +77,14 @@ def backward(run: Run, state: TrainState, batch: Batch, last: bool) -> tuple[Ten
         loss_scale = images * world.size if own else 0
         state.scaler.scale(total * loss_scale).backward()  # type: ignore[no-untyped-call]
     return world.sum(stack_losses(losses) * (own > 0)), images
+
+
+def with_variance(run: Run, batch: Batch) -> Batch:
+    """The batch, twice if it is one image of one cell at the largest stride: batch norm needs two values a channel. The loss is
+    a mean over the images, so it and its gradients are weighted as before."""
+    if len(batch.images) > 1 or max(batch.images.shape[2:]) > max(run.strides):
+        return batch
+    return replace(batch, images=batch.images.repeat(2, 1, 1, 1), targets=batch.targets * 2)
 
 
 def as_compiled(run: Run, images: int) -> AbstractContextManager[Any]:

@@ -2,15 +2,17 @@
 
 The protocol, in five rules:
 
-1. A terminal, torchrun and schedulers send them to every process of a run. The main process answers; loader workers
-   ignore them (`ignore_stop_signals`) and end when the main process ends their loader.
-2. While workers start, the main process blocks them (`stop_signals_blocked`): a worker inherits the mask and unblocks
-   them once it ignores them, so that none is killed before it knows what to do. Windows can't block signals.
+1. A terminal, torchrun and schedulers send them to every process of a run. The main process answers; loader workers obey
+   only the main process (`obey_parent_only`), which sends them SIGTERM when it exits and then waits for their end.
+2. While workers start, the main process blocks them (`stop_signals_blocked`): a worker inherits the mask and keeps it, so
+   that none is killed before it knows what to do. Windows can't block signals.
 3. The commands answer the others as Ctrl-C, with a KeyboardInterrupt (`stop_signals_interrupt`): what was begun is removed.
 4. Training turns them into an event that is read between steps (`stop_requested`): the step under way is finished and saved.
 5. What must not be torn apart, such as the results of one image, runs in `interrupt_later`.
 """
 
+import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -21,9 +23,20 @@ STOP = {number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr
 """Windows has no SIGHUP."""
 
 
-def ignore_stop_signals() -> None:
-    """Let no stop signal end this process: for a worker as it starts, with `STOP` blocked."""
-    for number in STOP:
+def obey_parent_only() -> None:
+    """Let a stop signal end this process only if it comes from its parent: for a worker as it starts, with `STOP` blocked."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def obey() -> None:
+        while signal.sigwaitinfo(STOP).si_pid != parent.pid:
+            pass
+        os._exit(0)
+
+    if hasattr(signal, "sigwaitinfo"):
+        threading.Thread(target=obey, daemon=True).start()
+        return
+    for number in STOP - {signal.SIGTERM}:  # macOS, Windows: SIGTERM is left to torch's handler
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
@@ -47,6 +60,16 @@ def stop_signals_interrupt() -> Iterator[None]:
     """Within the block the other stop signals, too, raise KeyboardInterrupt."""
     with _handled(signal.default_int_handler, STOP - {signal.SIGINT}):
         yield
+
+
+@contextmanager
+def handler_kept(name: str) -> Iterator[None]:
+    """Undo what the block changes in the handler of a signal, where the system has it."""
+    number = getattr(signal, name, None)
+    before = number and signal.getsignal(number)
+    yield
+    if number is not None and threading.current_thread() is threading.main_thread():  # no other can change handlers
+        signal.signal(number, before)
 
 
 @contextmanager

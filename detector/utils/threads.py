@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import torch
 
+_process = os.getpid()
 _lock = threading.Lock()
 _blocks = 0
 """Number of blocks of `limited_threads` that some thread is in."""
@@ -21,10 +22,15 @@ _before = 0, 0
 def limited_threads(threads: int | None) -> Iterator[None]:
     """Let PyTorch and OpenCV compute with that many threads within the block; None leaves them as they are.
 
+    A process forked from the one that imported this computes in one thread: OpenMP would wait for the others, which are in the
+    parent only.
+
     Both libraries know one number for the whole process: of blocks in several Python threads the last one to begin counts,
     and when the last of them ends, the numbers are what they were before the first.
     """
     global _blocks, _before
+    if was_forked():
+        threads = 1
     if threads is None:
         yield
         return
@@ -34,7 +40,7 @@ def limited_threads(threads: int | None) -> Iterator[None]:
         _blocks += 1
         before = _before
         torch.set_num_threads(threads)
-        cv2.setNumThreads(threads)
+        cv2.setNumThreads(0 if was_forked() else threads)  # 0 leaves OpenCV's own threads alone, too
     try:
         yield
     finally:
@@ -90,3 +96,8 @@ def _threads_of_others() -> int:
     except OSError:  # not every sandbox has it
         return 0
     return running - own
+
+
+def was_forked() -> bool:
+    """Whether this process was forked from the one that imported this module."""
+    return os.getpid() != _process
