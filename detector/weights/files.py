@@ -152,21 +152,24 @@ def load_weights(path: str | Path) -> tuple[DetectionModel, WeightsInfo]:
         raise WeightsError(
             f"{path}: made for the model {info.model!r}, this version knows {', '.join(MODELS)}; update the program"
         )
-    model = create_model(info.model, len(info.categories))
-    if difference := _difference(model.state_dict(), state):
+    with torch.device("meta"):  # no memory for what the metadata say until the tensors are known to be of that size
+        model = create_model(info.model, len(info.categories))
+    expected = model.state_dict()
+    if difference := _difference(expected, state):
         raise WeightsError(
             f"{path}: its tensors are not those of {info.model} with {len(info.categories)} classes ({difference});"
             " the file was made for another model or other classes"
         )
+    state = {name: tensor.to(expected[name].dtype, copy=True) for name, tensor in state.items()}
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{path}: {name} holds values that are not finite; take weights of an earlier epoch")
-    model.load_state_dict(state)  # half-precision tensors become float32
+    model.load_state_dict(state, assign=True)
     return model.eval(), info
 
 
 def _difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """The first tensor that is missing, superfluous or of another shape, in words; empty if there is none."""
+    """The first tensor that is missing, superfluous, or of another shape or kind of numbers, in words; empty if there is none."""
     for name in [*expected, *found]:
         if name not in found:
             return f"{name} is missing"
@@ -174,4 +177,6 @@ def _difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
             return f"{name} does not belong there"
         if found[name].shape != expected[name].shape:
             return f"{name} has shape {tuple(found[name].shape)}, not {tuple(expected[name].shape)}"
+        if found[name].is_floating_point() != expected[name].is_floating_point():
+            return f"{name} is {found[name].dtype}, not {expected[name].dtype}"
     return ""
