@@ -14,6 +14,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from detector.errors import ConfigError
 from detector.formats.table import FORMATS, NEED_DATA, Precision
 
+LARGEST_SIDE = 8192
+"""Largest side of a network input in pixels."""
 MIN_TILE = 32
 """Smallest side of a tile in pixels."""
 MAX_OVERLAP = 0.9
@@ -86,13 +88,16 @@ def _require_range(section: str, config: object, bounds: Mapping[str, tuple[floa
         _require(math.isfinite(value) and low <= value <= high, f"{section}{name}", value, limits)
 
 
+def is_image_size(size: object) -> bool:
+    """Whether this is a size of a network input."""
+    sides = size if isinstance(size, tuple) else (size,) * 2
+    return len(sides) == 2 and all(isinstance(side, int) and side in range(32, LARGEST_SIDE + 1, 32) for side in sides)
+
+
 def require_image_size(name: str, size: ImageSize | None) -> None:
     """Raise ConfigError for what is no size of a network input; None is allowed."""
-    if size is None:
-        return
-    sides = (size,) * 2 if isinstance(size, int) else size
-    possible = len(sides) == 2 and all(isinstance(side, int) and side >= 32 and side % 32 == 0 for side in sides)
-    _require(possible, name, size, "a positive multiple of 32, or [height, width] of two such")
+    expected = f"a multiple of 32 from 32 to {LARGEST_SIDE}, or [height, width] of two such"
+    _require(size is None or is_image_size(size), name, size, expected)
 
 
 def names_in(value: Sequence[str] | str) -> list[str]:

@@ -111,6 +111,7 @@ class RawFile(HeadRuntime):
         batch, _, *sides = session.get_inputs()[0].shape
         self.input_size = fixed_input_size(sides)
         self.max_batch_size = batch if isinstance(batch, int) else None
+        self.num_classes = session.get_outputs()[1].shape[2]
 
     def predict(self, inputs: UInt8[Tensor, "batch 3 height width"]) -> Predictions:
         images = scale_pixels(inputs).contiguous().numpy()
