@@ -7,6 +7,7 @@ import random
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,16 @@ def test_the_figures_are_those_of_pycocotools_by_hand() -> None:
     some = list(range(10, 30))
     own_some = sorted(dataset.image_id(index) for index in range(len(dataset)))[10:30]
     assert figures(coco_metrics(truth, results, some)) == by_hand(dataset.annotations_path, own, own_some)
+
+
+def test_ids_beyond_what_a_double_holds_are_scored_as_any_others(bare: Path, tmp_path: Path) -> None:
+    content = bare_annotations()
+    for entry in chain.from_iterable(content.values()):
+        entry |= {field: entry[field] + 2**60 for field in ("id", "image_id", "category_id") if field in entry}
+    (tmp_path / "large.json").write_text(json.dumps(content))
+    dataset = dataset_of(tmp_path / "large.json")
+    assert dataset.image_id(1) == 2**60 + 1
+    assert dataset.ground_truth() == ground_truth(bare)
 
 
 def test_the_mean_over_categories_is_the_ap(bare: Path) -> None:
@@ -387,6 +398,21 @@ def test_weights_of_other_classes_are_refused(scenes: Path, images: CocoDataset,
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"instances_val\.json.*'submarine' here"):
         evaluate(EvaluateConfig(weights=str(weights), out=str(tmp_path / "out"), data=str(scenes), workers=0))
+
+
+def test_weights_with_other_ids_of_the_same_names_are_scored_by_name(
+    scenes: Path, images: CocoDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file's ids go into detections.json, so that its figures are those of the file."""
+    reports = []
+    for shift in (0, 100):
+        categories = replace(images.categories, ids=tuple(number + shift for number in images.categories.ids))
+        out = tmp_path / f"out{shift}"
+        weights = write_weights(tmp_path / "w.safetensors", replace(images, categories=categories))
+        reports.append(evaluate(EvaluateConfig(weights=str(weights), out=str(out), data=str(scenes), workers=0)))
+        assert ("matched by name" in capsys.readouterr().out) == (shift > 0)
+        assert figures(reports[-1]) == by_hand(images.annotations_path, out / "detections.json")
+    assert reports[0] == reports[1]
 
 
 def test_a_split_that_lacks_a_class_of_the_weights_is_scored(scenes: Path, images: CocoDataset, tmp_path: Path) -> None:

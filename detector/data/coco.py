@@ -84,8 +84,9 @@ class CocoDataset:
     def load(cls, paths: SplitPaths, categories: Categories | None = None) -> "CocoDataset":
         """Parses and checks the annotation file, and that every image it names is in the folder.
 
-        categories: the classes of the training split or of the weights, to which the file's must belong; by default
-        the file's own. Raises DataError, one line that names the file and the entry, for anything wrong.
+        categories: the classes of the training split or of the weights, to which the file's must belong by id and name,
+        or be the same by name, in the same order; by default the file's own. Raises DataError, one line that names the file
+        and the entry, for anything wrong.
         """
         return cls.from_annotations(AnnotationFile.parse(paths.annotations), paths, categories)
 
@@ -94,7 +95,7 @@ class CocoDataset:
         cls, file: AnnotationFile, paths: SplitPaths, categories: Categories | None = None
     ) -> "CocoDataset":
         """The dataset of annotations in memory, whatever format they were read from: see `load`."""
-        categories = _agreed_categories(file, categories)
+        expected, categories = categories, _agreed_categories(file, categories)
         image_ids = file.unique_integers("images", "id")
         sizes = np.stack([file.integers("images", field, least=1) for field in ("width", "height")], axis=1)
         names = _file_names(file)
@@ -105,6 +106,9 @@ class CocoDataset:
         crowd = file.crowd_flags()
         xywh = file.boxes()
         boxes, keep, problems = _clip_boxes(xywh, sizes[image_of], paths.annotations)
+        if expected not in (None, categories):
+            by_name = "its classes have other ids than in the training split or the weights; they are matched by name"
+            problems = (*problems, f"{paths.annotations}: {by_name}")
 
         by_image = np.argsort(image_of, kind="stable")
         objects, crowds = by_image[(keep & ~crowd)[by_image]], by_image[(keep & crowd)[by_image]]
@@ -228,24 +232,28 @@ def read_categories(annotations: Path) -> Categories:
 
 
 def _agreed_categories(file: AnnotationFile, expected: Categories | None) -> Categories:
-    """The file's categories by id, or the expected ones if the file's are among them."""
+    """The file's categories by id, if they are expected or are the same by name; the expected ones if the file's are among them."""
     ids = file.unique_integers("categories", "id").tolist()
     names = file.checked_column("categories", "name", lambda name: isinstance(name, str), "a string")
     own = sorted(zip(ids, names, strict=True))
+    categories = Categories(tuple(category_id for category_id, _ in own), tuple(name for _, name in own))
     if expected is None:
-        return Categories(tuple(category_id for category_id, _ in own), tuple(name for _, name in own))
+        return categories
     name_of = {category_id: repr(name) for category_id, name in zip(expected.ids, expected.names, strict=True)}
     differences = [
         f"id {category_id} is {name!r} here and {name_of.get(category_id, 'unknown')} there"
         for category_id, name in own
         if name_of.get(category_id) != repr(name)
     ]
+    distinct = len({name.casefold() for name in names}) == len(names)
+    if differences and distinct and categories.names == expected.names:
+        return categories
     if differences:
         more = len(differences) - DIFFERENCES_SHOWN
         shown = "; ".join(differences[:DIFFERENCES_SHOWN]) + (f"; and {more} more" if more > 0 else "")
         raise DataError(
             f"{file.path}: its categories are not those of the training split or the weights"
-            f" (give each the same id and name, or take other weights): {shown}"
+            f" (give each the same id and name, import a checkpoint with --annotations, or take other weights): {shown}"
         )
     return expected
 

@@ -1,7 +1,7 @@
 """Evaluation of a detector on a split of a dataset."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,9 +128,7 @@ def score(
         )
     labels = Categories(tuple(range(len(dataset.categories))), dataset.categories.names)
     eval_ids = dataset.eval_ids()
-    results = [
-        entry for i, each in detections.items() for entry in replace(each, categories=labels).to_coco(eval_ids[i])
-    ]
+    results = [entry for i, each in detections.items() for entry in each.to_coco(eval_ids[i], labels)]
     names = category_names(dataset.categories)
     metrics = coco_metrics(dataset.ground_truth(), results, [eval_ids[index] for index in detections], names, reference)
     return Evaluation(metrics, detections, tuple(unreadable))
@@ -176,7 +174,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "unreadable": list(evaluation.unreadable),
     }
     found = evaluation.detections.items()
-    results = [entry for index, each in found for entry in each.to_coco(dataset.image_id(index))]
+    results = [entry for i, each in found for entry in each.to_coco(dataset.image_id(i), dataset.categories)]
     write_json(out / "detections.json", results)
     write_json(out / "metrics.json", report)
     if not results:
