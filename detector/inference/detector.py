@@ -158,8 +158,10 @@ class Detector:
         with limited_threads(self.threads):
             for start in range(0, len(inputs), self.batch):
                 found += self.runtime.detect(stack_inputs(inputs[start : start + self.batch]), selection)
-        for label in (max(each.labels.tolist(), default=0) for each in found):
-            if label >= len(self.categories):  # with NMS inside, a file can't be asked for its number of classes
+        for label in (label for each in found for label in each.labels.tolist()):
+            if (
+                not 0 <= label < len(self.categories)
+            ):  # with NMS inside, a file can't be asked for its number of classes
                 raise WeightsError(
                     f"the exported file detects the class {label}, but its metadata name {len(self.categories)} classes;"
                     " export it again"

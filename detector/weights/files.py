@@ -67,6 +67,8 @@ class WeightsInfo:
         for key, kind in METADATA_TYPES.items():
             if not isinstance(fields[key], kind):
                 raise ValueError(f"{key} is not a {kind.__name__}")
+        if not all(isinstance(value, float | None) for value in fields["metrics"].values()):
+            raise ValueError("metrics holds other values than numbers with a decimal point and null")
         names, ids = fields["class_names"], fields["category_ids"]
         if not all(isinstance(name, str) for name in names):
             raise ValueError("class_names are not strings")
