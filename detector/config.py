@@ -405,6 +405,8 @@ class EvaluateConfig(PredictionConfig, TileConfig):
     """Split to evaluate on."""
     conf: float = 0.001
     """Lowest score of a detection."""
+    max_dets: int = 100
+    """Detections of a class in an image that count, the best by score, 10 or more; max_detections limits those of an image."""
     workers: int = -1
     """Processes that read images; 0: the main process; -1: one per core, at most 8."""
     max_unreadable: float = 0.01
@@ -414,7 +416,7 @@ class EvaluateConfig(PredictionConfig, TileConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_tiles()
-        _require_range("", self, {"workers": (-1, math.inf), "max_unreadable": (0, 1)})
+        _require_range("", self, {"workers": (-1, math.inf), "max_unreadable": (0, 1), "max_dets": (10, math.inf)})
 
 
 OUTPUTS = ("images", "json", "csv", "crops")
@@ -432,6 +434,8 @@ class InferConfig(PredictionConfig, TileConfig):
     """Folder for the results."""
     save: str = "images,json"
     """Results to write, separated by commas: images (annotated; videos, too), json, csv, crops (each detection cut out)."""
+    annotations: str | None = None
+    """COCO annotation file of the images, whose image and category ids the results get; else images are numbered from 1."""
     attention: bool = False
     """Also plot, per image, where the attention layers look and what each detection's class rests on."""
 

@@ -25,7 +25,7 @@ from detector.data.layouts import SplitPaths, find_split, split_paths
 from detector.demo.scenes import make_dataset
 from detector.errors import ConfigError, DataError
 from detector.evaluation.coco_metrics import METRICS, category_names, coco_metrics
-from detector.evaluation.evaluate import EvalDataset, Evaluation, evaluate, evaluate_model
+from detector.evaluation.evaluate import EvalDataset, Evaluation, evaluate, evaluate_model, report_limits
 from detector.evaluation.reports import print_metrics
 from detector.images.input_size import InputSize
 from detector.images.letterbox import Letterbox
@@ -192,6 +192,26 @@ def test_ids_beyond_what_a_double_holds_are_scored_as_any_others(bare: Path, tmp
     assert dataset.ground_truth() == ground_truth(bare)
 
 
+def test_crowded_images_score_what_max_dets_lets_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """150 objects of a class in one image, all found: 100 of them count, or all."""
+    content = bare_annotations()
+    boxes = [[4 * (i % 15), 4 * (i // 15), 3, 3] for i in range(150)]
+    content["annotations"] = [{"id": i, "image_id": 0, "category_id": 4, "bbox": box} for i, box in enumerate(boxes)]
+    (tmp_path / "crowded.json").write_text(json.dumps(content))
+    dataset = dataset_of(tmp_path / "crowded.json")
+    truth = dataset.ground_truth()
+    for reference in (True, False):
+        assert coco_metrics(truth, perfect(truth), reference=reference)["AR100"] == pytest.approx(2 / 3)
+        metrics = coco_metrics(truth, perfect(truth), reference=reference, max_dets=200)
+        names = ("AP", "AP50", "APsmall", "AR200")
+        assert [metrics[name] for name in names] == pytest.approx([1, 1, 1, 1])
+        assert metrics["per_category"]["dog"]["AP"] == pytest.approx(1)
+    for max_dets, max_detections, warned in ((100, 300, True), (150, 149, True), (150, 150, False)):
+        report_limits(dataset, max_dets, max_detections)
+        limits = f"150 of a class) than count with --max_dets {max_dets} and --max_detections {max_detections}"
+        assert (limits in capsys.readouterr().out) == warned
+
+
 def test_the_mean_over_categories_is_the_ap(bare: Path) -> None:
     truth = ground_truth(bare)
     metrics = coco_metrics(truth, noisy(truth, 1))
@@ -350,7 +370,8 @@ def test_evaluate_writes_what_anybody_can_score_again(
     scenes: Path, images: CocoDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights, out = write_weights(tmp_path / "w.safetensors", images), tmp_path / "out"
-    report = evaluate(EvaluateConfig(weights=str(weights), out=str(out), data=str(scenes), device="cpu", workers=0))
+    settings = {"weights": str(weights), "data": str(scenes), "device": "cpu", "workers": 0}
+    report = evaluate(EvaluateConfig(out=str(out), **settings))
     assert json.loads((out / "metrics.json").read_text()) == report
     assert figures(report) == by_hand(images.annotations_path, out / "detections.json")
     assert (report["images"], report["unreadable"], report["image_size"]) == (5, [], SIDE)
@@ -361,6 +382,9 @@ def test_evaluate_writes_what_anybody_can_score_again(
     assert max(entry["score"] for entry in results) > 0.25 > min(entry["score"] for entry in results) >= 0.001
     printed = capsys.readouterr().out
     assert all(name in printed for name in (*METRICS, *images.categories.names))
+    more = evaluate(EvaluateConfig(out=str(tmp_path / "more"), max_dets=1000, **settings))
+    assert more["AR1000"] >= report["AR100"]
+    assert "AR1000" in capsys.readouterr().out
 
 
 def test_an_unreadable_image_is_left_out_of_the_score(images: CocoDataset, detector: Detector) -> None:

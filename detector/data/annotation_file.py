@@ -16,7 +16,7 @@ from detector.errors import DataError
 
 LISTS = ("images", "annotations", "categories")
 LARGEST_INTEGER = 2**63 - 1
-FILE_OPTIONS = "--paths.train_json, --paths.val_json or --paths.test_json"
+FILE_OPTIONS = "--paths.train_json, --paths.val_json, --paths.test_json or --annotations"
 EXPORT_AGAIN = "export it again in the COCO format: an object with the lists images, annotations and categories"
 
 

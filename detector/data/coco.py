@@ -231,6 +231,17 @@ def read_categories(annotations: Path) -> Categories:
     return _agreed_categories(AnnotationFile.parse(annotations), None)
 
 
+def read_ids(annotations: Path, categories: Categories) -> tuple[Categories, dict[str, int]]:
+    """The categories as an annotation file numbers them, and the id of each of its images by file name.
+
+    categories: see `CocoDataset.load`, which raises the same DataError.
+    """
+    file = AnnotationFile.parse(annotations)
+    ids = file.unique_integers("images", "id").tolist()
+    names = (Path(name).as_posix() for name in _file_names(file))
+    return _agreed_categories(file, categories), dict(zip(names, ids, strict=True))
+
+
 def _agreed_categories(file: AnnotationFile, expected: Categories | None) -> Categories:
     """The file's categories by id, if they are expected or are the same by name; the expected ones if the file's are among them."""
     ids = file.unique_integers("categories", "id").tolist()
