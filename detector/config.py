@@ -14,6 +14,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from detector.errors import ConfigError
 from detector.formats.table import FORMATS, NEED_DATA, Precision
 
+LARGEST_SIDE = 8192
+"""Largest side of a network input in pixels."""
 MIN_TILE = 32
 """Smallest side of a tile in pixels."""
 MAX_OVERLAP = 0.9
@@ -88,13 +90,16 @@ def _require_range(section: str, config: object, bounds: Mapping[str, tuple[floa
         _require(math.isfinite(value) and low <= value <= high, f"{section}{name}", value, limits)
 
 
+def is_image_size(size: object) -> bool:
+    """Whether this is a size of a network input."""
+    sides = size if isinstance(size, tuple) else (size,) * 2
+    return len(sides) == 2 and all(isinstance(side, int) and side in range(32, LARGEST_SIDE + 1, 32) for side in sides)
+
+
 def require_image_size(name: str, size: ImageSize | None) -> None:
     """Raise ConfigError for what is no size of a network input; None is allowed."""
-    if size is None:
-        return
-    sides = (size,) * 2 if isinstance(size, int) else size
-    possible = len(sides) == 2 and all(isinstance(side, int) and side >= 32 and side % 32 == 0 for side in sides)
-    _require(possible, name, size, "a positive multiple of 32, or [height, width] of two such")
+    expected = f"a multiple of 32 from 32 to {LARGEST_SIDE}, or [height, width] of two such"
+    _require(size is None or is_image_size(size), name, size, expected)
 
 
 def names_in(value: Sequence[str] | str) -> list[str]:
@@ -402,6 +407,8 @@ class EvaluateConfig(PredictionConfig, TileConfig):
     """Split to evaluate on."""
     conf: float = 0.001
     """Lowest score of a detection."""
+    max_dets: int = 100
+    """Detections of a class in an image that count, the best by score, 10 or more; max_detections limits those of an image."""
     workers: int = -1
     """Processes that read images, 256 at most; 0: the main process; -1: one per core, at most 8."""
     max_unreadable: float = 0.01
@@ -411,7 +418,7 @@ class EvaluateConfig(PredictionConfig, TileConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_tiles()
-        _require_range("", self, {"workers": (-1, MAX_WORKERS), "max_unreadable": (0, 1)})
+        _require_range("", self, {"workers": (-1, MAX_WORKERS), "max_unreadable": (0, 1), "max_dets": (10, math.inf)})
 
 
 OUTPUTS = ("images", "json", "csv", "crops")
@@ -429,6 +436,8 @@ class InferConfig(PredictionConfig, TileConfig):
     """Folder for the results."""
     save: str = "images,json"
     """Results to write, separated by commas: images (annotated; videos, too), json, csv, crops (each detection cut out)."""
+    annotations: str | None = None
+    """COCO annotation file of the images, whose image and category ids the results get; else images are numbered from 1."""
     attention: bool = False
     """Also plot, per image, where the attention layers look and what each detection's class rests on."""
 

@@ -120,14 +120,16 @@ class Detections:
         """Class name of each detection."""
         return [self.categories.names[label] for label in self.labels.tolist()]
 
-    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """Entries of the COCO results format: `bbox` is x, y, width, height in pixels, `category_id` the dataset's own."""
+    def to_coco(self, image_id: int, categories: Categories | None = None) -> list[dict[str, Any]]:
+        """Entries of the COCO results format: `bbox` is x, y, width, height in pixels, `category_id` that of the weights, or
+        of `categories`, the same classes with other ids."""
+        ids = (categories or self.categories).ids
         boxes = self.boxes.clone()
         boxes[:, 2:] -= boxes[:, :2]
         return [
             {
                 "image_id": image_id,
-                "category_id": self.categories.ids[label],
+                "category_id": ids[label],
                 "bbox": [round(value, 3) for value in box],
                 "score": round(score, 6),
             }

@@ -100,7 +100,8 @@ class Engine:
         return Context(self.session)
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.session.get_inputs()[0].shape)
+        tensors = [*self.session.get_inputs(), *self.session.get_outputs()]
+        return tuple(next(tensor.shape for tensor in tensors if tensor.name == name))
 
 
 class Runtime:

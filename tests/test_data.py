@@ -194,6 +194,38 @@ def test_given_categories_need_no_order(tmp_path: Path) -> None:
     np.testing.assert_array_equal(images.labels(1), [1, 2])
 
 
+def test_the_same_names_with_other_ids_are_matched_by_name_with_a_line(tmp_path: Path) -> None:
+    """CONTENT numbers cat 3, dog 7 and unused 11."""
+    paths = write_data_set(tmp_path)
+    images = CocoDataset.load(paths, Categories((0, 1, 2), ("cat", "dog", "unused")))
+    assert images.categories == Categories((3, 7, 11), ("cat", "dog", "unused"))
+    np.testing.assert_array_equal(images.labels(1), [1, 0])
+    (line,) = (line for line in images.problems if "by name" in line)
+    assert line.startswith(f"{paths.annotations}: its classes have other ids than in ")
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs"),
+    [
+        (("cat", "dog", "unused"), ("dog", "cat", "unused")),
+        (("cat", "dog", "unused"), ("Cat", "dog", "unused")),
+        (("cat", "dog", "unused"), ("cat", "dog", "unused", "cow")),
+        (("cat", "dog", "dog"), ("cat", "dog", "dog")),
+        (("cat", "dog", "Dog"), ("cat", "dog", "Dog")),
+    ],
+)
+def test_other_ids_are_refused_where_names_leave_a_doubt(
+    tmp_path: Path, own: tuple[str, ...], theirs: tuple[str, ...]
+) -> None:
+    categories = [
+        {**category, "name": name}
+        for category, name in zip(sorted(CONTENT["categories"], key=lambda c: c["id"]), own, strict=True)
+    ]
+    paths = write_data_set(tmp_path, {**CONTENT, "categories": categories})
+    with pytest.raises(DataError, match=r"its categories are not those .*import a checkpoint with --annotations"):
+        CocoDataset.load(paths, Categories(tuple(range(len(theirs))), theirs))
+
+
 def test_categories_that_disagree_are_refused_with_the_difference(tmp_path: Path) -> None:
     paths = write_data_set(tmp_path)
     with pytest.raises(DataError) as caught:

@@ -7,6 +7,7 @@ import random
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from detector.data.layouts import SplitPaths, find_split, split_paths
 from detector.demo.scenes import make_dataset
 from detector.errors import ConfigError, DataError
 from detector.evaluation.coco_metrics import METRICS, category_names, coco_metrics
-from detector.evaluation.evaluate import EvalDataset, Evaluation, evaluate, evaluate_model
+from detector.evaluation.evaluate import EvalDataset, Evaluation, evaluate, evaluate_model, report_limits
 from detector.evaluation.reports import print_metrics
 from detector.images.input_size import InputSize
 from detector.images.letterbox import Letterbox
@@ -179,6 +180,36 @@ def test_the_figures_are_those_of_pycocotools_by_hand() -> None:
     some = list(range(10, 30))
     own_some = sorted(dataset.image_id(index) for index in range(len(dataset)))[10:30]
     assert figures(coco_metrics(truth, results, some)) == by_hand(dataset.annotations_path, own, own_some)
+
+
+def test_ids_beyond_what_a_double_holds_are_scored_as_any_others(bare: Path, tmp_path: Path) -> None:
+    content = bare_annotations()
+    for entry in chain.from_iterable(content.values()):
+        entry |= {field: entry[field] + 2**60 for field in ("id", "image_id", "category_id") if field in entry}
+    (tmp_path / "large.json").write_text(json.dumps(content))
+    dataset = dataset_of(tmp_path / "large.json")
+    assert dataset.image_id(1) == 2**60 + 1
+    assert dataset.ground_truth() == ground_truth(bare)
+
+
+def test_crowded_images_score_what_max_dets_lets_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """150 objects of a class in one image, all found: 100 of them count, or all."""
+    content = bare_annotations()
+    boxes = [[4 * (i % 15), 4 * (i // 15), 3, 3] for i in range(150)]
+    content["annotations"] = [{"id": i, "image_id": 0, "category_id": 4, "bbox": box} for i, box in enumerate(boxes)]
+    (tmp_path / "crowded.json").write_text(json.dumps(content))
+    dataset = dataset_of(tmp_path / "crowded.json")
+    truth = dataset.ground_truth()
+    for reference in (True, False):
+        assert coco_metrics(truth, perfect(truth), reference=reference)["AR100"] == pytest.approx(2 / 3)
+        metrics = coco_metrics(truth, perfect(truth), reference=reference, max_dets=200)
+        names = ("AP", "AP50", "APsmall", "AR200")
+        assert [metrics[name] for name in names] == pytest.approx([1, 1, 1, 1])
+        assert metrics["per_category"]["dog"]["AP"] == pytest.approx(1)
+    for max_dets, max_detections, warned in ((100, 300, True), (150, 149, True), (150, 150, False)):
+        report_limits(dataset, max_dets, max_detections)
+        limits = f"150 of a class) than count with --max_dets {max_dets} and --max_detections {max_detections}"
+        assert (limits in capsys.readouterr().out) == warned
 
 
 def test_the_mean_over_categories_is_the_ap(bare: Path) -> None:
@@ -367,7 +398,8 @@ def test_evaluate_writes_what_anybody_can_score_again(
     scenes: Path, images: CocoDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights, out = write_weights(tmp_path / "w.safetensors", images), tmp_path / "out"
-    report = evaluate(EvaluateConfig(weights=str(weights), out=str(out), data=str(scenes), device="cpu", workers=0))
+    settings = {"weights": str(weights), "data": str(scenes), "device": "cpu", "workers": 0}
+    report = evaluate(EvaluateConfig(out=str(out), **settings))
     assert json.loads((out / "metrics.json").read_text()) == report
     assert figures(report) == by_hand(images.annotations_path, out / "detections.json")
     assert (report["images"], report["unreadable"], report["image_size"]) == (5, [], SIDE)
@@ -378,6 +410,9 @@ def test_evaluate_writes_what_anybody_can_score_again(
     assert max(entry["score"] for entry in results) > 0.25 > min(entry["score"] for entry in results) >= 0.001
     printed = capsys.readouterr().out
     assert all(name in printed for name in (*METRICS, *images.categories.names))
+    more = evaluate(EvaluateConfig(out=str(tmp_path / "more"), max_dets=1000, **settings))
+    assert more["AR1000"] >= report["AR100"]
+    assert "AR1000" in capsys.readouterr().out
 
 
 def test_an_unreadable_image_is_left_out_of_the_score(images: CocoDataset, detector: Detector) -> None:
@@ -415,6 +450,21 @@ def test_weights_of_other_classes_are_refused(scenes: Path, images: CocoDataset,
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"instances_val\.json.*'submarine' here"):
         evaluate(EvaluateConfig(weights=str(weights), out=str(tmp_path / "out"), data=str(scenes), workers=0))
+
+
+def test_weights_with_other_ids_of_the_same_names_are_scored_by_name(
+    scenes: Path, images: CocoDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file's ids go into detections.json, so that its figures are those of the file."""
+    reports = []
+    for shift in (0, 100):
+        categories = replace(images.categories, ids=tuple(number + shift for number in images.categories.ids))
+        out = tmp_path / f"out{shift}"
+        weights = write_weights(tmp_path / "w.safetensors", replace(images, categories=categories))
+        reports.append(evaluate(EvaluateConfig(weights=str(weights), out=str(out), data=str(scenes), workers=0)))
+        assert ("matched by name" in capsys.readouterr().out) == (shift > 0)
+        assert figures(reports[-1]) == by_hand(images.annotations_path, out / "detections.json")
+    assert reports[0] == reports[1]
 
 
 def test_a_split_that_lacks_a_class_of_the_weights_is_scored(scenes: Path, images: CocoDataset, tmp_path: Path) -> None:

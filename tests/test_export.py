@@ -189,6 +189,34 @@ def test_evaluate_takes_exported_files(files: Files, weights: Path, tmp_path: Pa
         assert one.metrics["AP"] == pytest.approx(figures[0].metrics["AP"], abs=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["raw", "openvino", "torchscript", "torch_export"])
+@pytest.mark.parametrize("names", [4, 6])
+def test_names_of_another_number_than_the_network_scores_are_refused(
+    kind: str, names: int, model: DetectionModel, tmp_path: Path
+) -> None:
+    path = tmp_path / f"file{FORMATS[KINDS[kind]['format']].suffix}"
+    info = WeightsInfo("yolo11n", Categories(tuple(range(names)), tuple("abcdef"[:names])), SIDE, {}, {}, "CC0")
+    config = ExportConfig(weights="", out=str(path), **KINDS[kind])
+    FORMATS[config.format].write(path, model, info, config, None)
+    with pytest.raises(
+        WeightsError, match=rf"file\.\w+: its metadata name {names} classes, its network scores 5; export"
+    ):
+        Detector.load(path, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["onnx", "batched"])
+def test_classes_beyond_the_names_are_refused_where_nms_is_inside(kind: str, files: Files, tmp_path: Path) -> None:
+    file = onnx.load(files[kind])
+    for entry in file.metadata_props:
+        if entry.key in ("class_names", "category_ids"):
+            entry.value = json.dumps(json.loads(entry.value)[:2])
+    onnx.save(file, tmp_path / "file.onnx")
+    with pytest.raises(
+        WeightsError, match=r"detects the class [234], but its metadata name 2 classes; export it again"
+    ):
+        Detector.load(tmp_path / "file.onnx", device="cpu")(photographs()[0])
+
+
 @pytest.mark.parametrize("image", [path.name for path in shipped_photos()])
 def test_the_python_example_finds_the_same(files: Files, weights: Path, image: str) -> None:
     path = next(path for path in shipped_photos() if path.name == image)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -518,6 +519,39 @@ def test_infer_shows_only_the_classes_asked_for(weights: Path, files: list[Path]
     assert min(entry["score"] for entry in entries) >= 0.5
     with pytest.raises(ConfigError, match="no class 'sheep'"):
         run_infer([str(files[0])], weights, tmp_path, classes="sheep")
+
+
+def test_infer_takes_the_ids_of_an_annotation_file(weights: Path, files: list[Path], tmp_path: Path) -> None:
+    """The classes of the weights have other ids there; `same/x.jpg` and `x.jpg` are told apart by the end of the path."""
+    (tmp_path / "same").mkdir()
+    paths = [tmp_path / "same" / "x.jpg", tmp_path / "x.jpg", tmp_path / "y.jpg"]
+    for path, file in zip(paths, files, strict=False):
+        path.write_bytes(file.read_bytes())
+    size = {"width": 9, "height": 9}
+    content = {
+        "images": [
+            {"id": i, "file_name": name, **size} for i, name in ((70, "x.jpg"), (7, "./same/x.jpg"), (9, "z.jpg"))
+        ],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(CATEGORIES.names)],
+        "annotations": [],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    found = []
+    for annotations in (None, str(tmp_path / "a.json")):
+        sources = [str(path) for path in paths[:2]]
+        config = InferConfig(sources=sources, weights=str(weights), out=str(tmp_path / "out"), annotations=annotations)
+        assert infer(config) == 0
+        found.append(json.loads((tmp_path / "out" / "detections.json").read_text()))
+    ids, own = {1: 7, 2: 70}, dict(zip(CATEGORIES.ids, range(3), strict=True))
+    assert {entry["image_id"] for entry in found[1]} == {7, 70}
+    changed = [{**e, "image_id": ids[e["image_id"]], "category_id": own[e["category_id"]]} for e in found[0]]
+    assert found[1] == changed
+    for sources in ([paths[2]], [paths[1], files[0].parent / ".." / "val" / "x.jpg"], [tmp_path / "v.mp4"]):
+        for source in sources:
+            if not source.exists():
+                source.write_bytes(files[0].read_bytes())
+        with pytest.raises(DataError, match=r"--annotations: .* is no image of .*a\.json"):
+            infer(replace(config, sources=[str(source) for source in sources]))
 
 
 def test_infer_does_not_overwrite_the_images(weights: Path, files: list[Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -164,6 +165,22 @@ def test_early_stop(scenes: Path, tmp_path: Path) -> None:
     result = train(small_config(scenes, tmp_path / "run", epochs=9, patience=1, lr=0.0))
     assert result["epoch"] == 1
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_patience_waits_where_there_is_nothing_to_measure(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(scenes, data)
+    path = find_split(data, "val").annotations
+    path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
+    result = train(small_config(data, tmp_path / "run", epochs=3, patience=1))
+    assert (result["epoch"], result["AP"]) == (3, None)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("no AP: the validation images hold nothing to measure it on") == 1
+    assert "no AP, nothing to measure it on; epoch 3:" in printed
+    assert "best AP" not in printed
 
 
 def test_a_step_sums_the_gradients_of_its_forward_passes(scenes: Path, tmp_path: Path) -> None:

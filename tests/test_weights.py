@@ -127,6 +127,9 @@ def test_a_missing_file_is_refused_with_the_remedy(tmp_path: Path) -> None:
     assert "there is no file" in refusal(tmp_path)
 
 
+ODD_SIZES = ("0", "-32", "33", "true", "null", "320.0", "NaN", "8224", "32e9", f"{32 * 10**18}", "[320, 1e9]", "{}")
+
+
 def without(metadata: dict[str, str], key: str) -> dict[str, str]:
     return {k: v for k, v in metadata.items() if k != key}
 
@@ -141,10 +144,14 @@ def without(metadata: dict[str, str], key: str) -> dict[str, str]:
         (lambda m: m | {"model": '["yolo11n"]'}, "model is not a str"),
         (lambda m: m | {"image_size": '"large"'}, "image_size is neither"),
         (lambda m: m | {"image_size": "[320, 320, 3]"}, "image_size is neither"),
+        *[(lambda m, size=size: m | {"image_size": size}, "image_size is neither") for size in ODD_SIZES],
+        *[(lambda m, key=key: m | {key: "[" * 10**5}, "recursion") for key in ("class_names", "metrics", "training")],
+        (lambda m: m | {"category_ids": "[1, 2, 9223372036854775808]"}, "category_ids are not integers"),
+        (lambda m: m | {"category_ids": "[true, 2, 3]"}, "category_ids are not integers"),
         (lambda m: m | {"category_ids": "5"}, "category_ids is not a list"),
         (lambda m: m | {"category_ids": "[1, 2]"}, "don't belong together"),
         (lambda m: m | {"category_ids": "[1, 2, 2]"}, "don't belong together"),
-        (lambda m: m | {"category_ids": "[[1], 2, 3]"}, "category_ids not integers"),
+        (lambda m: m | {"category_ids": "[[1], 2, 3]"}, "category_ids are not integers"),
         (lambda m: m | {"category_ids": "[]", "class_names": "[]"}, "don't belong together"),
         (lambda m: m | {"model": '"yolo99n"'}, "this version knows yolo11n"),
         (lambda m: m | {"model": '"yolo11s"'}, "not those of yolo11s with 3 classes"),
@@ -167,6 +174,10 @@ def test_metadata_that_do_not_fit_are_refused(
         (lambda s: s.update({"stem.0.bn.bias": torch.zeros(17)}), "stem.0.bn.bias has shape (17,), not (16,)"),
         (lambda s: s.update({"stem.0.bn.bias": torch.full((16,), float("nan"))}), "stem.0.bn.bias holds values"),
         (lambda s: s.update({"stem.0.bn.running_var": torch.full((16,), float("inf"))}), "running_var holds values"),
+        (lambda s: s.update({"stem.0.bn.bias": torch.full((16,), 1e300, dtype=torch.float64)}), "bias holds values"),
+        (lambda s: s.update({"stem.0.bn.bias": torch.ones(16, dtype=torch.int8)}), "bias is torch.int8, not"),
+        (lambda s: s.update({"stem.0.bn.bias": torch.ones(16, dtype=torch.bool)}), "bn.bias is torch.bool, not"),
+        (lambda s: s.update({"stem.0.bn.num_batches_tracked": torch.tensor(1.0)}), "is torch.float32, not torch.int64"),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(

@@ -21,7 +21,7 @@ LARGEST_INTEGER = 2**63 - 1
 LARGEST_AREA = 1e10
 """Square pixels; COCOeval ignores objects of more without a word."""
 WHOLE_NUMBER = re.compile(r"-?\d{1,19}(\.0*)?", re.ASCII)
-FILE_OPTIONS = "--paths.train_json, --paths.val_json or --paths.test_json"
+FILE_OPTIONS = "--paths.train_json, --paths.val_json, --paths.test_json or --annotations"
 EXPORT_AGAIN = "export it again in the COCO format: an object with the lists images, annotations and categories"
 
 

@@ -87,8 +87,9 @@ class CocoDataset:
     def load(cls, paths: SplitPaths, categories: Categories | None = None) -> "CocoDataset":
         """Parses and checks the annotation file, and that every image it names is in the folder.
 
-        categories: the classes of the training split or of the weights, to which the file's must belong; by default
-        the file's own. Raises DataError, one line that names the file and the entry, for anything wrong.
+        categories: the classes of the training split or of the weights, to which the file's must belong by id and name,
+        or be the same by name, in the same order; by default the file's own. Raises DataError, one line that names the file
+        and the entry, for anything wrong.
         """
         return cls.from_annotations(AnnotationFile.parse(paths.annotations), paths, categories)
 
@@ -97,7 +98,7 @@ class CocoDataset:
         cls, file: AnnotationFile, paths: SplitPaths, categories: Categories | None = None
     ) -> "CocoDataset":
         """The dataset of annotations in memory, whatever format they were read from: see `load`."""
-        categories = _agreed_categories(file, categories)
+        expected, categories = categories, _agreed_categories(file, categories)
         names = _file_names(file)
         _require_on_disk(names, paths)
         image_ids, sizes, images, row_of_entry = _images(file, names, paths)
@@ -112,6 +113,9 @@ class CocoDataset:
         boxes, keep = _clip_boxes(xywh, sizes[image_of], file.noticed)
         if len(crowd) and crowd.all():
             file.noticed["annotations, all of them iscrowd: there is no object to learn or to find"] = len(crowd)
+        if expected not in (None, categories):
+            by_name = "classes of other ids than in the training split or the weights, matched by name"
+            file.noticed[by_name] = len(categories)
 
         once = _first_of_equal(np.column_stack((image_of, label_of, crowd, xywh)))
         file.noticed["annotations with image, category and box of an earlier one, counted once"] = len(crowd) - len(
@@ -243,25 +247,40 @@ def read_categories(annotations: Path) -> Categories:
     return _agreed_categories(AnnotationFile.parse(annotations), None)
 
 
+def read_ids(annotations: Path, categories: Categories) -> tuple[Categories, dict[str, int]]:
+    """The categories as an annotation file numbers them, and the id of each of its images by file name.
+
+    categories: see `CocoDataset.load`, which raises the same DataError.
+    """
+    file = AnnotationFile.parse(annotations)
+    ids = file.unique_integers("images", "id").tolist()
+    names = (Path(name).as_posix() for name in _file_names(file))
+    return _agreed_categories(file, categories), dict(zip(names, ids, strict=True))
+
+
 def _agreed_categories(file: AnnotationFile, expected: Categories | None) -> Categories:
-    """The file's categories by id, or the expected ones if the file's are among them."""
+    """The file's categories by id, if they are expected or are the same by name; the expected ones if the file's are among them."""
     ids = file.unique_integers("categories", "id").tolist()
     names = file.checked_column("categories", "name", lambda name: isinstance(name, str), "a string")
     own = sorted(zip(ids, names, strict=True))
+    categories = Categories(tuple(category_id for category_id, _ in own), tuple(name for _, name in own))
     if expected is None:
-        return Categories(tuple(category_id for category_id, _ in own), tuple(name for _, name in own))
+        return categories
     name_of = {category_id: repr(name) for category_id, name in zip(expected.ids, expected.names, strict=True)}
     differences = [
         f"id {category_id} is {name!r} here and {name_of.get(category_id, 'unknown')} there"
         for category_id, name in own
         if name_of.get(category_id) != repr(name)
     ]
+    distinct = len({name.casefold() for name in names}) == len(names)
+    if differences and distinct and categories.names == expected.names:
+        return categories
     if differences:
         more = len(differences) - DIFFERENCES_SHOWN
         shown = "; ".join(differences[:DIFFERENCES_SHOWN]) + (f"; and {more} more" if more > 0 else "")
         raise DataError(
             f"{file.path}: its categories are not those of the training split or the weights"
-            f" (give each the same id and name, or take other weights): {shown}"
+            f" (give each the same id and name, import a checkpoint with --annotations, or take other weights): {shown}"
         )
     return expected
 

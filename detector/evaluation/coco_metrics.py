@@ -36,12 +36,14 @@ def coco_metrics(
     image_ids: Sequence[int] | None = None,
     names: Mapping[int, str] | None = None,
     reference: bool = True,
+    max_dets: int = 100,
 ) -> dict[str, Any]:
     """`METRICS`, and `per_category`: name -> {AP, AP50}. None where the ground truth has no object to find.
 
     truth: as `CocoDataset.ground_truth` returns it; results: entries of the COCO results format; image_ids: the images
     that count, all if None; names: by category id, those in `truth` if None. `reference` takes pycocotools, else
-    faster-coco-eval, which computes the same faster.
+    faster-coco-eval, which computes the same faster. max_dets: detections of a class in an image that count, 10 or more;
+    with another number than 100, AR100 is named after it.
     """
     loader, evaluator = (COCO, COCOeval) if reference else (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -50,14 +52,16 @@ def coco_metrics(
         coco.createIndex()
         found = coco.loadRes([dict(entry) for entry in results]) if results else empty_results(loader, truth)
         scores = evaluator(coco, found, "bbox")
+        scores.params.maxDets = [1, 10, max_dets]
         if image_ids is not None:
             scores.params.imgIds = sorted(image_ids)
         scores.evaluate()
         scores.accumulate()
         scores.summarize()
-    stats = zip(METRICS, scores.stats, strict=False)  # the first 12
-    metrics: dict[str, Any] = {name: metric_value(value) for name, value in stats}
     precision = scores.eval["precision"]  # IoU thresholds x recalls x categories x areas x detections per image
+    ap = mean_precision(precision[:, :, :, 0, -1])  # COCOeval's own is that of 100 detections, whatever was asked for
+    stats = zip(METRICS, [ap, *scores.stats[1:]], strict=False)  # the first 12
+    metrics: dict[str, Any] = {name.replace("100", str(max_dets)): metric_value(value) for name, value in stats}
     if names is None:
         names = {category["id"]: category["name"] for category in truth["categories"]}
     metrics["per_category"] = {

@@ -1,10 +1,11 @@
 """Evaluation of a detector on a split of a dataset."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -15,7 +16,7 @@ from detector.data.coco import CocoDataset
 from detector.data.load import load_split
 from detector.data.workers import batches_of, start_worker, worker_count
 from detector.errors import DataError
-from detector.evaluation.coco_metrics import METRICS, category_names, coco_metrics
+from detector.evaluation.coco_metrics import category_names, coco_metrics
 from detector.evaluation.reports import print_metrics
 from detector.images.input_size import InputSize
 from detector.images.letterbox import Letterbox
@@ -112,7 +113,11 @@ def detect_tiled(detector: TiledDetector, dataset: CocoDataset) -> SplitDetectio
 
 
 def score(
-    shards: Sequence[SplitDetections], dataset: CocoDataset, max_unreadable: float, reference: bool = True
+    shards: Sequence[SplitDetections],
+    dataset: CocoDataset,
+    max_unreadable: float,
+    reference: bool = True,
+    max_dets: int = 100,
 ) -> Evaluation:
     """Metrics of detections that may come from several processes, each with a shard of the images.
 
@@ -128,23 +133,38 @@ def score(
         )
     labels = Categories(tuple(range(len(dataset.categories))), dataset.categories.names)
     eval_ids = dataset.eval_ids()
-    results = [
-        entry for i, each in detections.items() for entry in replace(each, categories=labels).to_coco(eval_ids[i])
-    ]
+    results = [entry for i, each in detections.items() for entry in each.to_coco(eval_ids[i], labels)]
     names = category_names(dataset.categories)
-    metrics = coco_metrics(dataset.ground_truth(), results, [eval_ids[index] for index in detections], names, reference)
+    read = [eval_ids[index] for index in detections]
+    metrics = coco_metrics(dataset.ground_truth(), results, read, names, reference, max_dets)
     return Evaluation(metrics, detections, tuple(unreadable))
 
 
 def evaluate_model(
-    detector: Detector | TiledDetector, dataset: CocoDataset, workers: int = -1, max_unreadable: float = 0.01
+    detector: Detector | TiledDetector,
+    dataset: CocoDataset,
+    workers: int = -1,
+    max_unreadable: float = 0.01,
+    max_dets: int = 100,
 ) -> Evaluation:
     """Detect on every image of `dataset` and `score` that."""
     if isinstance(detector, TiledDetector):
-        return score([detect_tiled(detector, dataset)], dataset, max_unreadable)
+        return score([detect_tiled(detector, dataset)], dataset, max_unreadable, max_dets=max_dets)
     size = None if detector.runtime.letterboxes_inputs else InputSize.of(detector.image_size)
     items = eval_loader(dataset, size, workers, range(len(dataset)))
-    return score([detect_all(detector, items)], dataset, max_unreadable)
+    return score([detect_all(detector, items)], dataset, max_unreadable, max_dets=max_dets)
+
+
+def report_limits(dataset: CocoDataset, max_dets: int, max_detections: int) -> None:
+    """Print a line if images hold more objects than there may be detections of."""
+    labels = [dataset.labels(index) for index in range(len(dataset))]
+    of_a_class = [int(np.bincount(each).max(initial=0)) for each in labels]
+    crowded = [n for n, each in zip(of_a_class, labels, strict=True) if n > max_dets or len(each) > max_detections]
+    if crowded:
+        print(
+            f"{len(crowded)} of {len(dataset)} images hold more objects (up to {max(map(len, labels))}, {max(of_a_class)} of"
+            f" a class) than count with --max_dets {max_dets} and --max_detections {max_detections}: raise them"
+        )
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -160,7 +180,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     for line in dataset.problems:
         print(line)
     used = detector if config.tiles is None else TiledDetector(detector, config.tiles, config.overlap)
-    evaluation = evaluate_model(used, dataset, config.workers, config.max_unreadable)
+    report_limits(dataset, config.max_dets, config.max_detections)
+    evaluation = evaluate_model(used, dataset, config.workers, config.max_unreadable, config.max_dets)
     for line in evaluation.unreadable:
         print(f"skipped: {line}")
     if evaluation.unreadable:
@@ -171,19 +192,21 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "annotations": str(dataset.annotations_path),
         "split": config.split,
         "image_size": detector.image_size,
+        "max_dets": config.max_dets,
         "tiles": config.tiles,
         "overlap": None if config.tiles is None else config.overlap,
         "images": len(evaluation.detections),
         "unreadable": list(evaluation.unreadable),
     }
     found = evaluation.detections.items()
-    results = [entry for index, each in found for entry in each.to_coco(dataset.image_id(index))]
+    results = [entry for i, each in found for entry in each.to_coco(dataset.image_id(i), dataset.categories)]
     write_json(out / "detections.json", results)
     write_json(out / "metrics.json", report)
     if not results:
         print(
             f"no detection has a score of {config.conf:g} or more, so every metric is 0: train longer, or lower --conf"
         )
-    print_metrics({name: report[name] for name in METRICS}, evaluation.metrics["per_category"])
+    metrics = {name: value for name, value in evaluation.metrics.items() if name != "per_category"}
+    print_metrics(metrics, evaluation.metrics["per_category"])
     print(f"written: {out / 'metrics.json'}, {out / 'detections.json'}")
     return report

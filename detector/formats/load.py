@@ -30,8 +30,14 @@ def load_runtime(path: str | Path, device: str | torch.device, threads: int | No
         raise WeightsError(f"{path}: there is no such file; detector export writes one")
     runtime, metadata = exported.read(file, device, threads)
     try:
-        return runtime, WeightsInfo.from_metadata(metadata if isinstance(metadata, dict) else json.loads(metadata))
-    except (KeyError, ValueError, TypeError) as error:
+        info = WeightsInfo.from_metadata(metadata if isinstance(metadata, dict) else json.loads(metadata))
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise WeightsError(
             f"{path}: lacks the metadata that detector export writes ({error}); export it again"
         ) from error
+    if runtime.num_classes not in (None, len(info.categories)):
+        raise WeightsError(
+            f"{path}: its metadata name {len(info.categories)} classes, its network scores {runtime.num_classes};"
+            " export it again"
+        )
+    return runtime, info

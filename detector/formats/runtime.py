@@ -27,13 +27,14 @@ class Runtime(ABC):
 
     device: what it runs on; input_size: the only size of its input, None if it takes any multiples of 32;
     letterboxes_inputs: whether it takes images of any size and letterboxes them itself; max_batch_size: inputs at a time,
-    None for any number.
+    None for any number; num_classes: how many the network scores, None where the file does not tell (with NMS inside).
     """
 
     device = torch.device("cpu")
     input_size: InputSize | None = None
     letterboxes_inputs = False
     max_batch_size: int | None = None
+    num_classes: int | None = None
 
     @abstractmethod
     def detect(self, inputs: UInt8[Tensor, "batch 3 height width"], selection: Selection) -> list[NmsResult]:

@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from detector.config import ImageSize, PredictionConfig, names_in, require_image_size
-from detector.errors import ConfigError, DataError
+from detector.errors import ConfigError, DataError, WeightsError
 from detector.formats.load import load_runtime
 from detector.formats.pytorch import EagerRuntime
 from detector.formats.runtime import Runtime, Selection
@@ -158,6 +158,14 @@ class Detector:
         with limited_threads(self.threads), patient_threads():
             for start in range(0, len(inputs), self.batch):
                 found += self.runtime.detect(stack_inputs(inputs[start : start + self.batch]), selection)
+        for label in (label for each in found for label in each.labels.tolist()):
+            if (
+                not 0 <= label < len(self.categories)
+            ):  # with NMS inside, a file can't be asked for its number of classes
+                raise WeightsError(
+                    f"the exported file detects the class {label}, but its metadata name {len(self.categories)} classes;"
+                    " export it again"
+                )
         return [
             Detections(letterbox.to_original(each.boxes), each.scores, each.labels, self.categories)
             for each, letterbox in zip(found, letterboxes, strict=True)

@@ -12,17 +12,19 @@ from time import monotonic
 from PIL import Image
 
 from detector.config import InferConfig
+from detector.data.coco import read_ids
 from detector.errors import ConfigError, DataError
 from detector.images.draw import draw_detections
 from detector.inference.attention.maps import attention_layers, attention_maps
 from detector.inference.attention.plot import plot_attention
 from detector.inference.detector import Detector
 from detector.inference.output_names import attention_plot_names, output_names
-from detector.inference.sinks import Write, csv_writer, entries, json_writer, save_crops, save_image
+from detector.inference.sinks import csv_writer, entries, json_writer, save_crops, save_image
 from detector.inference.sources import Source, find_sources
 from detector.inference.streaming import StreamResult, stream
 from detector.inference.tiles import TiledDetector
 from detector.inference.video import video_writer
+from detector.structures import Categories
 from detector.utils.fileio import require_apart, require_writable
 from detector.utils.interrupts import interrupt_later
 
@@ -69,6 +71,7 @@ def infer(config: InferConfig) -> int:
     detector = Detector.load(config.weights, config)
     if config.attention:
         require_attention(config, detector, sources)
+    image_ids, categories = dataset_ids(config.annotations, sources, detector.categories)
     names = dict(zip(sources, output_names(sources), strict=True))
     plots = dict(zip(sources, attention_plot_names(list(names.values())), strict=True)) if config.attention else {}
     lists = [f"detections.{kind}" for kind in config.kinds if kind in LISTS]
@@ -80,18 +83,25 @@ def infer(config: InferConfig) -> int:
         plot = plot_attention(result.image, attention_maps(detector, result.image))
         save_image(out / plots[result.source], Image.fromarray(plot))
 
+    def append(result: StreamResult) -> None:
+        rows = entries(result, image_ids.get(result.source, summary.image_id), categories)
+        for write in files:
+            write(rows)
+
     summary = InferSummary()
     start = monotonic()
     with ExitStack() as stack, closing(stream(tiled, sources, summary.skipped)) as results:
-        append = [stack.enter_context(LISTS[name.rpartition(".")[2]](out / name)) for name in lists]
+        files = [stack.enter_context(LISTS[name.rpartition(".")[2]](out / name)) for name in lists]
         for source, of_source in groupby(results, key=lambda result: result.source):
             with ExitStack() as annotated:
-                keep: list[Callable[[StreamResult], None]] = [save_attention_plot] if config.attention else []
+                keep: list[Callable[[StreamResult], None]] = [append]
+                if config.attention:
+                    keep.append(save_attention_plot)
                 if "images" in config.kinds:
                     keep.append(annotated.enter_context(annotator(out / names[source], source, config.tiles)))
                 if "crops" in config.kinds:
                     keep.append(lambda result: save_crops(out / "crops", names[result.source], result))
-                if not write_source(source, of_source, summary, append, keep):
+                if not write_source(source, of_source, summary, keep):
                     break
         if summary.images + summary.frames == 0:
             raise DataError(
@@ -110,7 +120,6 @@ def write_source(
     source: Source,
     of_source: Iterator[StreamResult],
     summary: InferSummary,
-    append: Sequence[Write],
     keep: Sequence[Callable[[StreamResult], None]],
 ) -> bool:
     """Write what was found in the images of one source; false if it is a live one that was ended with Ctrl-C."""
@@ -118,9 +127,6 @@ def write_source(
         for result in of_source:
             with interrupt_later():
                 summary.count(result)
-                rows = entries(result, summary.image_id)
-                for write in append:
-                    write(rows)
                 for save in keep:
                     save(result)
     except KeyboardInterrupt:
@@ -128,6 +134,30 @@ def write_source(
             raise
         return False
     return True
+
+
+def dataset_ids(
+    annotations: str | None, sources: Sequence[Source], categories: Categories
+) -> tuple[dict[Source, int], Categories]:
+    """The ids of the sources and the categories in an annotation file; none and the weights' own without one.
+
+    An image is found by the end of its path. Raises DataError for a source that is not in the file, or in it twice.
+    """
+    if annotations is None:
+        return {}, categories
+    categories, known = read_ids(Path(annotations), categories)
+    ids: dict[Source, int] = {}
+    for source in sources:
+        parts = Path(source.name).absolute().parts
+        ends = ("/".join(parts[start:]) for start in range(len(parts)))  # the longest first
+        end = next((end for end in ends if end in known), None)
+        if source.kind != "image" or end is None:
+            raise DataError(
+                f"--annotations: {source.name} is no image of {annotations}, or the second file for one; give each of its"
+                " images once and nothing else, or leave --annotations out"
+            )
+        ids[source] = known.pop(end)
+    return ids, categories
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from PIL import Image
 
 from detector.inference.streaming import StreamResult
+from detector.structures import Categories
 from detector.utils.fileio import atomic_path, atomic_write, writing
 
 Write = Callable[[Sequence[Mapping[str, Any]]], None]
@@ -30,13 +31,13 @@ COLUMNS = (
 )
 
 
-def entries(result: StreamResult, image_id: int) -> list[dict[str, Any]]:
+def entries(result: StreamResult, image_id: int, categories: Categories) -> list[dict[str, Any]]:
     """What was found, in the COCO results format with `file_name` and `category_name`; of a video, too, `frame`, counted
-    from 0, and `time` in seconds since the first."""
+    from 0, and `time` in seconds since the first. categories: see `Detections.to_coco`."""
     place: dict[str, Any] = {"file_name": result.source.name}
     if result.source.kind == "video":
         place |= {"frame": result.frame, "time": round(result.time, 4)}
-    found = zip(result.detections.to_coco(image_id), result.detections.names, strict=True)
+    found = zip(result.detections.to_coco(image_id, categories), result.detections.names, strict=True)
     return [{**entry, **place, "category_name": name} for entry, name in found]
 
 

@@ -153,7 +153,8 @@ def report_end(run: Run, state: TrainState, progress: RunProgress) -> None:
                 "the last epochs, with weak augmentation, often give the last gain and were not reached: fewer --epochs"
                 " have them sooner"
             )
-    progress.console.print(f"best {name} {state.best:.4f} in epoch {state.best_epoch}: {run.out / 'best.safetensors'}")
+    figure = f"best {name} {state.best:.4f} in" if state.best >= 0 else f"no {name}, nothing to measure it on;"
+    progress.console.print(f"{figure} epoch {state.best_epoch}: {run.out / 'best.safetensors'}")
 
 
 def out_of_patience(run: Run, state: TrainState) -> bool:
@@ -244,12 +245,15 @@ def log_batch(log: RunLog, run: Run) -> None:
 
 def finish_epoch(run: Run, state: TrainState, row: dict[str, Any], log: RunLog | None) -> None:
     """Keep the EMA weights as last, and as best if they are; then log and checkpoint. Only the main process has a log."""
-    value = row[run.config.train.stopping_metric] or 0.0
-    is_best = value > state.best
+    name = run.config.train.stopping_metric
+    value = row[name]
+    is_best = value is None or value > state.best  # without a figure the last epoch is the best, and patience waits
     if is_best:
-        state.best, state.best_epoch = value, state.epoch
+        state.best, state.best_epoch = state.best if value is None else value, state.epoch
     if log is None:
         return
+    if value is None and state.epoch == 1:
+        print(f"no {name}: the validation images hold nothing to measure it on; best.safetensors is the last epoch's")
     training = {
         "data": str(run.train_dataset.annotations_path.absolute()),
         "epoch": state.epoch,

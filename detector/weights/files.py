@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from detector.config import ExportConfig
+from detector.config import LARGEST_SIDE, ExportConfig, is_image_size
 from detector.errors import WeightsError
 from detector.formats.table import exported_suffixes, format_of
 from detector.models.base import DetectionModel
@@ -63,23 +63,27 @@ class WeightsInfo:
         """The inverse of `to_metadata`. Raises KeyError or ValueError for what was not made by it."""
         if metadata["format"] != FORMAT:
             raise ValueError(f"format is {metadata['format']!r}, not {FORMAT!r}")
-        fields = {key: json.loads(value) for key, value in metadata.items() if key != "format"}
+        fields = {key: json.loads(metadata[key]) for key in ("image_size", *METADATA_TYPES)}
         for key, kind in METADATA_TYPES.items():
             if not isinstance(fields[key], kind):
                 raise ValueError(f"{key} is not a {kind.__name__}")
+        if not all(isinstance(value, float | None) for value in fields["metrics"].values()):
+            raise ValueError("metrics holds other values than numbers with a decimal point and null")
         names, ids = fields["class_names"], fields["category_ids"]
-        if not (all(isinstance(name, str) for name in names) and all(isinstance(number, int) for number in ids)):
-            raise ValueError("class_names are not strings or category_ids not integers")
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("class_names are not strings")
+        if not all(type(number) is int and abs(number) < 2**63 for number in ids):
+            raise ValueError("category_ids are not integers of 64 bits")
         size = fields["image_size"]
-        pair = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)
-        if not (isinstance(size, int) or pair):
-            raise ValueError("image_size is neither an integer nor a pair of them")
+        size = tuple(size) if isinstance(size, list) else size
+        if not is_image_size(size):
+            raise ValueError(f"image_size is neither a multiple of 32 up to {LARGEST_SIDE} nor a pair of such")
         if not len(names) == len(ids) == len(set(ids)) > 0:
             raise ValueError("class_names and category_ids don't belong together")
         return WeightsInfo(
             model=fields["model"],
             categories=Categories(tuple(ids), tuple(names)),
-            image_size=tuple(size) if pair else size,
+            image_size=size,
             training=fields["training"],
             metrics=fields["metrics"],
             license=fields["license"],
@@ -143,7 +147,7 @@ def load_weights(path: str | Path) -> tuple[DetectionModel, WeightsInfo]:
         ) from error
     try:
         info = WeightsInfo.from_metadata(metadata)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise WeightsError(
             f"{path}: its metadata lack what a weights file of this program holds ({error}); give best.safetensors of a run;"
             " detector import_weights converts published weights"
@@ -152,21 +156,24 @@ def load_weights(path: str | Path) -> tuple[DetectionModel, WeightsInfo]:
         raise WeightsError(
             f"{path}: made for the model {info.model!r}, this version knows {', '.join(MODELS)}; update the program"
         )
-    model = create_model(info.model, len(info.categories))
-    if difference := _difference(model.state_dict(), state):
+    with torch.device("meta"):  # no memory for what the metadata say until the tensors are known to be of that size
+        model = create_model(info.model, len(info.categories))
+    expected = model.state_dict()
+    if difference := _difference(expected, state):
         raise WeightsError(
             f"{path}: its tensors are not those of {info.model} with {len(info.categories)} classes ({difference});"
             " the file was made for another model or other classes"
         )
+    state = {name: tensor.to(expected[name].dtype, copy=True) for name, tensor in state.items()}
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{path}: {name} holds values that are not finite; take weights of an earlier epoch")
-    model.load_state_dict(state)  # half-precision tensors become float32
+    model.load_state_dict(state, assign=True)
     return model.eval(), info
 
 
 def _difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """The first tensor that is missing, superfluous or of another shape, in words; empty if there is none."""
+    """The first tensor that is missing, superfluous, or of another shape or kind of numbers, in words; empty if there is none."""
     for name in [*expected, *found]:
         if name not in found:
             return f"{name} is missing"
@@ -174,4 +181,6 @@ def _difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
             return f"{name} does not belong there"
         if found[name].shape != expected[name].shape:
             return f"{name} has shape {tuple(found[name].shape)}, not {tuple(expected[name].shape)}"
+        if found[name].is_floating_point() != expected[name].is_floating_point():
+            return f"{name} is {found[name].dtype}, not {expected[name].dtype}"
     return ""

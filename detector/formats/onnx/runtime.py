@@ -1,6 +1,6 @@
 """ONNX files, run by ONNX Runtime."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,34 @@ except ImportError as error:
     raise missing_package("ONNX files", error, "export") from error
 
 
+THRESHOLDS: dict[str, tuple[str, list[int | None]]]
+THRESHOLDS = {"conf": ("float", []), "iou": ("float", []), "max_detections": ("int64", [])}
+TENSORS: tuple[dict[str, tuple[str, list[int | None]]], ...] = (
+    {
+        "image": ("uint8", [None, None, 3]),
+        **THRESHOLDS,
+        "boxes": ("float", [None, 4]),
+        "scores": ("float", [None]),
+        "labels": ("int64", [None]),
+        "count": ("int64", []),
+    },
+    {
+        "images_uint8": ("uint8", [None, None, None, 3]),
+        **THRESHOLDS,
+        "batch_boxes": ("float", [None, None, 4]),
+        "batch_scores": ("float", [None, None]),
+        "batch_labels": ("int64", [None, None]),
+        "counts": ("int64", [None]),
+    },
+    {
+        "images": ("float", [None, 3, None, None]),
+        "boxes": ("float", [None, None, 4]),
+        "scores": ("float", [None, None, None]),
+    },
+)
+"""Inputs and outputs of the three kinds of files; None stands for any length of a side."""
+
+
 def load_onnx(path: Path, device: str | torch.device, threads: int | None) -> tuple[Runtime, dict[str, str]]:
     """What runs the file, and its metadata. Raises WeightsError for a file that ONNX Runtime can't read."""
     place, providers = _providers(device)
@@ -42,17 +70,25 @@ def load_onnx(path: Path, device: str | torch.device, threads: int | None) -> tu
             f"{path}: ONNX Runtime can't read it ({' '.join(str(error).split())[:200]}); export it again"
         ) from error
     metadata = session.get_modelmeta().custom_metadata_map
-    kinds: dict[str, Callable[[onnxruntime.InferenceSession], Runtime]] = {
-        "image": ImageFile,
-        "images_uint8": BatchedFile,
-        "images": RawFile,
-    }
-    kind = kinds.get(session.get_inputs()[0].name)
+    kinds: tuple[Callable[[onnxruntime.InferenceSession], Runtime], ...] = (ImageFile, BatchedFile, RawFile)
+    kind = next((each for each, tensors in zip(kinds, TENSORS, strict=True) if _has(session, tensors)), None)
     if kind is None or "class_names" not in metadata:
         raise WeightsError(f"{path}: was not written by detector export; export the weights with it")
     runtime = kind(session)
     runtime.device = place
     return runtime, metadata
+
+
+def _has(session: onnxruntime.InferenceSession, tensors: Mapping[str, tuple[str, list[int | None]]]) -> bool:
+    """Whether these are the inputs and outputs of the file."""
+    own = [*session.get_inputs(), *session.get_overridable_initializers(), *session.get_outputs()]
+    return {each.name for each in own} == tensors.keys() and all(
+        each.type == f"tensor({kind})"
+        and len(each.shape) == len(shape)
+        and all(wanted in (None, side) for wanted, side in zip(shape, each.shape, strict=True))
+        for each in own
+        for kind, shape in [tensors[each.name]]
+    )
 
 
 def _providers(device: str | torch.device) -> tuple[torch.device, list[str]]:
@@ -111,6 +147,7 @@ class RawFile(HeadRuntime):
         batch, _, *sides = session.get_inputs()[0].shape
         self.input_size = fixed_input_size(sides)
         self.max_batch_size = batch if isinstance(batch, int) else None
+        self.num_classes = next(each.shape[2] for each in session.get_outputs() if each.name == "scores")
 
     def predict(self, inputs: UInt8[Tensor, "batch 3 height width"]) -> Predictions:
         images = scale_pixels(inputs).contiguous().numpy()

@@ -82,6 +82,7 @@ class OpenVinoRuntime(HeadRuntime):
         batch, *sides, _ = [side.get_length() if side.is_static else "open" for side in model.input(0).partial_shape]
         self.input_size = fixed_input_size(sides)
         self.max_batch_size = batch if isinstance(batch, int) else None
+        self.num_classes = model.output("scores").partial_shape[2].get_length()
         self.lock = Lock()
 
     def detect(self, inputs: UInt8[Tensor, "batch 3 height width"], selection: Selection) -> list[NmsResult]:

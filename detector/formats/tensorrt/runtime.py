@@ -52,6 +52,7 @@ class TensorRtRuntime(HeadRuntime):
         batch, *sides, _ = [side if side > 0 else "open" for side in self.engine.get_tensor_shape("images_uint8")]
         self.input_size = fixed_input_size(sides)
         self.max_batch_size = batch if isinstance(batch, int) else None
+        self.num_classes = self.engine.get_tensor_shape("scores")[2]
         self.lock = Lock()
 
     def predict(self, inputs: UInt8[Tensor, "batch 3 height width"]) -> Predictions:

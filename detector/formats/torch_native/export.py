@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from detector.config import ExportConfig
-from detector.errors import ConfigError
 from detector.formats.graphs import Uint8Graph, example_uint8
 from detector.formats.torch_native.runtime import METADATA
 from detector.images.input_size import STEP, InputSize
@@ -66,8 +65,6 @@ def write_exported(
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={METADATA: json.dumps(info.to_metadata())})
     entries = read_entries(buffer)
-    if PROGRAM not in entries:
-        raise ConfigError(f"format: torch_export needs torch 2.8 or newer; this is {torch.__version__}")
     write_entries(path, {**entries, PROGRAM: only_the_graph(entries[PROGRAM]), EXAMPLE_INPUTS: b""})
 
 

@@ -28,6 +28,7 @@ class TorchFileRuntime(HeadRuntime):
     def __init__(self, run: Callable[[Tensor], tuple[Tensor, Tensor]], device: torch.device) -> None:
         self.run = run
         self.device = device
+        self.num_classes = self.predict(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).scores.shape[2]
 
     @torch.no_grad()
     def predict(self, inputs: UInt8[Tensor, "batch 3 height width"]) -> Predictions:
@@ -43,9 +44,9 @@ def load_torchscript(path: Path, device: str | torch.device, _threads: int | Non
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch advises torch.export, which is another format
             module = torch.jit.load(content, map_location=place, _extra_files=extra)  # type: ignore[no-untyped-call]
+        return TorchFileRuntime(module, place), as_text(extra[METADATA])
     except RuntimeError as error:
         raise WeightsError(f"{path}: not a TorchScript file, or a damaged one; export it again") from error
-    return TorchFileRuntime(module, place), as_text(extra[METADATA])
 
 
 def load_exported(path: Path, device: str | torch.device, _threads: int | None) -> tuple[TorchFileRuntime, str]:
@@ -56,10 +57,9 @@ def load_exported(path: Path, device: str | torch.device, _threads: int | None) 
         program = torch.export.load(content, extra_files=extra)
         if place.type != "cpu":
             program = move_to_device_pass(program, place)
-        module = program.module()
+        return TorchFileRuntime(program.module(), place), as_text(extra[METADATA])
     except Exception as error:  # of many kinds: of the archive, of the graph, of its own
         raise WeightsError(f"{path}: no file of torch.export, or a damaged one; export it again") from error
-    return TorchFileRuntime(module, place), as_text(extra[METADATA])
 
 
 def as_text(content: str | bytes) -> str:
