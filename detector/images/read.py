@@ -18,7 +18,18 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from detector.errors import DataError
 
 # Named, because Pillow would hand other formats to outside programs (EPS to Ghostscript).
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+IMAGE_FORMATS = {
+    "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
+    "PNG": ("png",),
+    "WEBP": ("webp",),
+    "TIFF": ("tif", "tiff"),
+    "BMP": ("bmp",),
+    "GIF": ("gif",),
+    "PPM": ("ppm", "pgm", "pbm", "pnm"),
+    "JPEG2000": ("jp2", "j2k", "jpx", "jpf", "j2c", "jpc"),
+    "AVIF": ("avif",),
+}
+"""The extensions of files of each format."""
 ORIENTATION_TAG = 0x0112
 BITS_TAG, BANDS_TAG, MAXIMUM_TAG, NUMBERS_TAG = 258, 277, 281, 339  # of TIFF
 LARGEST_16_BIT = 65535

@@ -102,7 +102,7 @@ def _shots(sources: Iterable[Source | ImageLike]) -> Iterator[_Item]:
 def _read(source: Source) -> Iterator[tuple[float, UInt8[np.ndarray, "height width 3"]]]:
     """Seconds since the first and RGB pixels of each image of a source. Raises DataError where it can't go on."""
     if source.kind == "image" and source.url:
-        yield 0.0, image_from_bytes(fetch(source.name)[0])
+        yield 0.0, image_from_bytes(fetch(source.location)[0])
     elif source.kind == "image":
         yield 0.0, read_image(Path(source.name))
     elif source.camera is not None:

@@ -62,7 +62,7 @@ def _open(source: Source) -> cv2.VideoCapture:
     Not covered: other local files that a list names are read. And OpenCV takes options for FFmpeg from the environment
     alone, so that a user who sets OPENCV_FFMPEG_CAPTURE_OPTIONS can allow more (protocol_whitelist).
     """
-    name = source.name if source.url else _file_name(Path(source.name), DataError)
+    name = source.location if source.url else _file_name(Path(source.name), DataError)
     milliseconds = round(TIMEOUT * 1000)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
     with _quiet():

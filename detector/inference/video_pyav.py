@@ -55,7 +55,7 @@ def frames(source: Source) -> Generator[Frame, None, Ending]:
 def _open(source: Source) -> "av.container.InputContainer":
     try:
         if source.url:
-            return av.open(source.name, timeout=TIMEOUT)
+            return av.open(source.location, timeout=TIMEOUT)
         # a local file may be a list that names other places: only files are followed, and no name is taken for a protocol
         return av.open(f"file:{source.name}", options={"protocol_whitelist": "file"})
     except (FFmpegError, OSError) as error:
