@@ -5,8 +5,9 @@ Two frames exist: the *original image* and the *network input* (after `images.le
 Labels are contiguous, 0..C-1; `Categories` alone knows the dataset's own category ids.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -100,11 +101,20 @@ class Predictions(NamedTuple):
     scores: Float[Tensor, "batch anchors classes"]
 
 
+class Detection(NamedTuple):
+    """One object: class name, score in 0..1, box as x1, y1, x2, y2 in pixels of the original image."""
+
+    name: str
+    score: float
+    box: tuple[float, float, float, float]
+
+
 @dataclass(frozen=True)
 class Detections:
     """The objects found in one image, in the frame of the original image, best score first.
 
     boxes: (n, 4) float32 xyxy pixels, inside the image; scores: (n,) float32 in 0..1; labels: (n,) int64 in 0..C-1.
+    A number picks a `Detection`; a slice, a mask or a list of numbers picks `Detections`.
     """
 
     boxes: Float[Tensor, "n 4"]
@@ -114,6 +124,26 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @overload
+    def __getitem__(self, index: int) -> Detection: ...
+
+    @overload
+    def __getitem__(self, index: slice | Tensor | np.ndarray | Sequence[int]) -> "Detections": ...
+
+    def __getitem__(self, index: int | slice | Tensor | np.ndarray | Sequence[int]) -> "Detection | Detections":
+        if isinstance(index, int | np.integer):
+            left, top, right, bottom = self.boxes[index].tolist()
+            name = self.categories.names[int(self.labels[index])]
+            return Detection(name, float(self.scores[index]), (left, top, right, bottom))
+        return replace(self, boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index])
+
+    def __iter__(self) -> Iterator[Detection]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        rows = [f"\n  {name} {score:.3f} ({', '.join(f'{side:.1f}' for side in box)})" for name, score, box in self]
+        return f"{len(self)} detections{':' if rows else ''}{''.join(rows)}"
 
     @property
     def names(self) -> list[str]:
@@ -135,6 +165,19 @@ class Detections:
             }
             for box, score, label in zip(boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
         ]
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame`, a row for each detection: name, score, x1, y1, x2, y2.
+
+        Raises ConfigError if pandas is not installed.
+        """
+        try:
+            import pandas  # type: ignore[import-untyped,unused-ignore]
+        except ImportError as error:
+            raise ConfigError(f"to_pandas needs the package {error.name}: pip install pandas") from error
+        return pandas.DataFrame(
+            [(name, score, *box) for name, score, box in self], columns=["name", "score", "x1", "y1", "x2", "y2"]
+        )
 
     def to_supervision(self) -> "supervision.Detections":
         """Convert for the package `supervision`: `class_id` is the label, `data["class_name"]` the class's name.

@@ -22,9 +22,11 @@ def draw_video(path: Path, frames: int, size: tuple[int, int] = (96, 64)) -> Pat
     return path
 
 
-def as_matroska(path: Path, target: Path, damaged: int | None = None) -> Path:
+def as_matroska(
+    path: Path, target: Path, damaged: int | None = None, start: float = 0, jump: tuple[int, float] = (0, 0)
+) -> Path:
     """The same frames, not encoded anew, in a file that can be read up to where it is cut off; `damaged`: the number of a
-    packet whose content is overwritten."""
+    packet whose content is overwritten; the first is at `start` s, those from number jump[0] on are jump[1] s later."""
     with av.open(str(path)) as source, av.open(str(target), "w") as copy:
         stream = copy.add_stream_from_template(source.streams.video[0])
         for number, packet in enumerate(source.demux(video=0)):
@@ -33,6 +35,8 @@ def as_matroska(path: Path, target: Path, damaged: int | None = None) -> Path:
                     noise = av.Packet(bytes([0, 0, 0, 4, 255, 255, 255, 255]) * (packet.size // 8))
                     noise.pts, noise.dts, noise.time_base = packet.pts, packet.dts, packet.time_base
                     packet = noise
+                late = round((start + (jump[1] if number >= jump[0] else 0)) / packet.time_base)
+                packet.pts, packet.dts = packet.pts + late, packet.dts + late
                 packet.stream = stream
                 copy.mux(packet)
     return target

@@ -3,11 +3,14 @@
 import copy
 import json
 import os
+import subprocess
+import sys
 import warnings
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch.multiprocessing
@@ -18,6 +21,7 @@ from detector.data.coco import CocoDataset
 from detector.data.compare import doubts
 from detector.data.layouts import SplitPaths, find_split
 from detector.errors import DataError
+from detector.images import read
 from detector.images.read import UnreadableImageError, read_image
 from detector.structures import Categories
 
@@ -778,7 +782,6 @@ def test_every_kind_of_image_comes_as_8_bit_rgb(tmp_path: Path, name: str) -> No
 
 
 def test_16_bit_color_keeps_the_high_byte(tmp_path: Path) -> None:
-    cv2 = pytest.importorskip("cv2")
     blue_green_red = np.broadcast_to(np.array([0x1EFF, 0x14FF, 0x0AFF], np.uint16), (6, 9, 3))
     for name in ("a.png", "a.tif"):
         cv2.imwrite(str(tmp_path / name), blue_green_red)
@@ -803,6 +806,65 @@ def test_a_transparent_palette_brings_no_warning(tmp_path: Path) -> None:
 def test_pixels_of_unknown_range_are_refused(tmp_path: Path, pixels: np.ndarray, reason: str) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.tif")
     assert reason in image_error(tmp_path / "a.tif")
+
+
+COUNTED = np.arange(6 * 9, dtype=np.uint16).reshape(6, 9)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype", "step", "bits"),
+    [(".png", np.uint16, 77, 12), (".tif", np.uint16, 77, 12), (".tif", np.int32, 4, 8), (".png", np.uint16, 1200, 16)],
+)
+@pytest.mark.parametrize("bands", [1, 3])
+def test_deep_values_are_scaled_by_the_bits_they_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str, dtype: type, step: int, bits: int, bands: int
+) -> None:
+    read._said.clear()
+    values = (COUNTED * step).astype(dtype)
+    if bands == 1:
+        Image.fromarray(values).save(tmp_path / f"a{suffix}")
+    else:
+        cv2.imwrite(str(tmp_path / f"a{suffix}"), np.repeat(values.astype(np.uint16)[..., None], 3, axis=2))
+    for _ in range(2):
+        pixels = read_image(tmp_path / f"a{suffix}")
+        assert np.array_equal(pixels, np.repeat((values >> (bits - 8))[..., None], 3, axis=2))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (bits < 16)
+    assert all(f"{bits} bits" in line and str(tmp_path) in line for line in lines)
+
+
+def test_the_range_that_a_tiff_file_declares_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(COUNTED).save(tmp_path / "a.tif", tiffinfo={281: 1023})
+    assert np.array_equal(read_image(tmp_path / "a.tif")[..., 0], COUNTED >> 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_further_pages_are_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read._said.clear()
+    pages = [Image.new("L", (9, 6), shade) for shade in (10, 20, 30)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert (read_image(tmp_path / "a.tif") == 10).all()
+    read_image(tmp_path / "a.tif")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path / 'a.tif'}: this image has 3 pages")
+
+
+def test_a_tiff_image_that_pillow_does_not_know_is_described(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.tif"), np.zeros((6, 9, 3), np.float32))
+    assert "3 bands of 32-bit floating-point values" in image_error(tmp_path / "a.tif")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB")
+def test_a_large_image_takes_few_bytes_a_pixel(tmp_path: Path) -> None:
+    Image.new("RGBA", (8000, 8000)).save(tmp_path / "a.png")
+    script = (
+        "import sys, resource, pathlib, detector.images.read as read\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak(); read.read_image(pathlib.Path(sys.argv[1])); print((peak() - before) * 1024 / 64e6)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "a.png")], capture_output=True, text=True)
+    assert float(done.stdout) < 8.5, done.stderr
 
 
 def image_error(path: Path) -> str:

@@ -1,5 +1,6 @@
 """From images to boxes: postprocessing against brute force, one path for every kind of input, and `infer` on files."""
 
+import io
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import time
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -29,6 +31,7 @@ from detector.inference.detector import Detector, as_array
 from detector.inference.infer import infer
 from detector.inference.output_names import output_names
 from detector.inference.sources import Source
+from detector.inference.tiles import TiledDetector
 from detector.models import postprocess
 from detector.models.base import DetectionModel
 from detector.models.postprocess import select, select_logits
@@ -268,6 +271,58 @@ def test_every_kind_of_input_gives_the_same_boxes(detector: Detector, files: lis
     assert same(detector(reverse[..., ::-1]), expected)  # a view with negative strides
 
 
+def test_files_in_memory_and_arrays_of_every_plain_shape(detector: Detector, files: list[Path]) -> None:
+    content, rgb = files[0].read_bytes(), read_image(files[0])
+    gray = rgb[..., :1]
+    alike: list[tuple[Any, Any]] = [
+        (io.BytesIO(content), rgb),
+        (bytearray(content), rgb),
+        (memoryview(content), rgb),
+        (np.dstack([rgb, gray]), rgb),
+        (rgb / 255, rgb),
+        (gray, gray.repeat(3, axis=2)),
+        (torch.from_numpy(gray).permute(2, 0, 1), gray.repeat(3, axis=2)),
+        (
+            torch.from_numpy(rgb / 255).permute(2, 0, 1).bfloat16(),
+            (torch.from_numpy(rgb / 255).bfloat16().float() * 255),
+        ),
+    ]
+    for image, expected in alike:
+        assert np.array_equal(as_array(image), np.asarray(expected).round())
+    with files[0].open("rb") as file:
+        assert same(detector(file), detector(files[0]))
+    for batch in (rgb[None], torch.from_numpy(rgb).permute(2, 0, 1)[None], [bytearray(content)]):
+        (found,) = detector(batch)
+        assert same(found, detector(rgb))
+        (found,) = TiledDetector(detector, 640, 0.2)(batch)
+        assert same(found, detector(rgb))
+
+
+def test_detections_are_a_sequence(detector: Detector, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = detector(files[0])
+    assert len(found) > 3
+    assert found[0].name == found.names[0]
+    assert [one.score for one in found] == found.scores.tolist()
+    assert found[-1].box == tuple(found.boxes[-1].tolist())
+    with pytest.raises(IndexError):
+        found[len(found)]
+    mask = torch.arange(len(found)) < 2
+    for first in (found[:2], found[[0, 1]], found[mask], found[mask.numpy()]):
+        assert torch.equal(first.boxes, found.boxes[:2])
+        assert first.names == found.names[:2]
+        assert repr(first).splitlines()[0] == "2 detections:"
+        assert f"{found[0].name} {found[0].score:.3f} (" in repr(first)
+    assert repr(found[:0]) == "0 detections"
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ConfigError, match="pip install pandas"):
+        found.to_pandas()
+    stand_in: Any = ModuleType("pandas")
+    stand_in.DataFrame = lambda rows, columns: [dict(zip(columns, row, strict=True)) for row in rows]
+    monkeypatch.setitem(sys.modules, "pandas", stand_in)
+    row: Any = found.to_pandas()[0]
+    assert (row["name"], row["score"], row["y2"]) == (found[0].name, found[0].score, found[0].box[3])
+
+
 def test_gray_images_are_the_same_as_file_and_array(detector: Detector, files: list[Path], tmp_path: Path) -> None:
     gray = cv2.cvtColor(read_image(files[0]), cv2.COLOR_RGB2GRAY)
     Image.fromarray(gray).save(tmp_path / "gray.png")
@@ -291,12 +346,14 @@ def test_exif_turns_a_file_and_a_pil_image(detector: Detector, files: list[Path]
 @pytest.mark.parametrize(
     ("image", "complaint"),
     [
-        (np.zeros((8, 8, 3), dtype=np.float32), "type float32; expected uint8"),
-        (np.zeros((8, 8, 4), dtype=np.uint8), "shape (8, 8, 4)"),
+        (np.full((8, 8, 3), 255.0), "outside 0..1"),
+        (np.zeros((8, 8, 3), dtype=np.uint16), "type uint16"),
+        (np.zeros((8, 8, 5), dtype=np.uint8), "shape (8, 8, 5)"),
+        (np.zeros((2, 8, 8), dtype=np.uint8), "shape (2, 8, 8)"),
         (np.zeros((3, 8, 8), dtype=np.uint8), "shape (3, 8, 8)"),
-        (np.zeros((1, 8, 8, 3), dtype=np.uint8), "shape (1, 8, 8, 3)"),
+        (np.zeros((1, 1, 8, 8, 3), dtype=np.uint8), "shape (1, 1, 8, 8, 3)"),
         (np.zeros((0, 8, 3), dtype=np.uint8), "shape (0, 8, 3)"),
-        (np.zeros((0, 8), dtype=np.uint8), "shape (0, 8, 3)"),
+        (np.zeros((0, 8), dtype=np.uint8), "shape (0, 8, 1)"),
         (torch.zeros(8, 8, 3), "shape (8, 8, 3)"),
         (torch.zeros(3, 0, 8), "shape (0, 8, 3)"),
         (torch.full((3, 8, 8), 255.0), "outside 0..1"),
@@ -305,6 +362,11 @@ def test_exif_turns_a_file_and_a_pil_image(detector: Detector, files: list[Path]
         (torch.zeros(3, 8, 8, dtype=torch.int64), "type int64"),
         (Image.new("RGB", (8, 0)), "shape (0, 8, 3)"),
         (Image.new("F", (8, 8)), "floating-point"),
+        (str(Path(__file__).parent), "use detector.stream"),
+        ("*.jpg", "use detector.stream"),
+        ("camera:0", "use detector.stream"),
+        ("film.mp4", "use detector.stream"),
+        ("http://me:hush@127.0.0.1/a.jpg", "http://***@127.0.0.1/a.jpg: a Detector takes image files"),
         ("missing.jpg", "missing.jpg: this image does not exist"),
     ],
 )
@@ -453,7 +515,7 @@ def test_a_busy_process_is_noticed() -> None:
         busy.wait()
 
 
-@pytest.mark.parametrize("value", [5, None, iter([])], ids=["integer", "nothing", "iterator"])
+@pytest.mark.parametrize("value", [5, None, iter([]), io.StringIO("")], ids=["integer", "nothing", "iterator", "text"])
 def test_what_is_no_image_is_refused(value: Any) -> None:
     with pytest.raises(DataError, match="unsupported image type"):
         as_array(value)

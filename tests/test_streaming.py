@@ -164,6 +164,14 @@ def test_images_in_memory(detector: Detector, folder: Path) -> None:
     assert all(same(one.detections, detector(path)) for one in seen)
 
 
+def test_one_source_needs_no_list(detector: Detector, folder: Path) -> None:
+    path = folder / "a.jpg"
+    for one in (str(path), path, Source(str(path), "image"), path.read_bytes(), read_image(path)):
+        (result,) = stream(detector, one)
+        assert same(result.detections, detector(path))
+    assert len(list(stream(detector, {path: 0, folder / "c.jpg": 0}.keys()))) == 2
+
+
 def test_bytes_that_are_no_image(folder: Path) -> None:
     content = (folder / "a.jpg").read_bytes()
     assert np.array_equal(image_from_bytes(content), read_image(folder / "a.jpg"))

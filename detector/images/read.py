@@ -4,19 +4,36 @@ Pillow decodes: unlike OpenCV it notices a file that ends too early.
 """
 
 import io
+import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from detector.errors import DataError
 
 # Named, because Pillow would hand other formats to outside programs (EPS to Ghostscript).
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+IMAGE_FORMATS = {
+    "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
+    "PNG": ("png",),
+    "WEBP": ("webp",),
+    "TIFF": ("tif", "tiff"),
+    "BMP": ("bmp",),
+    "GIF": ("gif",),
+    "PPM": ("ppm", "pgm", "pbm", "pnm"),
+    "JPEG2000": ("jp2", "j2k", "jpx", "jpf", "j2c", "jpc"),
+    "AVIF": ("avif",),
+}
+"""The extensions of files of each format."""
 ORIENTATION_TAG = 0x0112
+BITS_TAG, BANDS_TAG, MAXIMUM_TAG, NUMBERS_TAG = 258, 277, 281, 339  # of TIFF
 LARGEST_16_BIT = 65535
+ROWS = 512  # that are converted at a time
 TOO_LARGE = (
     "this image has more than 178 million pixels, against which Pillow guards; cut it into parts, or set"
     " PIL.Image.MAX_IMAGE_PIXELS in Python"
@@ -28,7 +45,10 @@ class UnreadableImageError(DataError):
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "height width 3"]:
-    """The image as contiguous 8-bit RGB; alpha is dropped, 16-bit values keep their high byte.
+    """The image as contiguous 8-bit RGB; alpha is dropped; of several pages the first is read, which is said once.
+
+    Deeper values keep their high byte. Where none reaches beyond 8 or 12 bits, and the file doesn't declare a range,
+    those bits are the range, which is said once. Reading takes up to 7 bytes of memory a pixel, 10 for a turned image.
 
     size: (width, height) in pixels from the annotation file, which decides whether the EXIF orientation is applied:
     it is whenever the turned image has that size, and is left off where only the stored pixels have it.
@@ -102,9 +122,17 @@ def _decode(path: Path) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
 
 
 def _pixels_of(image: Image.Image) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
-    orientation = _orientation(image)
+    pages = _pages(image)
+    # Pillow drops the low bytes of 16-bit colors; the files that use only these, all PNG or TIFF, are read again
+    deep_color = _content(image) if image.mode != "I;16" and ";16" in str(getattr(image, "tile", "")) else b""
+    orientation = _orientation(image)  # of a PNG file, this loads it
     image.load()
     pixels = _to_rgb(image)
+    if deep_color and orientation == 1 and pixels.max() < 16:
+        blue_green_red: Any = cv2.imdecode(np.frombuffer(deep_color, np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = np.ascontiguousarray(_eight_bits(blue_green_red[:, :, 2::-1], _declared_bits(image), _name(image)))
+    if pages > 1:
+        _say_once("pages", f"{_name(image)}: this image has {pages} pages; of such images the first page is read")
     if orientation != 1 and _orientation(image) == 1:  # Pillow turns TIFF itself while loading
         pixels = np.ascontiguousarray(_turn_back(pixels, orientation))
     return pixels, orientation
@@ -124,16 +152,74 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
+def _pages(image: Image.Image) -> int:
+    if image.format == "MPO":  # JPEG of a phone, whose other pages are previews
+        return 1
+    try:
+        return getattr(image, "n_frames", 1)
+    except Exception:  # the first page may be whole
+        return 1
+
+
+def _content(image: Image.Image) -> bytes:
+    """The file of an image that is not loaded yet."""
+    file = getattr(image, "fp")  # noqa: B009 - only images from files have one
+    place = file.tell()
+    file.seek(0)
+    content: bytes = file.read()
+    file.seek(place)
+    return content
+
+
+def _name(image: Image.Image) -> str:
+    return str(getattr(image, "filename", "")) or "image in memory"
+
+
+_said: set[str] = set()
+
+
+def _say_once(kind: str, line: str) -> None:
+    """Print a remark on an image to standard error, the first of its kind only."""
+    if kind not in _said:
+        _said.add(kind)
+        print(line, file=sys.stderr)
+
+
 def _to_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, whose range is unknown; save it with 8 bits a channel")
     if not image.mode.startswith("I"):
-        return np.array(image.convert("RGB"))
+        rgb = np.empty((image.height, image.width, 3), np.uint8)
+        for top in range(0, image.height, ROWS):  # at once it would take three times the memory
+            rows = image.crop((0, top, image.width, min(top + ROWS, image.height)))
+            rgb[top : top + ROWS] = np.asarray(rows.convert("RGB"))
+        return rgb
     values = np.asarray(image)
     if values.min() < 0 or values.max() > LARGEST_16_BIT:
         raise ValueError("its 32-bit pixels reach beyond 0..65535; save it with 8 or 16 bits a channel")
-    gray = (values >> 8).astype(np.uint8)
+    gray = _eight_bits(values, _declared_bits(image), _name(image))
     return np.repeat(gray[:, :, None], 3, axis=2)
+
+
+def _declared_bits(image: Image.Image) -> int | None:
+    """The bits that the values of a deep image use, as its file says."""
+    if image.format in ("PPM", "JPEG2000"):  # Pillow has scaled them
+        return 16
+    tags: Any = getattr(image, "tag_v2", {})
+    bits = tags.get(BITS_TAG, (16,))[0]
+    if MAXIMUM_TAG in tags:
+        return max(8, int(np.max(tags[MAXIMUM_TAG])).bit_length())
+    return bits if 8 < bits < 16 else None
+
+
+def _eight_bits(values: Shaped[np.ndarray, "..."], declared: int | None, name: str) -> UInt8[np.ndarray, "..."]:
+    """The high 8 of the bits that values in 0..65535 use."""
+    largest = int(values.max())
+    bits = declared or next(bits for bits in (8, 12, 16) if largest < 1 << bits)
+    if largest and bits < 16 and not declared:
+        _say_once("range", f"{name}: its values end at {largest}; such images are read as images of {bits} bits")
+    eight_bits: UInt8[np.ndarray, "..."] = np.minimum(values >> (bits - 8), 255).astype(np.uint8)
+    return eight_bits
 
 
 def _turn(
@@ -176,8 +262,25 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         if path.stat().st_size == 0:
             return "this image is empty (0 bytes)"
-        return f"this is not an image of a known format ({', '.join(_known_formats())})"
+        return _unknown_tiff(path) or f"this is not an image of a known format ({', '.join(_known_formats())})"
     if isinstance(error, Image.DecompressionBombError):
         return TOO_LARGE
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return f"this image can't be read: {' '.join(text.split()) or type(error).__name__}"
+
+
+def _unknown_tiff(path: Path) -> str:
+    """What a TIFF file holds that Pillow doesn't know; empty for another file."""
+    try:
+        with path.open("rb") as file:
+            tags = ImageFileDirectory_v2(file.read(8))
+            file.seek(tags.next)
+            tags.load(file)
+        bits = tags.get(BITS_TAG, (1,))[0]
+    except Exception:  # no TIFF, or a broken one
+        return ""
+    kind = " floating-point" if 3 in tags.get(NUMBERS_TAG, ()) else ""
+    return (
+        f"this TIFF image has {tags.get(BANDS_TAG, 1)} bands of {bits}-bit{kind} values, which Pillow can't decode;"
+        " save it as RGB with 8 bits a channel"
+    )

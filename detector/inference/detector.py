@@ -1,8 +1,10 @@
 """`Detector`: images in, `Detections` out; the one way from an image to boxes, used by infer, evaluate and training."""
 
+import glob
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import IO, Any, TypeAlias, overload
 
 import numpy as np
 import PIL.Image
@@ -18,15 +20,16 @@ from detector.formats.runtime import Runtime, Selection
 from detector.images.input_size import InputSize
 from detector.images.letterbox import Letterbox
 from detector.images.read import image_from_bytes, image_from_pil, read_image
+from detector.inference.sources import CAMERA, VIDEOS, is_url, without_secrets
 from detector.models.base import DetectionModel
 from detector.models.postprocess import NmsResult
 from detector.structures import Categories, Detections
 from detector.utils.device import resolve_device
 from detector.utils.threads import limited_threads, patient_threads
 
-ImageLike: TypeAlias = str | Path | bytes | np.ndarray | PIL.Image.Image | Tensor
-"""A file; the bytes of one; a uint8 array (height, width, 3) RGB or (height, width) gray; a PIL image; or a tensor
-(3, height, width) RGB, uint8 or float in 0..1."""
+ImageLike: TypeAlias = str | Path | bytes | bytearray | memoryview | IO[bytes] | np.ndarray | PIL.Image.Image | Tensor
+"""A file; the bytes of one; a file open for reading bytes; a PIL image; an array (height, width) or (height, width, bands);
+or a tensor (bands, height, width). Bands: 1 gray, 3 RGB, 4 RGB and alpha, which is dropped; uint8 or float in 0..1."""
 
 
 class Detector:
@@ -126,20 +129,20 @@ class Detector:
     def __call__(self, images: Sequence[ImageLike]) -> list[Detections]: ...
 
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Detections | list[Detections]:
-        """`Detections` of an image, or a list of them for a list; boxes in pixels of the original image.
+        """`Detections` of an image, or a list of them for a list or a batch, an array (images, height, width, bands) or a
+        tensor (images, bands, height, width); boxes in pixels of the original image.
 
         Raises DataError for an image that can't be read or an array that is no image.
         """
-        if isinstance(images, str | bytes) or not isinstance(images, Sequence):  # `as_array` refuses what is no image
-            return self([images])[0]
+        listed, one = as_list(images)
         found = []
-        for start in range(0, len(images), self.batch):
-            arrays = [as_array(image) for image in images[start : start + self.batch]]
+        for start in range(0, len(listed), self.batch):
+            arrays = [as_array(image) for image in listed[start : start + self.batch]]
             letterboxes = [self.letterbox(array.shape[1], array.shape[0]) for array in arrays]
             with limited_threads(self.threads):
                 inputs = [to_tensor(each.apply(array)) for each, array in zip(letterboxes, arrays, strict=True)]
             found += self.detect_inputs(inputs, letterboxes)
-        return found
+        return found[0] if one else found
 
     def letterbox(self, width: int, height: int) -> Letterbox:
         """How an image of this size goes into the network; not at all where an exported file places it itself."""
@@ -184,35 +187,57 @@ def stack_inputs(inputs: Sequence[UInt8[Tensor, "3 height width"]]) -> UInt8[Ten
     return torch.stack([each.permute(1, 2, 0) for each in inputs]).permute(0, 3, 1, 2)
 
 
+def as_list(images: Any) -> tuple[Sequence[Any], bool]:
+    """The images of a list or a batch, and False; what is to be one image, in a list, and True."""
+    if isinstance(images, np.ndarray | Tensor):
+        return (list(images), False) if images.ndim == 4 else ([images], True)
+    many = isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview)
+    return (images, False) if many else ([images], True)
+
+
 def as_array(image: object) -> UInt8[np.ndarray, "height width 3"]:
     """Any `ImageLike` as RGB. Raises DataError for what is none."""
     if isinstance(image, str | Path):
+        _require_image_file(str(image))
         return read_image(Path(image))
-    if isinstance(image, bytes):
-        return image_from_bytes(image)
+    if isinstance(image, io.IOBase):
+        image = image.read()  # of a file that is open for text a str, which is refused below
+    if isinstance(image, bytes | bytearray | memoryview):
+        return image_from_bytes(bytes(image))
     if isinstance(image, PIL.Image.Image):
         image = image_from_pil(image)
     if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] != 3:
+        if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
             raise DataError(f"an image tensor has shape {tuple(image.shape)}; expected (3, height, width), RGB")
-        if image.is_floating_point():
-            if not ((image >= 0) & (image <= 1)).all():
-                raise DataError(
-                    "an image tensor of floats holds values outside 0..1; expected 0..1, or uint8 for 0..255"
-                )
-            image = (image.float() * 255).round().to(torch.uint8)
-        image = image.detach().permute(1, 2, 0).cpu().numpy()
+        image = image.detach().permute(1, 2, 0).cpu()
+        image = (image.float() if image.is_floating_point() else image).numpy()  # NumPy has no bfloat16
     if not isinstance(image, np.ndarray):
         raise DataError(
             f"unsupported image type {type(image).__name__!r}; pass a path, bytes, a NumPy array, a PIL image or a tensor"
         )
-    if image.dtype != np.uint8:
-        raise DataError(f"an image array has type {image.dtype}; expected uint8, 0..255")
     if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.size == 0:
         raise DataError(f"an image array has shape {image.shape}; expected (height, width, 3) RGB or (height, width)")
-    return np.ascontiguousarray(image)
+    if np.issubdtype(image.dtype, np.floating):
+        if not ((image >= 0) & (image <= 1)).all():
+            raise DataError("an image of floats holds values outside 0..1; expected 0..1, or uint8 for 0..255")
+        image = (image * 255).round().astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise DataError(f"an image array has type {image.dtype}; expected uint8, 0..255, or floats in 0..1")
+    return np.ascontiguousarray(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3])
+
+
+def _require_image_file(name: str) -> None:
+    """Raise DataError for a source that is more or other than one image file."""
+    path = Path(name)
+    video = path.suffix.lower().lstrip(".") in VIDEOS
+    others = is_url(name) or CAMERA.fullmatch(name) or path.is_dir() or (glob.has_magic(name) and not path.exists())
+    if video or others:
+        raise DataError(
+            f"{without_secrets(name)}: a Detector takes image files; for folders, globs, URLs, videos and cameras use"
+            " detector.stream(detector, [source])"
+        )
 
 
 def _labels_of(classes: Sequence[str], categories: Categories) -> Int64[Tensor, " labels"]:

@@ -105,7 +105,7 @@ def infer(config: InferConfig) -> int:
                     break
         if summary.images + summary.frames == 0:
             raise DataError(
-                f"none of the {len(sources)} images can be read (see above); give JPEG, PNG, WebP or TIFF files, or videos"
+                f"none of the {len(sources)} images can be read (see above); give image files, such as JPEG or PNG, or videos"
             )
     seconds = monotonic() - start
     if summary.unread:

@@ -3,33 +3,61 @@
 import glob
 import os
 import re
+import sys
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from http.client import HTTPException, HTTPMessage
+from http.client import HTTPException, HTTPMessage, InvalidURL
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from time import monotonic
 from typing import Literal, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+
+from PIL import Image
 
 from detector.errors import DataError
+from detector.images.read import IMAGE_FORMATS
 
-IMAGES = ("jpg", "jpeg", "png", "bmp", "tif", "tiff", "webp")
-VIDEOS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "mts", "m2ts", "wmv", "flv", "3gp")
+IMAGES = tuple(extension for extensions in IMAGE_FORMATS.values() for extension in extensions)
+VIDEOS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "mts", "m2ts", "wmv", "flv", "3gp", "h264")
+TS_PACKET, TS_SYNC = 188, 0x47  # of MPEG transport streams; other .ts files are programs
 TIMEOUT = 10.0  # seconds that a server may be silent
 RECURSIVE = re.compile(r"(?:^|(?<=[/\\]))\*\*(?:[/\\]|$)")
+DEADLINE = 60.0  # seconds in which a whole image must be there
+LARGEST = 64 << 20  # bytes of an image
+CHUNK = 1 << 20
 CAMERA = re.compile(r"camera:(\d+)")
+USER_INFO = re.compile(
+    r"(?<=://)(?:[^/?#]*@|[^/?#:@]+:(?!\d*[/?#])[^@]*@)"
+)  # also with a / or # that is not %2F or %23
+SECRET = re.compile(
+    r"([?&;#][^=&;#]*(?:token|key|secret|sig|pass|pwd|auth|cred|session|user|login)[^=&;#]*=)[^&;#]*", re.I
+)
 
 
 class Source(NamedTuple):
     """Where images come from.
 
-    name: a path, a URL or camera:N; kind: what is there, cameras being videos; live: a camera, here or behind a URL,
-    which goes on until it is stopped and doesn't wait: frames that come too fast are skipped.
+    name: a path, a URL, its secrets as `***`, or camera:N; kind: what is there, cameras being videos; live: a camera,
+    here or behind a URL, which goes on until it is stopped and doesn't wait: frames that come too fast are skipped;
+    address: the URL with its secrets, for opening only, None where it has none.
     """
 
     name: str
     kind: Literal["image", "video"]
     live: bool = False
+    address: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Source({self.name!r}, {self.kind!r}, live={self.live})"
+
+    @property
+    def location(self) -> str:
+        """What to open."""
+        return self.address or self.name
 
     @property
     def url(self) -> bool:
@@ -44,6 +72,11 @@ class Source(NamedTuple):
 
 def is_url(name: str) -> bool:
     return name.startswith(("http://", "https://", "rtsp://", "rtsps://"))
+
+
+def without_secrets(url: str) -> str:
+    """The URL for people and files: `***` for user, password and the values of parameters such as token and key."""
+    return SECRET.sub(r"\1***", USER_INFO.sub("***@", url)) if is_url(url) else url
 
 
 def find_sources(names: Sequence[str]) -> list[Source]:
@@ -62,8 +95,7 @@ def find_sources(names: Sequence[str]) -> list[Source]:
             found.setdefault(name, _ask_server(name))
         else:
             for path in _find(name):
-                kind: Literal["image", "video"] = "image" if _extension(path) in IMAGES else "video"
-                found.setdefault(str(path.resolve()), Source(str(path), kind))
+                found.setdefault(str(path.resolve()), Source(str(path), _kind(path)))
     return list(found.values())
 
 
@@ -71,8 +103,21 @@ def _extension(path: Path) -> str:
     return path.suffix.lower().lstrip(".")
 
 
+def _kind(path: Path) -> Literal["image", "video"]:
+    if _extension(path) == "gif":
+        try:
+            with Image.open(path) as image:
+                return "video" if getattr(image, "is_animated", False) else "image"
+        except Exception:  # Pillow raises nearly anything; whoever reads the image says what is wrong
+            return "image"
+    return "image" if _extension(path) in IMAGES else "video"
+
+
 def _is_known(path: Path) -> bool:
-    return _extension(path) in (*IMAGES, *VIDEOS) and path.is_file()
+    if _extension(path) == "ts":
+        with path.open("rb") as file:
+            return file.read(TS_PACKET + 1)[::TS_PACKET] == bytes([TS_SYNC, TS_SYNC])
+    return _extension(path) in (*IMAGES, *VIDEOS)
 
 
 def _find(source: str) -> list[Path]:
@@ -90,7 +135,12 @@ def _find(source: str) -> list[Path]:
             " or a URL (http, https, rtsp)"
         )
     pattern = f"{glob.escape(source)}/**" if is_folder else source
-    files = sorted(path for path in map(Path, _glob(pattern)) if _is_known(path))
+    found = [Path(name) for name in _glob(pattern) if Path(name).is_file()]
+    files = sorted(path for path in found if _is_known(path))
+    others = Counter(path.suffix or "without extension" for path in set(found).difference(files))
+    if others and files:
+        kinds = ", ".join(f"{count} {extension}" for extension, count in others.most_common(5))
+        print(f"{source}: {others.total()} files skipped that are no images or videos ({kinds})", file=sys.stderr)
     if not files:
         kind = "folder" if is_folder else "glob"
         raise DataError(f"{source}: this {kind} holds no image; name one with files that end in one of {known}")
@@ -122,24 +172,72 @@ def _folders(top: str) -> Iterator[str]:
 
 def _ask_server(url: str) -> Source:
     """What is behind a URL, by the type that the server states. Raises DataError if it doesn't answer."""
+    name = without_secrets(url)
+    address = url if url != name else None
     if url.startswith("rtsp"):
-        return Source(url, "video", live=True)  # it is asked when it is opened
+        return Source(name, "video", live=True, address=address)  # it is asked when it is opened
     _, headers = fetch(url, content=False)
     stated = headers.get_content_type()
     if stated.startswith("image/") or _extension(Path(urlsplit(url).path)) in IMAGES:
-        return Source(url, "image")
-    return Source(url, "video", live=stated == "multipart/x-mixed-replace")  # how cameras send JPEG after JPEG
+        return Source(name, "image", address=address)
+    # how cameras send JPEG after JPEG
+    return Source(name, "video", live=stated == "multipart/x-mixed-replace", address=address)
 
 
 def fetch(url: str, content: bool = True) -> tuple[bytes, HTTPMessage]:
-    """What a server sends and its headers; without `content`, these alone. Raises DataError if it can't be had."""
+    """What a server sends, within `DEADLINE` seconds and up to `LARGEST` bytes, and its headers; without `content`, these
+    alone. User and password in the URL are sent if the server asks for them. Raises DataError if it can't be had."""
+    answer: SimpleQueue[tuple[bytes, HTTPMessage] | Exception] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer.put(_transfer(url, content))
+        except Exception as error:  # goes on in the thread that waits
+            answer.put(error)
+
+    # a thread, because a time limit of sockets starts anew with each byte
+    Thread(target=ask, name="fetches an image", daemon=True).start()
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
-            return answer.read() if content else b"", answer.headers
+        got = answer.get(timeout=DEADLINE)
+        if not isinstance(got, Exception):
+            return got
+        raise got
+    except Empty:
+        reason = f"not complete after {DEADLINE:.0f} s"
     except urllib.error.HTTPError as error:
         reason = f"the server says {error.code} {error.reason}"
     except urllib.error.URLError as error:
         reason = str(error.reason)
-    except (OSError, HTTPException, ValueError) as error:  # ValueError: no URL after all
+    except (ValueError, InvalidURL):  # its text may show a password
+        reason = "this is no URL; write special characters of a password as %40 for @, %2F for /"
+    except (OSError, HTTPException) as error:
         reason = str(error) or type(error).__name__
-    raise DataError(f"{url}: can't be reached ({' '.join(reason.split())}); check the address and the network")
+    raise DataError(
+        f"{without_secrets(url)}: can't be reached ({' '.join(reason.split())}); check the address and the network"
+    )
+
+
+def _transfer(url: str, content: bool) -> tuple[bytes, HTTPMessage]:
+    parts = urlsplit(url)
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    if parts.username is not None:
+        passwords.add_password(None, bare, unquote(parts.username), unquote(parts.password or ""))
+    opener = urllib.request.build_opener(
+        urllib.request.HTTPBasicAuthHandler(passwords), urllib.request.HTTPDigestAuthHandler(passwords)
+    )
+    end = monotonic() + DEADLINE
+    body = bytearray()
+    with opener.open(bare, timeout=TIMEOUT) as answer:
+        while content and monotonic() < end and (part := answer.read1(CHUNK)):
+            body += part
+            if len(body) > LARGEST:
+                raise DataError(
+                    f"{without_secrets(url)}: more than {LARGEST >> 20} MiB, the limit of an image by URL; download it and"
+                    " name the file"
+                )
+        # read1 takes a body that ends too early for whole
+        missing = getattr(answer, "length", None)
+        if content and missing:
+            raise HTTPException(f"{missing} bytes are missing")
+        return bytes(body), answer.headers

@@ -1,19 +1,21 @@
 """Images one after the other from any sources, read ahead of the network, with memory for a few at a time."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from io import IOBase
 from pathlib import Path
 from queue import Queue
 from threading import Event, Thread
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
+from torch import Tensor
 
 from detector.errors import DataError
 from detector.images.read import image_from_bytes, read_image
-from detector.inference.detector import Detector, ImageLike, as_array
+from detector.inference.detector import Detector, ImageLike, as_array, as_list
 from detector.inference.sources import TIMEOUT, Source, fetch, find_sources
 from detector.inference.tiles import TiledDetector
 from detector.inference.video import read_video
@@ -47,17 +49,21 @@ class _Item(NamedTuple):
 
 def stream(
     detector: Detector | TiledDetector,
-    sources: Iterable[Source | ImageLike],
+    sources: Source | ImageLike | Iterable[Source | ImageLike],
     on_error: OnError | None = None,
 ) -> Generator[StreamResult, None, None]:
     """Detect in the images of all sources, in order, while the next ones are read in a thread.
 
-    A source is a name as `find_sources` takes it, what that returns, or an `ImageLike` in memory; of an iterator only the
-    next few are taken. Only live sources lose images, when they come faster than the network takes them. A source that
-    can't be read (to its end) is passed to `on_error`, and the next one follows; without it, DataError is raised.
+    A source, one or many, is a name as `find_sources` takes it, what that returns, or an `ImageLike` in memory; of an
+    iterator only the next few are taken. Only live sources lose images, when they come faster than the network takes
+    them. A source that can't be read (to its end) is passed to `on_error`, and the next one follows; without it,
+    DataError is raised.
     """
+    several: Any = [sources] if isinstance(sources, Source) else sources
+    if not isinstance(several, Iterable) or isinstance(several, Sequence | np.ndarray | Tensor | IOBase):
+        several, _ = as_list(several)
     waiting: list[_Item] = []
-    for shot in _ahead(_shots(sources), max(AHEAD, detector.batch)):
+    for shot in _ahead(_shots(several), max(AHEAD, detector.batch)):
         if isinstance(shot.image, DataError):
             yield from _detect(detector, waiting)
             waiting = []
@@ -102,7 +108,7 @@ def _shots(sources: Iterable[Source | ImageLike]) -> Iterator[_Item]:
 def _read(source: Source) -> Iterator[tuple[float, UInt8[np.ndarray, "height width 3"]]]:
     """Seconds since the first and RGB pixels of each image of a source. Raises DataError where it can't go on."""
     if source.kind == "image" and source.url:
-        yield 0.0, image_from_bytes(fetch(source.name)[0])
+        yield 0.0, image_from_bytes(fetch(source.location)[0])
     elif source.kind == "image":
         yield 0.0, read_image(Path(source.name))
     elif source.camera is not None:

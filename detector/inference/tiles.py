@@ -12,7 +12,7 @@ from torchvision.ops import batched_nms
 
 from detector.boxes import box_area, intersection_area
 from detector.config import require_tiles
-from detector.inference.detector import Detector, ImageLike, as_array
+from detector.inference.detector import Detector, ImageLike, as_array, as_list
 from detector.structures import Detections
 
 SEAM = 0.02
@@ -93,9 +93,10 @@ class TiledDetector:
 
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Detections | list[Detections]:
         """Detect as `Detector.__call__` does."""
-        if isinstance(images, Sequence) and not isinstance(images, str | bytes):
-            return [self(image) for image in images]
-        image = as_array(images)
+        listed, one = as_list(images)
+        if not one:
+            return [self(image) for image in listed]
+        image = as_array(listed[0])
         places = windows(image.shape[1], image.shape[0], self.side, self.overlap)
         if len(places) == 1:
             return self.detector(image)
@@ -109,7 +110,7 @@ class TiledDetector:
 def larger_than(side: float, found: Detections) -> Detections:
     """Detections with a side longer than `side` pixels, which windows may not show whole."""
     large = (found.boxes[:, 2:] - found.boxes[:, :2]).amax(dim=1) > side
-    return Detections(found.boxes[large], found.scores[large], found.labels[large], found.categories)
+    return found[large]
 
 
 def merge(

@@ -1,7 +1,7 @@
 """Video files and streams, read and written with PyAV or, without the extra `video`, with OpenCV."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from detector.errors import DISTRIBUTION, DataError
 from detector.inference.sources import Source
 
 SLACK = 0.5  # seconds by which a video may end before its header says
+LONGEST_STEP = 12 * 3600.0  # seconds from frame to frame; an MP4 file holds no longer ones
 Frame: TypeAlias = tuple[float, UInt8[np.ndarray, "height width 3"]]
 """Seconds since the first frame, and RGB."""
 Write: TypeAlias = Callable[[UInt8[np.ndarray, "height width 3"], float], None]
@@ -37,7 +38,7 @@ def read_video(source: Source) -> Iterator[Frame]:
     Raises DataError, one line that names the video: at once if it can't be opened; after the last frame if it ends
     before its header says or if parts of it could not be decoded, which are skipped. A live stream may lose parts.
     """
-    read: Ending = yield from _backend().frames(source)
+    read: Ending = yield from _without_jumps(source, _backend().frames(source))
     if read.frames == 0:
         raise DataError(f"{source.name}: no frame of this video can be decoded; repair it or name another")
     if source.live:
@@ -52,6 +53,26 @@ def read_video(source: Source) -> Iterator[Frame]:
             f"{source.name}: {read.broken} parts of this video are damaged; its {read.frames} frames that can be decoded"
             " were used"
         )
+
+
+def _without_jumps(source: Source, frames: Generator[Frame, None, Ending]) -> Generator[Frame, None, Ending]:
+    """The same, frames whose time stamps jump following at the step before them, which is said once."""
+    last, step, lead, said = 0.0, 0.0, 0.0, False
+    while True:
+        try:
+            seconds, image = next(frames)
+        except StopIteration as end:
+            ending: Ending = end.value  # with the jumps, as in the header
+            return ending
+        if abs(seconds - lead - last) > LONGEST_STEP:
+            lead = seconds - last - step
+            if not said:
+                print(
+                    f"{source.name}: its time stamps jump by {seconds - last:.0f} s; it is taken out", file=sys.stderr
+                )
+            said = True
+        yield seconds - lead, image
+        last, step = seconds - lead, seconds - lead - last
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def frames(source: Source) -> Generator[Frame, None, Ending]:
     """
     capture = _open(source)
     try:
-        count, broken, failed, first, moment, step = 0, 0, 0, 0.0, 0.0, 0.0
+        count, broken, failed, first, started, moment, step = 0, 0, 0, 0.0, 0.0, 0.0, 0.0
         rate = capture.get(cv2.CAP_PROP_FPS)
         while failed < (1 if source.url else DAMAGED):
             there, image = capture.read()
@@ -41,6 +41,7 @@ def frames(source: Source) -> Generator[Frame, None, Ending]:
             time = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000  # 0 if the file doesn't tell
             if count == 0:
                 first, step = time, 1 / rate if rate > 0 else 0.0
+                started = max(capture.get(cv2.CAP_PROP_PTS) * step, 0.0)  # the header counts from 0
             else:
                 following = time - first if time - first > moment else moment + step
                 moment, step = following, following - moment
@@ -48,7 +49,7 @@ def frames(source: Source) -> Generator[Frame, None, Ending]:
             count += 1
         expected = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         # where the header has no number of frames, OpenCV makes one of the length and the rate
-        length = expected / rate if rate > 0 and count < expected else 0.0
+        length = expected / rate - started if rate > 0 and count < expected else 0.0
         return Ending(count, broken, moment + step, length)
     finally:
         capture.release()
@@ -61,7 +62,7 @@ def _open(source: Source) -> cv2.VideoCapture:
     Not covered: other local files that a list names are read. And OpenCV takes options for FFmpeg from the environment
     alone, so that a user who sets OPENCV_FFMPEG_CAPTURE_OPTIONS can allow more (protocol_whitelist).
     """
-    name = source.name if source.url else _file_name(Path(source.name), DataError)
+    name = source.location if source.url else _file_name(Path(source.name), DataError)
     milliseconds = round(TIMEOUT * 1000)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
     with _quiet():

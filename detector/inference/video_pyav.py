@@ -4,6 +4,8 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from struct import unpack
+from typing import Any
 
 import av
 import numpy as np
@@ -35,7 +37,7 @@ def frames(source: Source) -> Generator[Frame, None, Ending]:
                     f"{source.name}: this video can't be read beyond its frame {count} ({error.strerror})"
                 ) from error
             if packet is None:
-                return Ending(count, broken, end, _length(stream))
+                return Ending(count, broken, end, _length(stream, first or 0.0))
             try:
                 decoded = packet.decode()
             except FFmpegError:
@@ -53,7 +55,7 @@ def frames(source: Source) -> Generator[Frame, None, Ending]:
 def _open(source: Source) -> "av.container.InputContainer":
     try:
         if source.url:
-            return av.open(source.name, timeout=TIMEOUT)
+            return av.open(source.location, timeout=TIMEOUT)
         # a local file may be a list that names other places: only files are followed, and no name is taken for a protocol
         return av.open(f"file:{source.name}", options={"protocol_whitelist": "file"})
     except (FFmpegError, OSError) as error:
@@ -62,22 +64,30 @@ def _open(source: Source) -> "av.container.InputContainer":
         raise DataError(f"{source.name}: this video can't be opened ({reason}); {remedy}") from error
 
 
-def _length(stream: "av.VideoStream") -> float:
-    """Seconds of the video by its header, 0 if that doesn't tell."""
+def _length(stream: "av.VideoStream", first: float) -> float:
+    """Seconds of the video from its first frame on, by its header, 0 if that doesn't tell."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")  # Matroska: 00:00:12.345000000
+    # Matroska has the time of the end: 00:00:12.345000000
+    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
     minutes, _, seconds = rest.partition(":")
     try:
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds) - first
     except ValueError:
         return 0.0
 
 
 def _upright(frame: "av.VideoFrame") -> UInt8[np.ndarray, "height width 3"]:
-    """The frame as a player shows it; phones store theirs lying."""
+    """The frame as a player shows it, turned and mirrored by its display matrix; phones store theirs lying."""
     image = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(image, k=frame.rotation // 90)) if frame.rotation else image
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image
+    a, b, _, c, d = unpack("=9i", bytes(matrix))[:5]  # of a stored x and y it shows a x + c y, b x + d y
+    if abs(b) > abs(a):
+        image = image.transpose(1, 0, 2)
+        a, d = c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
 @contextmanager
