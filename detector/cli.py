@@ -27,7 +27,7 @@ from detector.config import (
     TrainConfig,
     type_in_words,
 )
-from detector.errors import ConfigError, DetectorError
+from detector.errors import ConfigError, DetectorError, printable
 from detector.formats.table import FORMATS
 from detector.utils.memory import tune_malloc
 
@@ -48,7 +48,7 @@ def report_after(folder: str) -> None:
     try:
         report(ReportConfig(run=folder))
     except (Exception, KeyboardInterrupt) as error:
-        reason = " ".join(f"{type(error).__name__} {error}".split()) if not isinstance(error, DetectorError) else error
+        reason = error if isinstance(error, DetectorError) else printable(f"{type(error).__name__} {error}")
         again = f"detector report {shlex.quote(folder)}"
         print(
             f"the training is done and its weights are written, but the report failed ({reason}); draw it with: {again}",
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tune_malloc()
         return command.run(config)
     except DetectorError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

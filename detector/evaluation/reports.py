@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from detector.errors import printable
 
 
 def print_metrics(metrics: Mapping[str, float | None], per_category: Mapping[str, Mapping[str, float | None]]) -> None:
@@ -16,7 +18,7 @@ def print_metrics(metrics: Mapping[str, float | None], per_category: Mapping[str
     console.print(table)
     categories = Table("category", "AP", "AP50", title="AP per category")
     for name, values in per_category.items():
-        categories.add_row(escape(name), text(values["AP"]), text(values["AP50"]))
+        categories.add_row(Text(printable(name)), text(values["AP"]), text(values["AP50"]))
     console.print(categories)
 
 
