@@ -8,6 +8,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, get_origin, get_type_hints
@@ -132,9 +133,39 @@ COMMANDS = {
 }
 
 
+BROKEN_PIPE = 141
+"""Exit code that a shell gives a program whose output nobody reads any more, as head after its lines: 128 + SIGPIPE."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; what the user can fix is one line on stderr, exit code 2."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    """Run a command; what the user can fix is one line on stderr, exit code 2; `BROKEN_PIPE` where nobody reads the output."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, TextIOWrapper)]
+    for stream in streams:  # a character that the encoding lacks must not end the work
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            return run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:
+        broken = next((stream for stream in streams if is_broken(stream)), None)
+        if broken is None:  # another pipe
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), broken.fileno())  # Python would complain when it writes what is left
+        return BROKEN_PIPE
+
+
+def is_broken(stream: TextIOWrapper) -> bool:
+    """Whether nobody reads the other end of this pipe."""
+    try:
+        print(file=stream, flush=True)  # to flush is not enough: what could not be written may be forgotten
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command of these arguments; returns its exit code."""
     # read when torch is imported: threads that wait spin so often, then sleep; OpenMP's default spins for seconds on cores
     # that others need (loader workers, other programs), no spinning at all costs a quarter (benchmarks/RESULTS.md)
     if "OMP_WAIT_POLICY" not in os.environ:

@@ -1,7 +1,11 @@
 """Text of strangers, shown: class names, file names and licenses that a terminal, a page or a spreadsheet would obey."""
 
 import csv
+import io
 import json
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_broken_inputs import make_data
 
+from detector import cli
 from detector.cli import main
+from detector.config import DemoConfig
 from detector.errors import JOINERS, ConfigError, printable
+from detector.evaluation.reports import print_metrics
 from detector.images.draw import draw_boxes
 from detector.inference.sinks import COLUMNS, csv_writer
 from detector.utils.charts import plain
@@ -97,3 +104,45 @@ def test_a_dataset_with_such_names_goes_through_every_command(
     for path in (*Path("found").glob("*.jpg"), *Path("run/report").glob("*.png")):
         Image.open(path).load()
     assert len(list(Path("found").glob("*.jpg"))) == 3
+
+
+def test_an_output_that_is_not_utf_8_takes_any_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where PYTHONIOENCODING or the locale says so, or Windows writes to a file."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--help"])
+    assert rb"cuda:1, \u2026" in written.getvalue()
+
+
+def with_command(monkeypatch: pytest.MonkeyPatch, run: Callable[[DemoConfig], int]) -> None:
+    monkeypatch.setitem(cli.COMMANDS, "demo", cli.COMMANDS["demo"]._replace(run=run))
+
+
+def print_table(_config: object) -> int:
+    print_metrics({"AP": 1.0}, {})
+    raise AssertionError("unreachable")
+
+
+@pytest.mark.parametrize("run", [lambda _: print("a") or 0, print_table], ids=["print", "rich"])
+def test_a_command_whose_reader_is_gone_ends_as_other_programs_do(
+    run: Callable[[object], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with `| head`, which ends after some lines."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with_command(monkeypatch, run)
+    with open(writer, "w") as stdout:  # noqa: PTH123, a number
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(["demo"]) == 141
+        stdout.flush()
+    assert capsys.readouterr().err == ""
+
+
+def test_another_broken_pipe_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_config: object) -> int:
+        raise BrokenPipeError
+
+    with_command(monkeypatch, broken)
+    with pytest.raises(BrokenPipeError):
+        main(["demo"])

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from detector.training.checkpoint import EpochStats
+from detector.utils.terminal import Terminal
 
 
 def metric_text(value: float | None) -> str:
@@ -22,7 +22,7 @@ class RunProgress:
         self._epochs = epochs
         self._last_ap = metric_text(None)
         self._next_status = 0
-        self._console = Console()
+        self._console = Terminal()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
