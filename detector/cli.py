@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_origin, get_type_hints
 
 import docstring_parser
-import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from detector.config import (
@@ -26,11 +25,13 @@ from detector.config import (
     InferConfig,
     ReportConfig,
     TrainConfig,
+    range_in_words,
     type_in_words,
 )
 from detector.errors import ConfigError, DetectorError, printable
 from detector.formats.table import FORMATS
 from detector.utils.memory import tune_malloc
+from detector.utils.yaml_file import read_yaml
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -184,6 +185,12 @@ def run(arguments: list[str]) -> int:
     except DetectorError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except PermissionError as error:
+        print(
+            f"error: {printable(str(error.filename))}: permission denied; give this user the right to it",
+            file=sys.stderr,
+        )
+        return DetectorError.exit_code
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 2
@@ -198,8 +205,10 @@ def usage() -> str:
 
 def parse(name: str, command: Command, arguments: Sequence[str]) -> Any:
     """The configuration from files and arguments. Raises ConfigError that names the key and the remedy."""
-    for path in config_files(arguments):
-        check_file(name, command, path)
+    arguments = with_config_paths(arguments)
+    for option, path in pairwise(arguments):
+        if option == "--config":
+            check_file(name, command, path)
     parser = build_parser(name, command)
     require_known(parser, (argument.split("=")[0] for argument in arguments if argument.startswith("--")))
     try:
@@ -220,10 +229,20 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> Any:
 
 def instantiate(parser: ArgumentParser, command: Command, parsed: Namespace) -> Any:
     """The configuration of parsed values. Raises ConfigError for one that is empty or out of range."""
+    for key, value in vars(parsed.as_flat()).items():
+        if isinstance(value, str | list):
+            parsed[key] = expand_home(value)
     require_values(parser, parsed.as_dict())
     values = parser.instantiate(parsed).as_dict()
     values.pop("config")
     return command.config(**values)
+
+
+def expand_home(value: Any) -> Any:
+    """A path, or each one of a list, with ~ as the home folder; the shell knows it only at the beginning of an argument."""
+    if isinstance(value, list):
+        return [expand_home(each) for each in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value  # noqa: PTH111
 
 
 def build_parser(name: str, command: Command) -> ArgumentParser:
@@ -240,7 +259,18 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
         if action.dest == "format":
             kinds = "; ".join(f"{key}: {each.description}" for key, each in FORMATS.items())
             action.help = f"{helps['format']} {kinds}."
+        if limits := ranges(command.config).get(action.dest):
+            action.help = f"{str(action.help).rstrip('.')}; {range_in_words(*limits)}."
     return parser
+
+
+def ranges(config: type, prefix: str = "") -> dict[str, tuple[float, float]]:
+    """The smallest and largest value of each option that takes a number, by dotted name."""
+    found = {f"{prefix}{name}": limits for name, limits in getattr(config, "RANGES", {}).items()}
+    for each in fields(config):
+        if is_dataclass(each.default_factory):
+            found |= ranges(each.default_factory, f"{prefix}{each.name}.")
+    return found
 
 
 def field_docs(config: type) -> dict[str, str]:
@@ -249,27 +279,26 @@ def field_docs(config: type) -> dict[str, str]:
     return {parameter.arg_name: parameter.description or "" for doc in parsed for parameter in doc.params}
 
 
-def config_files(arguments: Sequence[str]) -> list[str]:
-    """The values of --config."""
-    following = [value for option, value in pairwise(arguments) if option == "--config"]
-    return following + [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]
+RECIPES = Path(__file__).parent / "recipes"
+"""Folder of the shipped configurations: in a clone a link to `configs/`, as with the shipped weights."""
+
+
+def with_config_paths(arguments: Sequence[str]) -> list[str]:
+    """The arguments with --config=FILE as two, and the file of each shipped configuration in the place of its name."""
+    split = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--config=") else [a])]
+    shipped = {path.stem: str(path) for path in RECIPES.glob("*.yaml")}
+    return [
+        shipped.get(value, expand_home(value)) if option == "--config" and not Path(value).is_file() else value
+        for option, value in pairwise(["", *split])
+    ]
 
 
 def check_file(name: str, command: Command, path: str) -> None:
     """Raise ConfigError naming the file for what is wrong in it, which the parser's own message does not."""
     if not Path(path).is_file():
-        raise ConfigError(f"--config: there is no file {path}; configs/ holds the shipped ones")
-    try:
-        content = yaml.safe_load(Path(path).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"--config: {path} can't be read ({error.strerror}); choose another file") from error
-    except yaml.MarkedYAMLError as error:
-        where = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}: this is not YAML: {error.problem}{where}; fix the file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: this is not YAML but something else; write it as text, UTF-8") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: this holds no options; write lines such as 'out: runs/mine'")
+        shipped = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
+        raise ConfigError(f"--config: there is no file {path}; the names of shipped ones are: {shipped}")
+    content = read_yaml(Path(path))
     parser = build_parser(name, command)
     required = [f for f in fields(command.config) if f.default is MISSING and f.default_factory is MISSING]
     # the command line may have them
