@@ -328,7 +328,10 @@ SECTIONS = {each.name for each in fields(TrainConfig) if is_dataclass(each.defau
 def require_values(parser: ArgumentParser, content: Mapping[str, Any]) -> None:
     """Raise ConfigError for a key without a value where none is no possible value."""
     defaults = vars(parser.get_defaults().as_flat())
-    sections = [("", content), *((f"{name}.", content.get(name) or {}) for name in SECTIONS)]
+    sections = [
+        ("", content),
+        *((f"{name}.", content[name]) for name in SECTIONS if isinstance(content.get(name), dict)),
+    ]
     for key, value in ((f"{prefix}{name}", value) for prefix, part in sections for name, value in part.items()):
         if value is None and defaults.get(key) is not None:
             raise ConfigError(f"{key} has no value; give it one or leave it out for {defaults[key]!r}")

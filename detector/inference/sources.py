@@ -15,7 +15,7 @@ from detector.errors import DataError
 IMAGES = ("jpg", "jpeg", "png", "bmp", "tif", "tiff", "webp")
 VIDEOS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "mts", "m2ts", "wmv", "flv", "3gp")
 TIMEOUT = 10.0  # seconds that a server may be silent
-CAMERA = re.compile(r"camera:(\d+)")
+CAMERA = re.compile(r"camera:(\d{1,4})")
 
 
 class Source(NamedTuple):
