@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs clean
+.PHONY: demo test fuzz docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/detector demo
@@ -14,6 +14,10 @@ test: $(VENV)/installed examples/node_modules/.package-lock.json
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+# Random inputs for every reader of files from strangers: FUZZ_SECONDS each, other ones every time.
+fuzz: $(VENV)/installed
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/pytest tests/fuzz
 
 DOCS := build/docs-env
 

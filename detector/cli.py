@@ -9,12 +9,12 @@ from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import MISSING, fields, is_dataclass
+from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, get_origin, get_type_hints
 
 import docstring_parser
-import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from detector.config import (
@@ -26,13 +26,15 @@ from detector.config import (
     InferConfig,
     ReportConfig,
     TrainConfig,
+    range_in_words,
     type_in_words,
 )
-from detector.errors import ConfigError, DetectorError
+from detector.errors import ConfigError, DetectorError, printable
 from detector.formats.table import FORMATS
 from detector.utils.fileio import require_apart
 from detector.utils.interrupts import stop_signals_interrupt
 from detector.utils.memory import tune_malloc
+from detector.utils.yaml_file import read_yaml
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -51,7 +53,7 @@ def report_after(folder: str) -> None:
     try:
         report(ReportConfig(run=folder))
     except (Exception, KeyboardInterrupt) as error:
-        reason = " ".join(f"{type(error).__name__} {error}".split()) if not isinstance(error, DetectorError) else error
+        reason = error if isinstance(error, DetectorError) else printable(f"{type(error).__name__} {error}")
         again = f"detector report {shlex.quote(folder)}"
         print(
             f"the training is done and its weights are written, but the report failed ({reason}); draw it with: {again}",
@@ -135,9 +137,39 @@ COMMANDS = {
 }
 
 
+BROKEN_PIPE = 141
+"""Exit code that a shell gives a program whose output nobody reads any more, as head after its lines: 128 + SIGPIPE."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; what the user can fix is one line on stderr, exit code 2."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    """Run a command; what the user can fix is one line on stderr, exit code 2; `BROKEN_PIPE` where nobody reads the output."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, TextIOWrapper)]
+    for stream in streams:  # a character that the encoding lacks must not end the work
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            return exit_code_of(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:
+        broken = next((stream for stream in streams if is_broken(stream)), None)
+        if broken is None:  # another pipe
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), broken.fileno())  # Python would complain when it writes what is left
+        return BROKEN_PIPE
+
+
+def is_broken(stream: TextIOWrapper) -> bool:
+    """Whether nobody reads the other end of this pipe."""
+    try:
+        print(file=stream, flush=True)  # to flush is not enough: what could not be written may be forgotten
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def exit_code_of(arguments: list[str]) -> int:
+    """Run a command; what the user can fix is one line on stderr."""
     # read when torch is imported: threads that wait spin so often, then sleep; OpenMP's default spins for seconds on cores
     # that others need (loader workers, other programs), no spinning at all costs a quarter (benchmarks/RESULTS.md)
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -147,8 +179,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with nullcontext() if "RANK" in os.environ else stop_signals_interrupt():
             return run(arguments)
     except DetectorError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except PermissionError as error:
+        print(
+            f"error: {printable(str(error.filename))}: permission denied; give this user the right to it",
+            file=sys.stderr,
+        )
+        return DetectorError.exit_code
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 2
@@ -164,7 +202,9 @@ def run(arguments: Sequence[str]) -> int:
     config = parse(arguments[0], command, arguments[1:])
     out = Path(getattr(config, "out", ""))
     if not getattr(config, "resume", None):  # a resumed run keeps its config.yaml
-        require_apart(config_files(arguments), [out / "config.yaml" if arguments[0] == "train" else out])
+        require_apart(
+            config_files(with_config_paths(arguments)), [out / "config.yaml" if arguments[0] == "train" else out]
+        )
     if command.computes:
         tune_malloc()
     return command.run(config)
@@ -179,6 +219,7 @@ def usage() -> str:
 
 def parse(name: str, command: Command, arguments: Sequence[str]) -> Any:
     """The configuration from files and arguments. Raises ConfigError that names the key and the remedy."""
+    arguments = with_config_paths(arguments)
     for path in config_files(arguments):
         check_file(name, command, path)
     parser = build_parser(name, command)
@@ -201,10 +242,20 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> Any:
 
 def instantiate(parser: ArgumentParser, command: Command, parsed: Namespace) -> Any:
     """The configuration of parsed values. Raises ConfigError for one that is empty or out of range."""
+    for key, value in vars(parsed.as_flat()).items():
+        if isinstance(value, str | list):
+            parsed[key] = expand_home(value)
     require_values(parser, parsed.as_dict())
     values = parser.instantiate(parsed).as_dict()
     values.pop("config")
     return command.config(**values)
+
+
+def expand_home(value: Any) -> Any:
+    """A path, or each one of a list, with ~ as the home folder; the shell knows it only at the beginning of an argument."""
+    if isinstance(value, list):
+        return [expand_home(each) for each in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value  # noqa: PTH111
 
 
 def build_parser(name: str, command: Command) -> ArgumentParser:
@@ -221,7 +272,18 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
         if action.dest == "format":
             kinds = "; ".join(f"{key}: {each.description}" for key, each in FORMATS.items())
             action.help = f"{helps['format']} {kinds}."
+        if limits := ranges(command.config).get(action.dest):
+            action.help = f"{str(action.help).rstrip('.')}; {range_in_words(*limits)}."
     return parser
+
+
+def ranges(config: type, prefix: str = "") -> dict[str, tuple[float, float]]:
+    """The smallest and largest value of each option that takes a number, by dotted name."""
+    found = {f"{prefix}{name}": limits for name, limits in getattr(config, "RANGES", {}).items()}
+    for each in fields(config):
+        if is_dataclass(each.default_factory):
+            found |= ranges(each.default_factory, f"{prefix}{each.name}.")
+    return found
 
 
 def field_docs(config: type) -> dict[str, str]:
@@ -230,27 +292,31 @@ def field_docs(config: type) -> dict[str, str]:
     return {parameter.arg_name: parameter.description or "" for doc in parsed for parameter in doc.params}
 
 
+RECIPES = Path(__file__).parent / "recipes"
+"""Folder of the shipped configurations: in a clone a link to `configs/`, as with the shipped weights."""
+
+
+def with_config_paths(arguments: Sequence[str]) -> list[str]:
+    """The arguments with --config=FILE as two, and the file of each shipped configuration in the place of its name."""
+    split = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--config=") else [a])]
+    shipped = {path.stem: str(path) for path in RECIPES.glob("*.yaml")}
+    return [
+        shipped.get(value, expand_home(value)) if option == "--config" and not Path(value).is_file() else value
+        for option, value in pairwise(["", *split])
+    ]
+
+
 def config_files(arguments: Sequence[str]) -> list[str]:
-    """The values of --config."""
-    following = [value for option, value in pairwise(arguments) if option == "--config"]
-    return following + [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]
+    """The values of --config in what `with_config_paths` returned."""
+    return [path for option, path in pairwise(arguments) if option == "--config"]
 
 
 def check_file(name: str, command: Command, path: str) -> None:
     """Raise ConfigError naming the file for what is wrong in it, which the parser's own message does not."""
     if not Path(path).is_file():
-        raise ConfigError(f"--config: there is no file {path}; configs/ holds the shipped ones")
-    try:
-        content = yaml.safe_load(Path(path).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"--config: {path} can't be read ({error.strerror}); choose another file") from error
-    except yaml.MarkedYAMLError as error:
-        where = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}: this is not YAML: {error.problem}{where}; fix the file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: this is not YAML but something else; write it as text, UTF-8") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: this holds no options; write lines such as 'out: runs/mine'")
+        shipped = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
+        raise ConfigError(f"--config: there is no file {path}; the names of shipped ones are: {shipped}")
+    content = read_yaml(Path(path))
     parser = build_parser(name, command)
     required = [f for f in fields(command.config) if f.default is MISSING and f.default_factory is MISSING]
     # the command line may have them
@@ -280,7 +346,10 @@ SECTIONS = {each.name for each in fields(TrainConfig) if is_dataclass(each.defau
 def require_values(parser: ArgumentParser, content: Mapping[str, Any]) -> None:
     """Raise ConfigError for a key without a value where none is no possible value."""
     defaults = vars(parser.get_defaults().as_flat())
-    sections = [("", content), *((f"{name}.", content.get(name) or {}) for name in SECTIONS)]
+    sections = [
+        ("", content),
+        *((f"{name}.", content[name]) for name in SECTIONS if isinstance(content.get(name), dict)),
+    ]
     for key, value in ((f"{prefix}{name}", value) for prefix, part in sections for name, value in part.items()):
         if value is None and defaults.get(key) is not None:
             raise ConfigError(f"{key} has no value; give it one or leave it out for {defaults[key]!r}")

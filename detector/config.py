@@ -4,24 +4,15 @@ The docstring below a field is its text in `--help`.
 """
 
 import difflib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from detector.errors import ConfigError
 from detector.formats.table import FORMATS, NEED_DATA, Precision
 
-LARGEST_SIDE = 8192
-"""Largest side of a network input in pixels."""
-MIN_TILE = 32
-"""Smallest side of a tile in pixels."""
-MAX_OVERLAP = 0.9
-"""Largest overlap of neighboring tiles, as a fraction of a tile's side."""
-MAX_WORKERS = 256
-"""Largest number of processes that read images."""
 RESUME_MAY_CHANGE = {"resume": "may change"}
 """Metadata of the fields that say where things are or how they are fetched: a resumed run may have other values."""
 
@@ -83,22 +74,34 @@ def _fits(value: object, hint: Any) -> bool:
     return isinstance(value, (int, float) if hint is float else get_origin(hint) or hint)
 
 
-def _require_range(section: str, config: object, bounds: Mapping[str, tuple[float, float]]) -> None:
-    for name, (low, high) in bounds.items():
+Ranges = dict[str, tuple[float, float]]
+"""Smallest and largest value of the fields that take numbers; `--help` states them."""
+MANY = 100_000
+"""Upper bound of counts without one of their own: more is a slip of the keyboard, or of another program."""
+MAX_SIDE = 8192
+"""Largest side of a network input or a tile in pixels."""
+
+
+def range_in_words(low: float, high: float) -> str:
+    return f"from {low:,} to {high:,}"
+
+
+def _require_range(section: str, config: Any) -> None:
+    for name, (low, high) in config.RANGES.items():
         value = getattr(config, name)
-        limits = f"at least {low:g}" if math.isinf(high) else f"a number from {low:g} to {high:g}"
-        _require(math.isfinite(value) and low <= value <= high, f"{section}{name}", value, limits)
+        possible = not isinstance(value, int | float) or low <= value <= high  # None and auto have no range
+        _require(possible, f"{section}{name}", value, f"a number {range_in_words(low, high)}")
 
 
 def is_image_size(size: object) -> bool:
     """Whether this is a size of a network input."""
     sides = size if isinstance(size, tuple) else (size,) * 2
-    return len(sides) == 2 and all(isinstance(side, int) and side in range(32, LARGEST_SIDE + 1, 32) for side in sides)
+    return len(sides) == 2 and all(isinstance(side, int) and side in range(32, MAX_SIDE + 1, 32) for side in sides)
 
 
 def require_image_size(name: str, size: ImageSize | None) -> None:
     """Raise ConfigError for what is no size of a network input; None is allowed."""
-    expected = f"a multiple of 32 from 32 to {LARGEST_SIDE}, or [height, width] of two such"
+    expected = f"a multiple of 32 {range_in_words(32, MAX_SIDE)}, or [height, width] of two such"
     _require(size is None or is_image_size(size), name, size, expected)
 
 
@@ -111,6 +114,8 @@ def names_in(value: Sequence[str] | str) -> list[str]:
 class LossConfig:
     """Weights of the terms of the loss."""
 
+    RANGES: ClassVar[Ranges] = dict.fromkeys(("box", "classification", "distribution", "auxiliary"), (0, 1000))
+
     box: float = 7.5
     """Weight of the box loss, 1 - CIoU."""
     classification: float = 0.5
@@ -122,13 +127,31 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         _require_types("loss.", self)
-        names = ("box", "classification", "distribution", "auxiliary")
-        _require_range("loss.", self, dict.fromkeys(names, (0, math.inf)))
+        _require_range("loss.", self)
 
 
 @dataclass(frozen=True)
 class TrainLoopConfig:
     """Optimizer, schedule and what else drives the training loop."""
+
+    RANGES: ClassVar[Ranges] = {
+        "multi_scale": (0, 1),
+        "repeat_threshold": (0, 1),
+        "nominal_batch_size": (1, MANY),
+        "final_lr_factor": (0, 1),
+        "momentum": (0, 0.9999),
+        "weight_decay": (0, 1),
+        "warmup_epochs": (0, MANY),
+        "warmup_momentum": (0, 0.9999),
+        "warmup_bias_lr": (0, 10),
+        "ema_decay": (0, 1),
+        "ema_ramp_steps": (1, 10**9),
+        "clip_gradient_norm": (0, 10**9),
+        "patience": (0, MANY),
+        "max_skipped_steps": (1, MANY),
+        "checkpoint_minutes": (0, MANY),
+        "cache_gb": (0, MANY),
+    }
 
     multi_scale: float = 0.0
     """Range of input sizes: each batch has a size from image_size · (1 - multi_scale) to image_size · (1 + multi_scale)."""
@@ -183,24 +206,7 @@ class TrainLoopConfig:
 
     def __post_init__(self) -> None:
         _require_types("train.", self)
-        bounds = dict.fromkeys(("nominal_batch_size", "ema_ramp_steps", "max_skipped_steps"), (1.0, math.inf))
-        bounds |= {
-            "multi_scale": (0, 1),
-            "repeat_threshold": (0, 1),
-            "final_lr_factor": (0, 1),
-            "momentum": (0, 1),
-            "weight_decay": (0, math.inf),
-            "warmup_epochs": (0, math.inf),
-            "warmup_bias_lr": (0, math.inf),
-            "ema_decay": (0, 1),
-            "clip_gradient_norm": (0, math.inf),
-            "patience": (0, math.inf),
-            "checkpoint_minutes": (0, math.inf),
-            "cache_gb": (0, math.inf),
-        }
-        if self.warmup_momentum is not None:
-            bounds["warmup_momentum"] = (0, 1)
-        _require_range("train.", self, bounds)
+        _require_range("train.", self)
 
 
 @dataclass(frozen=True)
@@ -209,6 +215,15 @@ class AugmentConfig:
 
     `scale` and `mixup` may be a number for each size of model, by its letter: {n: 0.5, s: 0.9, m: 0.9, l: 0.9, x: 0.9}.
     """
+
+    RANGES: ClassVar[Ranges] = {
+        **dict.fromkeys(
+            ("mosaic", "weak_aug_strength", "translate", "mixup", "fliplr", "saturation", "brightness"), (0, 1)
+        ),
+        "weak_aug_epochs": (0, MANY),
+        "scale": (0, 0.99),
+        "hue": (0, 0.5),
+    }
 
     mosaic: float = 1.0
     """Probability that four images are tiled into one."""
@@ -235,14 +250,12 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         _require_types("augment.", self)
-        names = ("mosaic", "weak_aug_strength", "translate", "fliplr", "saturation", "brightness")
-        bounds = dict.fromkeys(names, (0.0, 1.0)) | {"weak_aug_epochs": (0, math.inf), "hue": (0, 0.5)}
-        _require_range("augment.", self, bounds)
-        for name, high in (("scale", 0.99), ("mixup", 1)):
-            given = getattr(self, name)
-            for letter, value in given.items() if isinstance(given, dict) else [("", given)]:
-                possible = _fits(value, float) and 0 <= value <= high
-                _require(possible, f"augment.{name}.{letter}".strip("."), value, f"a number from 0 to {high:g}")
+        _require_range("augment.", self)
+        for name in ("scale", "mixup"):
+            given, (low, high) = getattr(self, name), self.RANGES[name]
+            for letter, value in given.items() if isinstance(given, dict) else []:
+                possible = _fits(value, float) and low <= value <= high
+                _require(possible, f"augment.{name}.{letter}", value, f"a number {range_in_words(low, high)}")
 
     def for_model(self, name: str) -> "AugmentConfig":
         """Resolve `scale` and `mixup` for a model; its size is the letter at the end of its name or before its hyphen.
@@ -290,6 +303,15 @@ class PathsConfig:
 class TrainConfig:
     """Train a detector on COCO-format data."""
 
+    RANGES: ClassVar[Ranges] = {
+        "epochs": (1, MANY),
+        "batch_size": (1, MANY),
+        "lr": (0, 10),
+        "workers": (-1, 256),
+        "seed": (0, 2**32 - 1),
+        "max_unreadable": (0, 1),
+    }
+
     data: str | None = field(default=None, metadata=RESUME_MAY_CHANGE)
     """Folder of the dataset, in the COCO or the Roboflow layout."""
     out: str = field(default="runs/train", metadata=RESUME_MAY_CHANGE)
@@ -326,10 +348,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _require_types("", self)
         require_image_size("image_size", self.image_size)
-        bounds = {"epochs": (1.0, math.inf), "lr": (0, math.inf), "workers": (-1, MAX_WORKERS), "seed": (0, 2**32 - 1)}
-        if self.batch_size != "auto":
-            bounds["batch_size"] = (1, math.inf)
-        _require_range("", self, {**bounds, "max_unreadable": (0, 1)})
+        _require_range("", self)
 
     @property
     def full_aug_epochs(self) -> int:
@@ -340,6 +359,8 @@ class TrainConfig:
 @dataclass(frozen=True, kw_only=True)
 class PredictionConfig:
     """Settings of detection: shared by `evaluate`, `infer` and `Detector.load`."""
+
+    RANGES: ClassVar[Ranges] = {"conf": (0, 1), "iou": (0, 1), "max_detections": (1, MANY), "threads": (1, 1024)}
 
     image_size: int | tuple[int, int] | None = None
     """Side of the network input in pixels, or [height, width]; multiples of 32; that of the training if not given."""
@@ -359,8 +380,7 @@ class PredictionConfig:
     def __post_init__(self) -> None:
         _require_types("", self)
         require_image_size("image_size", self.image_size)
-        _require_range("", self, {"conf": (0, 1), "iou": (0, 1), "max_detections": (1, math.inf)})
-        _require(self.threads is None or self.threads >= 1, "threads", self.threads, "at least 1")
+        _require_range("", self)
 
     def changed(self, options: Mapping[str, Any]) -> "PredictionConfig":
         """Return a copy with other values. Raises ConfigError for an unknown name, with the nearest one."""
@@ -377,25 +397,29 @@ class PredictionConfig:
 class TileConfig:
     """Settings of tiles of large images: shared by `evaluate` and `infer`."""
 
+    RANGES: ClassVar[Ranges] = {"tiles": (32, MAX_SIDE), "overlap": (0, 0.9)}
+
     tiles: int | None = None
     """Side of overlapping tiles in pixels, each a network input of its own; the whole image at once if not given."""
     overlap: float = 0.2
     """Overlap of neighboring tiles as a fraction of a tile's side."""
 
-    def require_tiles(self) -> None:
-        """Raise ConfigError for tiles that are not possible."""
-        require_tiles(self.tiles, self.overlap)
-
-
-def require_tiles(tiles: int | None, overlap: float) -> None:
-    """Raise ConfigError for a side or an overlap out of range; None is no tiles."""
-    _require(tiles is None or tiles >= MIN_TILE, "tiles", tiles, f"at least {MIN_TILE}")
-    _require(0 <= overlap <= MAX_OVERLAP, "overlap", overlap, f"a number from 0 to {MAX_OVERLAP}")
+    def __post_init__(self) -> None:
+        _require_types("", self)
+        _require_range("", self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(PredictionConfig, TileConfig):
     """Evaluate weights on a split with pycocotools, in pixels of the original images."""
+
+    RANGES: ClassVar[Ranges] = {
+        **PredictionConfig.RANGES,
+        **TileConfig.RANGES,
+        "workers": (-1, 256),
+        "max_unreadable": (0, 1),
+        "max_dets": (10, MANY),
+    }
 
     weights: str
     """Weights file, exported file, or the name of shipped weights."""
@@ -408,17 +432,15 @@ class EvaluateConfig(PredictionConfig, TileConfig):
     conf: float = 0.001
     """Lowest score of a detection."""
     max_dets: int = 100
-    """Detections of a class in an image that count, the best by score, 10 or more; max_detections limits those of an image."""
+    """Detections of a class in an image that count, the best by score; max_detections limits those of an image."""
     workers: int = -1
-    """Processes that read images, 256 at most; 0: the main process; -1: one per core, at most 8."""
+    """Processes that read images; 0: the main process; -1: one per core, at most 8."""
     max_unreadable: float = 0.01
     """Largest fraction of unreadable images; these are named, counted and skipped, more of them are an error."""
     paths: PathsConfig = field(default_factory=PathsConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_tiles()
-        _require_range("", self, {"workers": (-1, MAX_WORKERS), "max_unreadable": (0, 1), "max_dets": (10, math.inf)})
 
 
 OUTPUTS = ("images", "json", "csv", "crops")
@@ -427,6 +449,8 @@ OUTPUTS = ("images", "json", "csv", "crops")
 @dataclass(frozen=True, kw_only=True)
 class InferConfig(PredictionConfig, TileConfig):
     """Detect objects in images and videos; write annotated copies and detections.json."""
+
+    RANGES: ClassVar[Ranges] = {**PredictionConfig.RANGES, **TileConfig.RANGES}
 
     sources: list[str]
     """Images, videos, folders, globs, camera:0, or URLs (http, https, rtsp)."""
@@ -443,7 +467,6 @@ class InferConfig(PredictionConfig, TileConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_tiles()
         for kind in self.kinds:
             _require(kind in OUTPUTS, "save", kind, f"some of {', '.join(OUTPUTS)}, separated by commas")
         _require(not self.attention or self.tiles is None, "attention", True, "no --tiles beside it")
@@ -511,6 +534,8 @@ class ExportConfig:
 class BenchmarkConfig:
     """Measure weights in every runtime installed here: AP, latency, images/s, memory, file size, start-up time."""
 
+    RANGES: ClassVar[Ranges] = {"threads": (1, 1024), "images": (1, MANY), "rounds": (1, MANY)}
+
     weights: str
     """Weights file, exported file, or the name of shipped weights."""
     data: str
@@ -533,8 +558,7 @@ class BenchmarkConfig:
     def __post_init__(self) -> None:
         _require_types("", self)
         require_image_size("image_size", self.image_size)
-        _require_range("", self, {"images": (1, math.inf), "rounds": (1, math.inf)})
-        _require(self.threads is None or self.threads >= 1, "threads", self.threads, "at least 1")
+        _require_range("", self)
 
 
 @dataclass(frozen=True)
@@ -573,6 +597,8 @@ class ReportConfig:
 class DemoConfig:
     """Draw a small dataset, train on it from scratch, evaluate, infer and export: everything in a few minutes."""
 
+    RANGES: ClassVar[Ranges] = {"seed": (0, 2**32 - 1)}
+
     out: str = "runs/demo"
     """Folder for everything that the demo makes; an earlier demo there is replaced."""
     seed: int = 0
@@ -580,3 +606,4 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         _require_types("", self)
+        _require_range("", self)

@@ -1,13 +1,29 @@
 """What a user sees when something is wrong: one clear line that names the file, the field and the remedy."""
 
+import re
+
 DISTRIBUTION = "attention-detector"
 """Name of the package to install, which differs from that of the import."""
+
+
+JOINERS = "\u200c\u200d"
+"""Characters without a shape of their own that scripts and emoji need."""
+
+
+def printable(text: str) -> str:
+    """Return text from a file as one line to be shown: line breaks and tabs are a space; what a terminal would obey, a page
+    turn around or no encoding hold (escape sequences, marks of direction, surrogates) is written as in Python: \\x1b."""
+    line = re.sub(r"\s+", lambda run: run[0] if run[0].strip(" ") == "" else " ", text)
+    return "".join(c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode() for c in line)
 
 
 class DetectorError(Exception):
     """Bad input or a refused action. The command line prints its text as one line and exits with `exit_code`."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(DetectorError):

@@ -263,7 +263,7 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         ("{place}/mine.yaml", "no option train.epoch;", "did you mean epochs?"),
     ),
     "not-yaml": (with_file("mine.yaml", "train: [1\n", train(*CONFIG)), ("{place}/mine.yaml", "not YAML", "line 2")),
-    "config-missing": (train("--config=/nowhere.yaml"), ("--config", "/nowhere.yaml", "configs/")),
+    "config-missing": (train("--config=/nowhere.yaml"), ("--config", "/nowhere.yaml", "coco, finetune")),
     "config-is-a-list": (with_file("mine.yaml", "- 1\n", train(*CONFIG)), ("{place}/mine.yaml", "no options", "out:")),
     "wrong-type": (train("--epochs=many"), ("epochs: invalid value 'many'", "an integer")),
     "wrong-type-in-file": (

@@ -1,5 +1,8 @@
 """Configuration: every shipped file parses, defaults are the documented ones, help and print_config work."""
 
+import errno
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,10 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from detector.cli import COMMANDS, build_parser, parse
-from detector.config import AugmentConfig, TrainConfig
+from detector.cli import COMMANDS, build_parser, main, parse
+from detector.config import AugmentConfig, TrainConfig, names_in
 from detector.errors import ConfigError
 from detector.models.catalog import MODELS
+from detector.reporting.run_record import read_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -155,3 +159,101 @@ def test_starting_imports_nothing_heavy(what: str) -> None:
     heavy = {"torch", "torchvision", "numpy", "cv2", "matplotlib", "PIL", "safetensors", "albumentations", "rich"}
     loaded = set(run("-c", f"{what}\nimport sys; print(*sys.modules)").split())
     assert not loaded & heavy
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(
+            "epochs=100001",
+            "epochs=9" + 400 * "9",
+            "lr=1e300",
+            "workers=100000",
+            "batch_size=1000000",
+            "image_size=3200000",
+        ),
+        *(
+            "train.cache_gb=1e300",
+            "train.warmup_epochs=1e308",
+            "train.momentum=1",
+            "train.warmup_momentum=1",
+            "loss.box=1e300",
+        ),
+        *("train.patience=-1", "train.weight_decay=.nan", "train.clip_gradient_norm=.inf", "augment.scale={n: 1e300}"),
+    ],
+)
+def test_every_number_has_bounds(given: str) -> None:
+    with pytest.raises(ConfigError, match=r"^[\w.]+: invalid value"):
+        parse("train", COMMANDS["train"], [f"--{given}"])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_states_the_bounds_of_every_number(name: str) -> None:
+    for action in build_parser(name, COMMANDS[name])._actions:
+        if str(getattr(action, "_typehint", action.type)) in ("<class 'int'>", "<class 'float'>"):
+            assert re.search(r"; from -?[\d.]+ to [\d.,]+\.$", str(action.help)), action.dest
+
+
+def test_shipped_configurations_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["--config", "coco"], ["--config=coco"]):
+        assert parse("train", COMMANDS["train"], arguments).train.nominal_batch_size == 64
+    Path("coco").write_text("epochs: 7")
+    assert parse("train", COMMANDS["train"], ["--config", "coco"]).epochs == 7
+    with pytest.raises(ConfigError, match=r"no file cocoo; the names of shipped ones are: coco, finetune"):
+        parse("train", COMMANDS["train"], ["--config", "cocoo"])
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("data: ~/data\npaths:\n  val_json: ~/a.json\n")
+    config = parse("train", COMMANDS["train"], ["--config=~/mine.yaml", "--out=~/found"])
+    places = [config.data, config.out, config.paths.val_json]
+    assert places == [f"{tmp_path}/{name}" for name in ("data", "found", "a.json")]
+    config = parse("infer", COMMANDS["infer"], ["~/a", "b~/c", "--weights=w", "--out=o"])
+    assert config.sources == [f"{tmp_path}/a", "b~/c"]
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (
+            "a: &a [x, x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",
+            r"line 2: the alias \*a is not read here; write its value out",
+        ),
+        ("train: &a\n  a: *a\n", "line 2: the alias"),
+        (f"data: {'[' * 10_000}", "line 1: nested more than 20 deep"),
+        ("epochs: !!int x", "line 1: the tag .*int is not read here"),
+        ("epochs: 1\n" * 20_000, "200,000 bytes are no configuration"),
+        ("train: x", "train"),
+    ],
+)
+def test_a_configuration_file_that_unfolds_without_end_is_refused(content: str, line: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=line) as caught:
+        parse("train", COMMANDS["train"], ["--config", str(file)])
+    assert len(str(caught.value)) < 1000
+    with pytest.raises(ConfigError, match=line):
+        read_config(file)
+
+
+@pytest.mark.parametrize(("name", "option"), [("infer", "classes"), ("import_weights", "class_names")])
+def test_class_names_with_commas(name: str, option: str) -> None:
+    required = ["a", "--weights", "w", "--out", "o"] if name == "infer" else ["a", "b"]
+    for given, names in (("a, b c", ["a", "b c"]), ('["red, ripe", green]', ["red, ripe", "green"])):
+        config = parse(name, COMMANDS[name], [*required, f"--{option}", given])
+        assert names_in(getattr(config, option)) == names
+
+
+def test_permission_denied_is_not_does_not_exist(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for the system's answer, as the tests may run as root, whom it never refuses."""
+
+    def stat(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert main(["report", "run"]) == 2
+    assert "permission denied; give this user the right to it" in capsys.readouterr().err

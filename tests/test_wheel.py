@@ -15,7 +15,7 @@ import pytest
 from detector.exporting.verify import shipped_photos
 
 REPOSITORY = Path(__file__).parents[1]
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "detector", "weights")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "configs", "detector", "weights")
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("pip") is None, reason="needs pip")]
 
@@ -72,10 +72,12 @@ def test_a_wheel_holds_the_package_its_weights_and_nothing_else(wheel: Path) -> 
     package = {name for name in names if ".dist-info/" not in name}
     modules = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "detector").rglob("*.py")}
     weights = {f"detector/weights/shipped_files/{path.name}" for path in (REPOSITORY / "weights").iterdir()}
+    recipes = {f"detector/recipes/{path.name}" for path in (REPOSITORY / "configs").glob("*.yaml")}
     photos = {str(path.relative_to(REPOSITORY)) for path in shipped_photos()}
     assert len(weights) >= 3
     assert len(photos) == 3
-    assert package == {*modules, *weights, *photos, "detector/py.typed"}
+    assert len(recipes) >= 2
+    assert package == {*modules, *weights, *photos, *recipes, "detector/py.typed"}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
@@ -108,6 +110,8 @@ def test_the_installed_package_infers_with_its_own_weights(installed: Path, tmp_
     assert len(found) == 3
     for place in found:
         assert Path(place).is_relative_to(installed)
+    said = call("-m", "detector", "train", "--config", "coco", "--print_config", cwd=tmp_path, path=installed)
+    assert "nominal_batch_size: 64" in said
     arguments = ("infer", "image.jpg", "--weights", "yolo11n-bccd", "--out", "out", "--device", "cpu")
     said = call("-m", "detector", *arguments, cwd=tmp_path, path=installed)
     assert said.startswith("1 images: ")

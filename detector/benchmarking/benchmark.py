@@ -19,7 +19,7 @@ from detector.benchmarking.measure import BenchmarkResult, Job
 from detector.benchmarking.summary import Row, draw, print_rows
 from detector.config import BenchmarkConfig, ExportConfig
 from detector.data.load import load_split
-from detector.errors import ConfigError, DataError, DetectorError
+from detector.errors import ConfigError, DataError, DetectorError, printable
 from detector.exporting.export import export
 from detector.formats.load import load_runtime
 from detector.formats.table import FORMATS, NEED_DATA, Variant, format_of
@@ -60,7 +60,7 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
         started=0.0,
     )
     name = weights.name if exported else "PyTorch"
-    print(f"measuring {name} on {len(job.images)} images, {config.rounds} times", flush=True)
+    print(f"measuring {printable(name)} on {len(job.images)} images, {config.rounds} times", flush=True)
     rows = [Row(name, size_of(weights), in_its_own_process(job))]
     skipped = {}
     variants = [(name, variant) for name, each in FORMATS.items() for variant in each.variants]
@@ -70,7 +70,7 @@ def benchmark(config: BenchmarkConfig) -> list[Row]:
             try:
                 rows.append(measured(format_name, variant, config, job, folder))
             except DetectorError as error:
-                skipped[variant.name] = " ".join(str(error).split()).replace(f"{folder}/", "")
+                skipped[variant.name] = str(error).replace(f"{folder}/", "")
     report = {
         **asdict(config),
         "image_size": job.image_size,

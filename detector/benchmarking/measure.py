@@ -185,7 +185,7 @@ def main() -> int:
         tune_malloc()
         write_json(Path(sys.argv[2]), asdict(measure(job)))
     except DetectorError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(error, file=sys.stderr)
         return error.exit_code
     return 0
 

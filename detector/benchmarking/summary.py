@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from detector.benchmarking.measure import BenchmarkResult
 from detector.utils.charts import COLORS, new_chart, plain, save_chart
+from detector.utils.terminal import Terminal
 
 MARKERS = ("o", "s", "^")
 
@@ -48,7 +48,7 @@ def print_rows(rows: Sequence[Row]) -> None:
             f"{result.start_seconds:.1f}",
         )
     print()
-    Console().print(table)
+    Terminal().print(table)
     print()
 
 

@@ -67,11 +67,14 @@ class Pipeline:
         """Transform a sample; all randomness comes from `rng`."""
         self._compose.set_random_seed(int(rng.integers(2**31)))
         crowd_labels = np.full(len(sample.crowd_boxes), CROWD, dtype=np.int64)
-        result = self._compose(
-            image=sample.image,
-            bboxes=np.concatenate((sample.boxes, sample.crowd_boxes)),
-            labels=np.concatenate((sample.labels, crowd_labels)),
-        )
+        try:
+            result = self._compose(
+                image=sample.image,
+                bboxes=np.concatenate((sample.boxes, sample.crowd_boxes)),
+                labels=np.concatenate((sample.labels, crowd_labels)),
+            )
+        except Exception as error:  # an argument that is only used now
+            raise ConfigError(f"augment.transforms: {type(error).__name__} {error}; correct their arguments") from error
         if result["image"].shape != sample.image.shape:
             shapes = f"from {sample.image.shape} to {result['image'].shape}"
             raise ConfigError(f"augment.transforms change the image's shape {shapes}: leave out what crops or resizes")
@@ -95,6 +98,5 @@ def _build(index: int, entry: dict[str, dict[str, Any]]) -> albumentations.Basic
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # an argument it does not know is only warned of
             return transform(**(arguments or {}))
-    except (ValueError, TypeError, UserWarning) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"augment.transforms[{index}], {name}: {reason}") from error
+    except Exception as error:  # whatever the transform makes of an argument of another type
+        raise ConfigError(f"augment.transforms[{index}], {name}: {error}") from error

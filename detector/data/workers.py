@@ -55,7 +55,7 @@ def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
     try:
         yield from batches
     except DetectorError as error:  # from a worker it comes with its traceback as text, the message last
-        last_line = str(error).strip().splitlines()[-1]
+        last_line = error.args[0].strip().splitlines()[-1]
         raise type(error)(last_line.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None
     except RuntimeError as error:
         lines = str(error).splitlines()

@@ -15,7 +15,7 @@ from detector.config import EvaluateConfig
 from detector.data.coco import CocoDataset
 from detector.data.load import load_split
 from detector.data.workers import batches_of, start_worker, worker_count
-from detector.errors import DataError
+from detector.errors import DataError, printable
 from detector.evaluation.coco_metrics import category_names, coco_metrics
 from detector.evaluation.reports import print_metrics
 from detector.images.input_size import InputSize
@@ -178,12 +178,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     dataset = load_split(config.data, config.split, detector.categories, paths=config.paths)
     require_apart([config.weights, dataset.annotations_path], [out / "metrics.json", out / "detections.json"])
     for line in dataset.problems:
-        print(line)
+        print(printable(line))
     used = detector if config.tiles is None else TiledDetector(detector, config.tiles, config.overlap)
     report_limits(dataset, config.max_dets, config.max_detections)
     evaluation = evaluate_model(used, dataset, config.workers, config.max_unreadable, config.max_dets)
     for line in evaluation.unreadable:
-        print(f"skipped: {line}")
+        print(f"skipped: {printable(line)}")
     if evaluation.unreadable:
         print(f"skipped: {len(evaluation.unreadable)} of {len(dataset)} images (see above)")
     report = {

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from detector.errors import printable
 from detector.structures import Detections
 
 Color = tuple[int, int, int]
@@ -67,6 +68,7 @@ def _choose_font(text: str) -> tuple[str, str]:
 
     A character that it lacks is written without its accents, else as "?".
     """
+    text = printable(text)
     name = min(FONTS, key=lambda font: sum(not _has_glyph(font, character) for character in text))
     known = []
     for character in text:

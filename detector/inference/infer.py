@@ -13,7 +13,7 @@ from PIL import Image
 
 from detector.config import InferConfig
 from detector.data.coco import read_ids
-from detector.errors import ConfigError, DataError
+from detector.errors import ConfigError, DataError, printable
 from detector.images.draw import draw_detections
 from detector.inference.attention.maps import attention_layers, attention_maps
 from detector.inference.attention.plot import plot_attention
@@ -110,7 +110,7 @@ def infer(config: InferConfig) -> int:
     seconds = monotonic() - start
     if summary.unread:
         print(f"skipped: {summary.unread} of {len(sources)} sources (see above)", file=sys.stderr)
-    print(summary.line())
+    print(printable(summary.line()))
     speed = (summary.images + summary.frames) / seconds
     print(f"written: {', '.join(config.kinds)} in {out}; {speed:.1f} images/s from reading to writing")
     return 1 if summary.unread else 0

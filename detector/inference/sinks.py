@@ -68,11 +68,18 @@ def csv_writer(path: Path) -> Iterator[Write]:
         def write(entries: Sequence[Mapping[str, Any]]) -> None:
             with writing(path):
                 for entry in entries:
-                    rows.writerow({**entry, **dict(zip(("x", "y", "width", "height"), entry["bbox"], strict=True))})
+                    texts = {name: _inert(entry[name]) for name in ("file_name", "category_name")}
+                    box = dict(zip(("x", "y", "width", "height"), entry["bbox"], strict=True))
+                    rows.writerow({**entry, **texts, **box})
 
         with writing(path):
             rows.writeheader()
         yield write
+
+
+def _inert(cell: str) -> str:
+    """A text that a spreadsheet would run as a formula, behind an apostrophe, as OWASP advises; any other as it is."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else cell
 
 
 @contextmanager

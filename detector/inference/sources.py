@@ -29,7 +29,7 @@ RECURSIVE = re.compile(r"(?:^|(?<=[/\\]))\*\*(?:[/\\]|$)")
 DEADLINE = 60.0  # seconds in which a whole image must be there
 LARGEST = 64 << 20  # bytes of an image
 CHUNK = 1 << 20
-CAMERA = re.compile(r"camera:(\d+)")
+CAMERA = re.compile(r"camera:(\d{1,4})")
 USER_INFO = re.compile(
     r"(?<=://)(?:[^/?#]*@|[^/?#:@]+:(?!\d*[/?#])[^@]*@)"
 )  # also with a / or # that is not %2F or %23

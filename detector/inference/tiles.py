@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from detector.boxes import box_area, intersection_area
-from detector.config import require_tiles
+from detector.config import TileConfig
 from detector.inference.detector import Detector, ImageLike, as_array, as_list
 from detector.structures import Detections
 
@@ -78,7 +78,7 @@ class TiledDetector:
 
     def __init__(self, detector: Detector, side: int, overlap: float = 0.2) -> None:
         """Raises ConfigError for a side or an overlap out of range."""
-        require_tiles(side, overlap)
+        TileConfig(tiles=side, overlap=overlap)  # raises ConfigError
         self.detector = detector
         self.side = side
         self.overlap = overlap

@@ -2,8 +2,10 @@
 
 import base64
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as escape_markup
 from pathlib import Path
+
+from detector.errors import printable
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
@@ -46,6 +48,11 @@ def page(title: str, sections: Sequence[tuple[str, str]]) -> str:
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
         f"<body><h1>{escape(title)}</h1><nav>{links}</nav>\n{content}\n</body></html>\n"
     )
+
+
+def escape(text: str) -> str:
+    """The text as HTML that shows it."""
+    return escape_markup(printable(text))
 
 
 def paragraph(text: str) -> str:

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from detector.config import AugmentConfig, LossConfig, PathsConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoDataset
 from detector.data.load import load_split
 from detector.errors import ConfigError, DataError
 from detector.models.base import DetectionModel
 from detector.training.logs import read_environment, read_lines
+from detector.utils.yaml_file import read_yaml
 from detector.weights.files import WeightsInfo, load_weights
 
 SECTION_TYPES = {
@@ -64,10 +63,10 @@ def read_run(folder: Path, data: str | None) -> RunRecord:
 def read_config(path: Path) -> TrainConfig:
     """The configuration that training wrote. Raises ConfigError naming the file."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         sections = {name: kind(**content[name]) for name, kind in SECTION_TYPES.items()}
         return TrainConfig(**{**with_tuple(content), **sections})
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ConfigError) as error:
+    except (TypeError, KeyError, ConfigError) as error:
         raise ConfigError(f"{path}: not the configuration that training wrote ({error}); fix it there") from error
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from detector.config import TrainConfig
 from detector.data.loader import TrainItem
 from detector.data.workers import batches_of
-from detector.errors import DataError, DetectorError, WriteError
+from detector.errors import DataError, DetectorError, WriteError, printable
 from detector.evaluation.coco_metrics import METRICS
 from detector.evaluation.evaluate import detect_all, score
 from detector.images.grids import plot_batch
@@ -147,14 +147,14 @@ def report_end(run: Run, state: TrainState, progress: RunProgress) -> None:
     if state.unreadable:
         print(f"skipped: {len(state.unreadable)} of {len(run.train_dataset)} training images (see above)")
     if state.epoch < config.epochs:
-        progress.console.print(f"stopped early: no better {name} for {config.train.patience} epochs (train.patience)")
+        progress.say(f"stopped early: no better {name} for {config.train.patience} epochs (train.patience)")
         if state.epoch <= config.full_aug_epochs < config.epochs:
-            progress.console.print(
+            progress.say(
                 "the last epochs, with weak augmentation, often give the last gain and were not reached: fewer --epochs"
                 " have them sooner"
             )
     figure = f"best {name} {state.best:.4f} in" if state.best >= 0 else f"no {name}, nothing to measure it on;"
-    progress.console.print(f"{figure} epoch {state.best_epoch}: {run.out / 'best.safetensors'}")
+    progress.say(f"{figure} epoch {state.best_epoch}: {run.out / 'best.safetensors'}")
 
 
 def out_of_patience(run: Run, state: TrainState) -> bool:
@@ -212,7 +212,7 @@ def report_unreadable(run: Run, state: TrainState, batches: list[Batch]) -> None
     for line in everywhere:
         if line not in state.unreadable:
             state.unreadable.add(line)
-            print(f"skipped: {line}")
+            print(f"skipped: {printable(line)}")
     count, total = len(state.unreadable), len(run.train_dataset)
     if count > run.config.max_unreadable * total:
         raise DataError(
@@ -232,7 +232,7 @@ def validate(run: Run, state: TrainState) -> dict[str, Any]:
     scored = score(shards, run.val_dataset, run.config.max_unreadable, reference=False)
     if state.epoch == 0:
         for line in scored.unreadable:
-            print(f"skipped: {line}")
+            print(f"skipped: {printable(line)}")
     return world.from_main(scored.metrics)  # type: ignore[no-any-return]
 
 

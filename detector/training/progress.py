@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from detector.training.checkpoint import EpochStats
+from detector.utils.terminal import Terminal
 
 
 def metric_text(value: float | None) -> str:
@@ -21,14 +22,14 @@ class RunProgress:
         self._epochs = epochs
         self._last_ap = metric_text(None)
         self._next_status = 0
-        self.console = Console()
+        self._console = Terminal()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:3.0f}%"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[status]}"),
-            console=self.console,
+            console=self._console,
         )
         self._task: TaskID = self._bar.add_task("train", total=epochs * batches, completed=done_batches, status="")
 
@@ -56,10 +57,12 @@ class RunProgress:
         self._next_status = 0
         self._bar.update(self._task, status=f"AP {self._last_ap}")
         skipped = f"  {row['skipped_steps']} steps skipped" if row["skipped_steps"] else ""
-        self.console.print(
+        self.say(
             f"epoch {row['epoch']:>3}/{self._epochs}  box {metric_text(row['box_loss'])}  cls {metric_text(row['class_loss'])}"
             f"  dfl {metric_text(row['distribution_loss'])}  AP {self._last_ap}  AP50 {metric_text(row['AP50'])}"
-            f"  {row['images_per_second']:.1f} images/s  {row['seconds']:.0f} s{skipped}",
-            highlight=False,
-            soft_wrap=True,
+            f"  {row['images_per_second']:.1f} images/s  {row['seconds']:.0f} s{skipped}"
         )
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar, as it is: rich would read brackets as markup and words between colons as emoji."""
+        self._console.print(Text(text), soft_wrap=True)

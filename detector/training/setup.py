@@ -23,7 +23,7 @@ from detector.data.compare import doubts
 from detector.data.load import load_split
 from detector.data.loader import TrainItem, train_loader
 from detector.data.sampler import EpochSampler
-from detector.errors import ConfigError, DataError, WeightsError
+from detector.errors import ConfigError, DataError, WeightsError, printable
 from detector.evaluation.evaluate import EvalItem, eval_loader
 from detector.images.input_size import InputSize
 from detector.models.base import DetectionModel
@@ -157,7 +157,7 @@ def load_datasets(config: TrainConfig) -> tuple[CocoDataset, CocoDataset]:
     train_dataset = load_split(config.data, "train", paths=config.paths)
     val_dataset = load_split(config.data, "val", train_dataset.categories, paths=config.paths)
     for line in (*train_dataset.problems, *val_dataset.problems, *doubts(train_dataset, val_dataset)):
-        print(line)
+        print(printable(line))
     return train_dataset, val_dataset
 
 
@@ -285,7 +285,7 @@ def resume_run(run: Run, state: TrainState) -> None:
     restore_checkpoint(path, content, state)
     if run.world.is_main:
         if difference := inexact(content["provenance"], run.provenance):
-            print(difference)
+            print(printable(difference))
         drop_metrics_after(run.out, state.epoch)
         drop_skipped_after(run.out, state.step)
 
@@ -331,7 +331,7 @@ def start_from(weights: str, model_name: str, categories: Categories, model: Det
     source, info = load_weights(weights)
     if info.model != model_name:
         raise ConfigError(f"--weights: {weights} is for {info.model}, not {model_name}; add --model {info.model}")
-    print(f"start from {weights}: {transfer(model, categories, source, info.categories)}")
+    print(f"start from {weights}: {printable(transfer(model, categories, source, info.categories))}")
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

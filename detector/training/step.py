@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from detector.errors import DetectorError
+from detector.errors import DetectorError, printable
 from detector.images.input_size import InputSize
 from detector.images.letterbox import PAD_VALUE
 from detector.models.base import scale_pixels
@@ -122,7 +122,7 @@ def report_skipped(run: Run, state: TrainState, batches: Sequence[Batch]) -> Non
     own = [run.train_dataset.file_name(index) for batch in batches for index in batch.image_indices]
     names = list(dict.fromkeys(name for shard in run.world.gather(own) for name in shard))
     if run.world.is_main:
-        print(f"step {state.step + 1} skipped: its gradient is not finite; its images: {', '.join(names)}")
+        print(f"step {state.step + 1} skipped: its gradient is not finite; its images: {printable(', '.join(names))}")
         entry = {"epoch": state.epoch + 1, "step": state.step + 1, "images": names}
         append_line(run.out / "skipped_steps.jsonl", entry)
     if state.skipped_in_row >= run.config.train.max_skipped_steps:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from detector.errors import printable
 from detector.utils.fileio import atomic_write
 
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells on stderr that it builds its font cache
@@ -50,7 +51,7 @@ def save_chart(figure: Figure, path: Path) -> None:
 
 def plain(name: str) -> str:
     """A class name as matplotlib should write it: one line, not too long, no formula, not hidden from legends."""
-    text = " ".join(name.split())
+    text = printable(name).strip()
     if len(text) > LONGEST_NAME:
         text = f"{text[: LONGEST_NAME - 1]}…"
     text = text.replace("$", r"\$")

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from detector.config import LARGEST_SIDE, ExportConfig, is_image_size
+from detector.config import MAX_SIDE, ExportConfig, is_image_size
 from detector.errors import WeightsError
 from detector.formats.table import exported_suffixes, format_of
 from detector.models.base import DetectionModel
@@ -77,7 +77,7 @@ class WeightsInfo:
         size = fields["image_size"]
         size = tuple(size) if isinstance(size, list) else size
         if not is_image_size(size):
-            raise ValueError(f"image_size is neither a multiple of 32 up to {LARGEST_SIDE} nor a pair of such")
+            raise ValueError(f"image_size is neither a multiple of 32 up to {MAX_SIDE} nor a pair of such")
         if not len(names) == len(ids) == len(set(ids)) > 0:
             raise ValueError("class_names and category_ids don't belong together")
         return WeightsInfo(

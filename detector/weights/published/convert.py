@@ -4,7 +4,7 @@ from pathlib import Path
 
 from detector.config import ImportConfig, names_in
 from detector.data.coco import read_categories
-from detector.errors import ConfigError, WeightsError
+from detector.errors import ConfigError, WeightsError, printable
 from detector.models.catalog import create_model
 from detector.structures import Categories
 from detector.utils.fileio import require_apart, require_writable
@@ -39,8 +39,9 @@ def import_weights(config: ImportConfig) -> WeightsInfo:
     save_weights(out, model, info)
     stated = "as in the file" if published.image_size else "not stated in the file, so that of the published recipe"
     print(f"{info.model} from {published.part} of {checkpoint}; image size {info.image_size} ({stated})")
-    print(f"classes: {', '.join(f'{i} {n}' for i, n in zip(info.categories.ids, info.categories.names, strict=True))}")
-    print(f"license: {info.license}")
+    classes = ", ".join(f"{i} {n}" for i, n in zip(info.categories.ids, info.categories.names, strict=True))
+    print(printable(f"classes: {classes}"))
+    print(printable(f"license: {info.license}"))
     print(f"written: {out}")
     return info
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from detector.config import LARGEST_SIDE
+from detector.config import MAX_SIDE
 from detector.errors import WeightsError
 from detector.models.catalog import PUBLISHED, create_model
 from detector.utils.fileio import require_regular
@@ -233,7 +233,7 @@ def _image_size(size: Any) -> int | tuple[int, int] | None:
     if size is None:
         return None
     sides = size if isinstance(size, list | tuple) else [size]
-    if not (1 <= len(sides) <= 2 and all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides)):
+    if not (1 <= len(sides) <= 2 and all(type(side) is int and 1 <= side <= MAX_SIDE for side in sides)):
         raise WeightsError(f"its image size {shown(size)} is none; the file is damaged, get it again")
     rounded = [-(-side // 32) * 32 for side in sides]
     return rounded[0] if len(set(rounded)) == 1 else (rounded[0], rounded[1])

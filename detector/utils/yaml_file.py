@@ -1,0 +1,45 @@
+"""Configuration files: YAML of which a small file stays small in memory."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detector.errors import ConfigError
+
+MAX_BYTES = 100_000
+MAX_DEPTH = 20
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """The mapping that a YAML file holds. Raises ConfigError naming the file.
+
+    Aliases are refused, as a few lines of them unfold to more than any memory holds, and so are tags (!!int) and what is longer
+    than `MAX_BYTES` or nested deeper than `MAX_DEPTH`.
+    """
+    depth = 0
+    try:
+        text = path.read_bytes()
+        if len(text) > MAX_BYTES:
+            raise ConfigError(f"{path}: {len(text):,} bytes are no configuration; give one of at most {MAX_BYTES:,}")
+        for event in yaml.parse(text):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            assert event.start_mark is not None
+            line = f"{path}: line {event.start_mark.line + 1}"
+            if isinstance(event, yaml.AliasEvent):
+                raise ConfigError(f"{line}: the alias *{event.anchor} is not read here; write its value out")
+            if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag is not None:
+                raise ConfigError(f"{line}: the tag {event.tag} is not read here; leave it out")
+            if depth > MAX_DEPTH:
+                raise ConfigError(f"{line}: nested more than {MAX_DEPTH} deep; no option is")
+        content = yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(f"--config: {path} can't be read ({error.strerror}); choose another file") from error
+    except yaml.MarkedYAMLError as error:
+        where = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}: this is not YAML: {error.problem}{where}; fix the file") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # no text; 2020-13-32
+        raise ConfigError(f"{path}: this is not YAML but something else; write it as text, UTF-8") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: this holds no options; write lines such as 'out: runs/mine'")
+    return content
