@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs clean
+.PHONY: demo test soak docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/detector demo
@@ -14,6 +14,11 @@ test: $(VENV)/installed examples/node_modules/.package-lock.json
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+# Jobs killed at random, of which nothing may be left: make soak MINUTES=60.
+MINUTES ?= 20
+soak: $(VENV)/installed
+	$(BIN)/python benchmarks/soak.py $(MINUTES)
 
 DOCS := build/docs-env
 
