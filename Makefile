@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test fuzz docs clean
+.PHONY: demo test fuzz soak docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/detector demo
@@ -18,6 +18,11 @@ test: $(VENV)/installed examples/node_modules/.package-lock.json
 # Random inputs for every reader of files from strangers: FUZZ_SECONDS each, other ones every time.
 fuzz: $(VENV)/installed
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/pytest tests/fuzz
+
+# Jobs killed at random, of which nothing may be left: make soak MINUTES=60.
+MINUTES ?= 20
+soak: $(VENV)/installed
+	$(BIN)/python benchmarks/soak.py $(MINUTES)
 
 DOCS := build/docs-env
 

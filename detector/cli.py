@@ -31,7 +31,6 @@ from detector.config import (
 )
 from detector.errors import ConfigError, DetectorError, printable
 from detector.formats.table import FORMATS
-from detector.utils.fileio import require_apart
 from detector.utils.interrupts import stop_signals_interrupt
 from detector.utils.memory import tune_malloc
 from detector.utils.yaml_file import read_yaml
@@ -200,6 +199,8 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError(f"there is no command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}")
     command = COMMANDS[arguments[0]]
     config = parse(arguments[0], command, arguments[1:])
+    from detector.utils.fileio import require_apart
+
     out = Path(getattr(config, "out", ""))
     if not getattr(config, "resume", None):  # a resumed run keeps its config.yaml
         require_apart(

@@ -23,10 +23,8 @@ from detector.weights.shipped import find_weights
 HOLD_TEMPORARY = "with fileio.temporary_dir(folder): print('begun', flush=True); time.sleep(600)"
 HOLD_FOLDER = """
 with fileio.folder_lock(folder, "training"):
-    if not os.fork():
-        time.sleep(600)  # as a worker that outlives the process
-        os._exit(0)
-    print("begun", flush=True)
+    if not os.fork():  # as a worker that outlives the process
+        print("begun", flush=True)
     time.sleep(600)
 """
 

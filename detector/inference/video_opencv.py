@@ -100,7 +100,7 @@ def video_writer(path: Path) -> Iterator[Write]:
 
     OpenCV doesn't tell when a disk is full: that is noticed at the end. Raises WriteError.
     """
-    with atomic_path(path) as temporary:
+    with atomic_path(path, suffix=".mp4") as temporary:
         film: _Film | None = None
         held: list[Frame] = []
 

@@ -64,7 +64,7 @@ def processor_name(device: torch.device) -> str:
 
 
 def read_environment(out: Path) -> dict[str, Any]:
-    """What `environment` said of the run in `out`; empty, if the file is damaged, with a line."""
+    """What `environment` said of the run in `out`; empty, with a line that says so, if the file is damaged."""
     path = out / "environment.json"
     try:
         content = json.loads(path.read_bytes()) if path.exists() else {}
@@ -78,7 +78,7 @@ def read_environment(out: Path) -> dict[str, Any]:
 
 def read_lines(path: Path, *numbers: str) -> list[dict[str, Any]]:
     """The entries of a file with a line of JSON each, none if there is no such file. Lines that are damaged or lack one of these
-    numbers are skipped, with a line."""
+    numbers are skipped, and a line counts them."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()

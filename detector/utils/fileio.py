@@ -39,13 +39,19 @@ def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A file to write, of the same name, put in the place of `path` at the end of the block; removed if that raises.
+def atomic_path(path: Path, suffix: str = "") -> Iterator[Path]:
+    """A temporary file, put in the place of `path` at the end of the block; removed if that raises.
 
-    For files written bit by bit, each bit within `writing`. Raises WriteError as `atomic_write` does.
+    For files written bit by bit, each bit within `writing`. Its name ends in `suffix`, for libraries that go by that.
+    Raises WriteError as `atomic_write` does.
     """
     with staging_dir(path) as folder:
-        yield folder / path.name
+        temporary = folder / f"file{suffix}"  # not path.name, which libraries may take for a pattern or a protocol
+        with writing(path):
+            temporary.touch()
+        yield temporary
+        with writing(path):
+            temporary.rename(folder / path.name)
 
 
 @contextmanager
@@ -75,7 +81,7 @@ def temporary_dir(parent: Path | None = None) -> Iterator[Path]:
     parent = parent or Path(tempfile.gettempdir())
     _remove_unfinished_once(parent)
     while True:
-        folder = Path(tempfile.mkdtemp(dir=parent, prefix=UNFINISHED))
+        folder = Path(tempfile.mkdtemp(dir=parent.absolute(), prefix=UNFINISHED))
         with suppress(BlockingIOError, FileNotFoundError):  # somebody just removes it, as nobody's
             descriptor, _ = lock(folder / LOCK)
             break

@@ -13,12 +13,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, parser
-from values import VALUES
 
 from detector.errors import DetectorError
 from detector.inference.detector import Detector
 from detector.structures import Categories
 from detector.weights.files import WeightsInfo
+from fuzz.values import VALUES
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "20"))
 SLOWEST = 60.0

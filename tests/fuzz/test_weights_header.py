@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 from safetensors.torch import save
-from values import VALUES
 
 from detector.errors import WeightsError
 from detector.models.catalog import create_model
 from detector.structures import Categories
 from detector.weights.files import WeightsInfo, load_weights
+from fuzz.values import VALUES
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "20"))
 SLOWEST = 60.0
