@@ -205,7 +205,7 @@ def test_the_same_names_with_other_ids_are_matched_by_name_with_a_line(tmp_path:
     assert images.categories == Categories((3, 7, 11), ("cat", "dog", "unused"))
     np.testing.assert_array_equal(images.labels(1), [1, 0])
     (line,) = (line for line in images.problems if "by name" in line)
-    assert line.startswith(f"{paths.annotations}: its classes have other ids than in ")
+    assert line.startswith(f"{paths.annotations}: classes of other ids than in ")
 
 
 @pytest.mark.parametrize(

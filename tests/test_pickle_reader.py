@@ -549,7 +549,7 @@ def test_other_files_are_refused_with_the_remedy() -> None:
     Path("a.safetensors").write_bytes(struct.pack("<Q", 10**12) + b"{}")
     assert "safetensors" in refused(Path("a.safetensors"))
     Path("folder").mkdir()
-    assert "Is a directory" in refused(Path("folder"))
+    assert "it is a folder" in refused(Path("folder"))
     with zipfile.ZipFile("docx.pt", "w") as file:
         file.writestr("word/document.xml", "<x/>")
     assert "none that torch.save wrote" in refused(Path("docx.pt"))
