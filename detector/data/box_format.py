@@ -10,7 +10,7 @@ from detector.errors import DataError
 FEWEST_BOXES = 3
 NEARLY_ALL = 0.98
 MISREAD = 0.05
-"""Share of boxes that reach out of their image when corners or centers are read as x, y: 0.15 to 0.8 for usual objects,
+"""Fraction of boxes that reach out of their image when corners or centers are read as x, y: 0.15 to 0.8 for usual objects,
 less for tiny ones, which stay unnoticed; 0 for boxes of the right format."""
 SLACK = 0.01  # of the image's side
 
