@@ -5,6 +5,7 @@ Two frames exist: the *original image* and the *network input* (after `images.le
 Labels are contiguous, 0..C-1; `Categories` alone knows the dataset's own category ids.
 """
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from detector.errors import ConfigError
+from detector.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     import supervision
@@ -126,23 +127,30 @@ class Detections:
         return len(self.scores)
 
     @overload
-    def __getitem__(self, index: int) -> Detection: ...
+    def __getitem__(self, index: int | np.integer) -> Detection: ...
 
     @overload
     def __getitem__(self, index: slice | Tensor | np.ndarray | Sequence[int]) -> "Detections": ...
 
-    def __getitem__(self, index: int | slice | Tensor | np.ndarray | Sequence[int]) -> "Detection | Detections":
-        if isinstance(index, int | np.integer):
+    def __getitem__(
+        self, index: int | np.integer | slice | Tensor | np.ndarray | Sequence[int]
+    ) -> "Detection | Detections":
+        if not isinstance(index, slice) and np.ndim(index) == 0:
+            index = operator.index(index)  # type: ignore[arg-type]
             left, top, right, bottom = self.boxes[index].tolist()
             name = self.categories.names[int(self.labels[index])]
             return Detection(name, float(self.scores[index]), (left, top, right, bottom))
-        return replace(self, boxes=self.boxes[index], scores=self.scores[index], labels=self.labels[index])
+        picked = torch.from_numpy(np.arange(len(self))[index].copy())
+        return replace(self, boxes=self.boxes[picked], scores=self.scores[picked], labels=self.labels[picked])
 
     def __iter__(self) -> Iterator[Detection]:
         return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
-        rows = [f"\n  {name} {score:.3f} ({', '.join(f'{side:.1f}' for side in box)})" for name, score, box in self]
+        rows = [
+            f"\n  {printable(name)} {score:.3f} ({', '.join(f'{side:.1f}' for side in box)})"
+            for name, score, box in self
+        ]
         return f"{len(self)} detections{':' if rows else ''}{''.join(rows)}"
 
     @property

@@ -313,6 +313,9 @@ def test_detections_are_a_sequence(detector: Detector, files: list[Path], monkey
         assert repr(first).splitlines()[0] == "2 detections:"
         assert f"{found[0].name} {found[0].score:.3f} (" in repr(first)
     assert repr(found[:0]) == "0 detections"
+    assert found[found.scores.argmax()] == found[np.int64(0)] == found[0]
+    assert found[::-1].names == found.names[::-1]
+    assert "\x1b" not in repr(replace(found, categories=Categories((3, 7, 90), ("a\x1b[31m", "b\x1b", "c\u2028\x1b"))))
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ConfigError, match="pip install pandas"):
         found.to_pandas()

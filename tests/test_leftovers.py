@@ -110,12 +110,22 @@ READS = {
     "import_weights": ("weights.safetensors", ["{input}", "{out}/x.safetensors"]),
     "evaluate": ("annotations/instances_val.json", [WEIGHTS, "--data={data}", "--out={out}"]),
     "infer": ("val/photo.jpg", ["{input}", WEIGHTS, "--out={out}"]),
+    "infer --annotations": (
+        "annotations/instances_val.json",
+        ["{data}/val/photo.jpg", WEIGHTS, "--annotations={input}", "--out={out}"],
+    ),
     "benchmark": ("annotations/instances_val.json", [WEIGHTS, "--data={data}", "--out={out}"]),
     "train": ("config.yaml", ["--config={input}", "--data={data}", "--out={out}"]),
 }
 WRITES = {
     **dict.fromkeys(("export", "import_weights"), "x.safetensors"),
-    **{"evaluate": "metrics.json", "infer": "photo.jpg", "benchmark": "benchmark.json", "train": "config.yaml"},
+    **{
+        "evaluate": "metrics.json",
+        "infer": "photo.jpg",
+        "infer --annotations": "detections.json",
+        "benchmark": "benchmark.json",
+        "train": "config.yaml",
+    },
 }
 
 
@@ -135,6 +145,7 @@ def test_no_command_writes_over_what_it_reads(
     content = json.loads(annotations.read_bytes())
     content["categories"] = [{"id": i, "name": name} for i, name in enumerate(("RBC", "WBC", "Platelets"), start=1)]
     content["annotations"] = []
+    content["images"].append({**content["images"][0], "id": 10**6, "file_name": "photo.jpg"})
     annotations.write_text(json.dumps(content))
     (data / "config.yaml").write_text("epochs: 1  # as long as it takes\n")
     name, arguments = READS[command]
@@ -142,7 +153,7 @@ def test_no_command_writes_over_what_it_reads(
     out.mkdir()
     link(read, written)
     before = read.read_bytes()
-    assert main([command, *(each.format(input=read, data=data, out=out) for each in arguments)]) == 2
+    assert main([command.split()[0], *(each.format(input=read, data=data, out=out) for each in arguments)]) == 2
     assert f"error: --out: {written} would take the place of " in capsys.readouterr().err
     assert read.read_bytes() == before
     assert written.samefile(read)

@@ -144,6 +144,8 @@ def test_transport_streams_and_animated_gif_are_videos(tmp_path: Path) -> None:
             "https://cam/a.jpg?id=4&access_token=hush&x=1#key=hush",
             "https://cam/a.jpg?id=4&access_token=***&x=1#key=***",
         ),
+        ("HTTP://me:hush@cam/1", "HTTP://***@cam/1"),
+        ("rtmp://me:hush@cam/1", "rtmp://***@cam/1"),
         ("folder/me:hush@x?token=1", "folder/me:hush@x?token=1"),
     ],
 )
@@ -161,6 +163,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path.startswith("/secret") and given != "Basic " + base64.b64encode(b"me:hu/sh").decode():
             self.send_response(401)
             self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+            self.end_headers()
+            return
+        if self.path == "/bearer":
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", "Bearer")
             self.end_headers()
             return
         self.send_response(200)
@@ -194,6 +201,8 @@ def test_a_password_of_a_url_is_sent_and_not_shown(server: str) -> None:
     (source,) = find_sources([url])
     assert source.location == url
     assert "hu" not in f"{source} {source!r} {source.name}"
+    with pytest.raises(DataError, match="another way to log in"):
+        fetch(f"http://{server}/bearer")
     for wrong in (url.replace("me:", "you:"), f"http://me:hu/sh@{server}/secret"):
         with pytest.raises(DataError) as caught:
             find_sources([wrong])

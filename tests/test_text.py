@@ -62,7 +62,7 @@ def test_no_cell_of_a_csv_file_is_a_formula(start: str, tmp_path: Path) -> None:
         write([entry | {"category_name": "a=b"}, entry])
     with (tmp_path / "a.csv").open(newline="") as file:
         plain_row, row = csv.DictReader(file)
-    assert (row["category_name"], row["file_name"]) == (f"'{formula}", f"'{formula}.jpg")
+    assert (row["category_name"], row["file_name"]) == (f"'{printable(formula)}", f"'{printable(formula)}.jpg")
     assert (plain_row["category_name"], row["x"], list(row)) == ("a=b", "-1.5", list(COLUMNS))
 
 

@@ -248,14 +248,16 @@ def read_categories(annotations: Path) -> Categories:
 
 
 def read_ids(annotations: Path, categories: Categories) -> tuple[Categories, dict[str, int]]:
-    """The categories as an annotation file numbers them, and the id of each of its images by file name.
+    """The categories as an annotation file numbers them, and the id of each of its images by normalized file name: as in the
+    dataset, that of the first entry for a file.
 
     categories: see `CocoDataset.load`, which raises the same DataError.
     """
     file = AnnotationFile.parse(annotations)
-    ids = file.unique_integers("images", "id").tolist()
-    names = (Path(name).as_posix() for name in _file_names(file))
-    return _agreed_categories(file, categories), dict(zip(names, ids, strict=True))
+    names = [posixpath.normpath(name) for name in _file_names(file)]
+    first = _first_entries(names)
+    ids = file.unique_integers("images", "id", first)
+    return _agreed_categories(file, categories), dict(zip(names, ids[first].tolist(), strict=True))
 
 
 def _agreed_categories(file: AnnotationFile, expected: Categories | None) -> Categories:
@@ -300,6 +302,12 @@ def _file_names(file: AnnotationFile) -> list[str]:
     return names
 
 
+def _first_entries(names: Sequence[str]) -> Int64[np.ndarray, " names"]:
+    """For each name the index of the first that is equal."""
+    entry_of: dict[str, int] = {}
+    return np.array([entry_of.setdefault(name, entry) for entry, name in enumerate(names)], np.int64)
+
+
 def _images(
     file: AnnotationFile, names: Sequence[str], paths: SplitPaths
 ) -> tuple[
@@ -312,8 +320,7 @@ def _images(
 
     A size that is missing or not positive is read from the image.
     """
-    entry_of: dict[str, int] = {}
-    first = np.array([entry_of.setdefault(posixpath.normpath(name), entry) for entry, name in enumerate(names)])
+    first = _first_entries([posixpath.normpath(name) for name in names])
     ids = file.unique_integers("images", "id", first)
     sizes = np.stack([file.integers("images", field, absent=0) for field in ("width", "height")], axis=1)
     unknown = np.flatnonzero((sizes <= 0).any(axis=1))

@@ -15,7 +15,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from detector.errors import DataError
+from detector.errors import DataError, printable
 
 # Named, because Pillow would hand other formats to outside programs (EPS to Ghostscript).
 IMAGE_FORMATS = {
@@ -182,7 +182,7 @@ def _say_once(kind: str, line: str) -> None:
     """Print a remark on an image to standard error, the first of its kind only."""
     if kind not in _said:
         _said.add(kind)
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
 
 
 def _to_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from PIL import Image
 
+from detector.errors import printable
 from detector.inference.streaming import StreamResult
 from detector.structures import Categories
 from detector.utils.fileio import atomic_path, atomic_write, writing
@@ -78,8 +79,8 @@ def csv_writer(path: Path) -> Iterator[Write]:
 
 
 def _inert(cell: str) -> str:
-    """A text that a spreadsheet would run as a formula, behind an apostrophe, as OWASP advises; any other as it is."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else cell
+    """A printable text; one that a spreadsheet would run as a formula behind an apostrophe, as OWASP advises."""
+    return printable(f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else cell)
 
 
 @contextmanager

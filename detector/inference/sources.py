@@ -13,12 +13,12 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-from detector.errors import DataError
+from detector.errors import DataError, printable
 from detector.images.read import IMAGE_FORMATS
 
 IMAGES = tuple(extension for extensions in IMAGE_FORMATS.values() for extension in extensions)
@@ -34,7 +34,7 @@ USER_INFO = re.compile(
     r"(?<=://)(?:[^/?#]*@|[^/?#:@]+:(?!\d*[/?#])[^@]*@)"
 )  # also with a / or # that is not %2F or %23
 SECRET = re.compile(
-    r"([?&;#][^=&;#]*(?:token|key|secret|sig|pass|pwd|auth|cred|session|user|login)[^=&;#]*=)[^&;#]*", re.I
+    r"([?&;#][^=&;#]*(?:token|key|secret|sig|pass|pwd|auth|cred|session|user|login|code)[^=&;#]*=)[^&;#]*", re.I
 )
 
 
@@ -71,12 +71,12 @@ class Source(NamedTuple):
 
 
 def is_url(name: str) -> bool:
-    return name.startswith(("http://", "https://", "rtsp://", "rtsps://"))
+    return name.lower().startswith(("http://", "https://", "rtsp://", "rtsps://"))
 
 
 def without_secrets(url: str) -> str:
     """The URL for people and files: `***` for user, password and the values of parameters such as token and key."""
-    return SECRET.sub(r"\1***", USER_INFO.sub("***@", url)) if is_url(url) else url
+    return SECRET.sub(r"\1***", USER_INFO.sub("***@", url)) if "://" in url else url
 
 
 def find_sources(names: Sequence[str]) -> list[Source]:
@@ -131,8 +131,8 @@ def _find(source: str) -> list[Path]:
     is_folder = bool(source) and path.is_dir()
     if not is_folder and not glob.has_magic(source):
         raise DataError(
-            f"{source or 'empty path'}: no such file or folder; name an image file, a video, a folder, a glob, camera:0"
-            " or a URL (http, https, rtsp)"
+            f"{without_secrets(source) or 'empty path'}: no such file or folder; name an image file, a video, a folder, a glob,"
+            " camera:0 or a URL (http, https, rtsp)"
         )
     pattern = f"{glob.escape(source)}/**" if is_folder else source
     found = [Path(name) for name in _glob(pattern) if Path(name).is_file()]
@@ -140,7 +140,10 @@ def _find(source: str) -> list[Path]:
     others = Counter(path.suffix or "without extension" for path in set(found).difference(files))
     if others and files:
         kinds = ", ".join(f"{count} {extension}" for extension, count in others.most_common(5))
-        print(f"{source}: {others.total()} files skipped that are no images or videos ({kinds})", file=sys.stderr)
+        print(
+            printable(f"{source}: {others.total()} files skipped that are no images or videos ({kinds})"),
+            file=sys.stderr,
+        )
     if not files:
         kind = "folder" if is_folder else "glob"
         raise DataError(f"{source}: this {kind} holds no image; name one with files that end in one of {known}")
@@ -174,7 +177,7 @@ def _ask_server(url: str) -> Source:
     """What is behind a URL, by the type that the server states. Raises DataError if it doesn't answer."""
     name = without_secrets(url)
     address = url if url != name else None
-    if url.startswith("rtsp"):
+    if url.lower().startswith("rtsp"):
         return Source(name, "video", live=True, address=address)  # it is asked when it is opened
     _, headers = fetch(url, content=False)
     stated = headers.get_content_type()
@@ -208,6 +211,8 @@ def fetch(url: str, content: bool = True) -> tuple[bytes, HTTPMessage]:
         reason = f"the server says {error.code} {error.reason}"
     except urllib.error.URLError as error:
         reason = str(error.reason)
+    except UnknownLoginError:
+        reason = "the server asks for another way to log in than basic or digest authentication"
     except (ValueError, InvalidURL):  # its text may show a password
         reason = "this is no URL; write special characters of a password as %40 for @, %2F for /"
     except (OSError, HTTPException) as error:
@@ -217,15 +222,25 @@ def fetch(url: str, content: bool = True) -> tuple[bytes, HTTPMessage]:
     )
 
 
+class UnknownLoginError(Exception):
+    """A server asks for what neither basic nor digest authentication answers."""
+
+
+class Digest(urllib.request.HTTPDigestAuthHandler):
+    def http_error_auth_reqed(self, *arguments: Any) -> Any:
+        try:
+            return super().http_error_auth_reqed(*arguments)
+        except ValueError as error:
+            raise UnknownLoginError from error
+
+
 def _transfer(url: str, content: bool) -> tuple[bytes, HTTPMessage]:
     parts = urlsplit(url)
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
     if parts.username is not None:
         passwords.add_password(None, bare, unquote(parts.username), unquote(parts.password or ""))
-    opener = urllib.request.build_opener(
-        urllib.request.HTTPBasicAuthHandler(passwords), urllib.request.HTTPDigestAuthHandler(passwords)
-    )
+    opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(passwords), Digest(passwords))
     end = monotonic() + DEADLINE
     body = bytearray()
     with opener.open(bare, timeout=TIMEOUT) as answer:

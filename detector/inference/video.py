@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import UInt8
 
-from detector.errors import DISTRIBUTION, DataError
+from detector.errors import DISTRIBUTION, DataError, printable
 from detector.inference.sources import Source
 
 SLACK = 0.5  # seconds by which a video may end before its header says
@@ -67,9 +67,8 @@ def _without_jumps(source: Source, frames: Generator[Frame, None, Ending]) -> Ge
         if abs(seconds - lead - last) > LONGEST_STEP:
             lead = seconds - last - step
             if not said:
-                print(
-                    f"{source.name}: its time stamps jump by {seconds - last:.0f} s; it is taken out", file=sys.stderr
-                )
+                line = f"{source.name}: its time stamps jump by {seconds - last:.0f} s; it is taken out"
+                print(printable(line), file=sys.stderr)
             said = True
         yield seconds - lead, image
         last, step = seconds - lead, seconds - lead - last

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import shlex
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -133,7 +134,7 @@ def open_or_resume(config: TrainConfig, world: World) -> tuple[TrainConfig, Path
     out = Path(config.resume or config.out)
     if config.resume is None and holds_results(out):
         raise DataError(
-            f"--out: {out} already holds a run; --resume {out} continues it, another folder starts a new one"
+            f"--out: {out} already holds a run; --resume {shlex.quote(str(out))} continues it, another folder starts a new one"
         )
     return config, out
 

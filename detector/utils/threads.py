@@ -61,8 +61,9 @@ def patient_threads() -> Iterator[None]:
     time of the block. Number of threads and results stay as they are. Without effect elsewhere than on Linux.
     """
     threads = torch.get_num_threads()
-    cpus = os.cpu_count() or 1
-    if sys.platform != "linux" or threads == 1 or _threads_of_others() + threads <= cpus:
+    everywhere = os.cpu_count() or 1
+    cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else everywhere
+    if sys.platform != "linux" or threads == 1 or round(_threads_of_others() * cpus / everywhere) + threads <= cpus:
         yield
         return
     team = max(2, cpus - threads + 2)  # the thread that starts them is one of them, but none of OpenMP's count

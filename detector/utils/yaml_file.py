@@ -19,9 +19,10 @@ def read_yaml(path: Path) -> dict[Any, Any]:
     """
     depth = 0
     try:
-        text = path.read_bytes()
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
-            raise ConfigError(f"{path}: {len(text):,} bytes are no configuration; give one of at most {MAX_BYTES:,}")
+            raise ConfigError(f"{path}: too long for a configuration; give one of at most {MAX_BYTES:,} bytes")
         for event in yaml.parse(text):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             assert event.start_mark is not None
