@@ -450,7 +450,7 @@ OUTPUTS = ("images", "json", "csv", "crops")
 class InferConfig(PredictionConfig, TileConfig):
     """Detect objects in images and videos; write annotated copies and detections.json."""
 
-    RANGES: ClassVar[Ranges] = {**PredictionConfig.RANGES, **TileConfig.RANGES}
+    RANGES: ClassVar[Ranges] = {**PredictionConfig.RANGES, **TileConfig.RANGES, "reconnect": (0, 86_400)}
 
     sources: list[str]
     """Images, videos, folders, globs, camera:0, or URLs (http, https, rtsp)."""
@@ -462,6 +462,8 @@ class InferConfig(PredictionConfig, TileConfig):
     """Results to write, separated by commas: images (annotated; videos, too), json, csv, crops (each detection cut out)."""
     annotations: str | None = None
     """COCO annotation file of the images, whose image and category ids the results get; else images are numbered from 1."""
+    reconnect: float = 60.0
+    """Seconds for which a live stream by URL that drops is opened again, after growing pauses; 0: not at all."""
     attention: bool = False
     """Also plot, per image, where the attention layers look and what each detection's class rests on."""
 

@@ -1,6 +1,7 @@
-"""Videos whose frames can be told apart."""
+"""Videos whose frames can be told apart, and a clock for streams that pause."""
 
 from pathlib import Path
+from threading import Event
 
 import av
 import numpy as np
@@ -40,6 +41,22 @@ def as_matroska(
                 packet.stream = stream
                 copy.mux(packet)
     return target
+
+
+class Clock(Event):
+    """In the place of the event that ends pauses: they take no time, but its clock goes on by them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pauses: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.pauses.append(timeout)
+        return self.is_set()
+
+    def monotonic(self) -> float:
+        return float(sum(self.pauses))
 
 
 def properties(path: Path) -> tuple[float, int, int, int]:

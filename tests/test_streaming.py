@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from drawn_video import RATE, as_matroska, draw_video, properties
+from drawn_video import RATE, Clock, as_matroska, draw_video, properties
 from lively_model import lively_model
 from PIL import Image
 from torch import Tensor
@@ -27,7 +27,7 @@ from detector.demo.scenes import make_dataset
 from detector.errors import DataError
 from detector.formats.runtime import Runtime, Selection
 from detector.images.read import image_from_bytes, read_image
-from detector.inference import streaming
+from detector.inference import streaming, video
 from detector.inference.detector import Detector
 from detector.inference.sinks import csv_writer, json_writer
 from detector.inference.sources import Source
@@ -140,7 +140,7 @@ def test_a_live_source_may_lose_images_but_not_wait(detector: Detector, monkeypa
     image = np.zeros((64, 64, 3), np.uint8)
     read = threading.Event()
 
-    def frames(_source: Source) -> Iterator[tuple[float, np.ndarray]]:
+    def frames(*_arguments: Any) -> Iterator[tuple[float, np.ndarray]]:
         for number in range(100):
             yield number / 25, image
         read.set()
@@ -398,12 +398,67 @@ def test_a_camera_that_fails_while_the_network_is_busy_says_so() -> None:
         all_shot.set()
         yield streaming._Item(source, 50, 0.0, DataError("camera:0: gone"))
 
-    ahead = streaming._ahead(shots(), 2)
+    ahead = streaming._ahead(shots(), 2, threading.Event())
     seen = [next(ahead)]
     assert all_shot.wait(60)  # so long the network is busy with the first
     seen += ahead
     assert len(seen) <= 4
     assert isinstance(seen[-1].image, DataError)
+
+
+def test_a_stop_does_not_wait_until_a_stream_is_opened_again(
+    detector: Detector, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, paused = [], threading.Event()
+
+    class Minute(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            paused.set()
+            return super().wait(60 if timeout else None)
+
+    def read_again(source: Source) -> Iterator[tuple[float, np.ndarray]]:
+        opened.append(source)
+        yield from read_video(Source(str(folder / "b.mp4"), "video"))
+
+    monkeypatch.setattr(streaming, "Event", Minute)
+    monkeypatch.setattr(video, "read_video", read_again)
+    street, yard = (Source(f"rtsp://127.0.0.1/{name}", "video", live=True) for name in ("street", "yard"))
+    seen = stream(detector, [street, yard])
+    next(seen)
+    assert paused.wait(60)
+    seen.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "reads images"]
+    assert opened == [street]
+
+
+@pytest.mark.parametrize(("reconnect", "pauses"), [("0", []), ("5", [1, 2, 2])])
+def test_a_stream_that_drops_for_good_is_given_up(
+    weights: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    reconnect: str,
+    pauses: list[int],
+) -> None:
+    clock = Clock()
+    attempts = iter([folder / "b.mp4"])
+
+    def read_once(source: Source) -> Iterator[tuple[float, np.ndarray]]:
+        for path in attempts:
+            yield from read_video(Source(str(path), "video"))
+            return
+        raise DataError(f"{source.name}: this video can't be opened")
+
+    monkeypatch.setattr(streaming, "Event", lambda: clock)
+    monkeypatch.setattr(video, "monotonic", clock.monotonic)
+    monkeypatch.setattr(video, "read_video", read_once)
+    assert run(["rtsp://me:word@127.0.0.1/street", "--reconnect", reconnect], weights, tmp_path) == 1
+    assert clock.pauses == pauses
+    told = capsys.readouterr().err
+    assert f"this stream has ended after {FRAMES} frames" in told
+    assert ("; trying again for 5 s" in told) == ("; given up after 5 s" in told) == (reconnect == "5")
+    assert "word" not in told
 
 
 def test_a_camera_that_gives_nothing(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_video import RATE, as_matroska, draw_video, properties
+from drawn_video import RATE, Clock, as_matroska, draw_video, properties
 
 from detector.errors import DataError
 from detector.inference import video, video_opencv, video_pyav
-from detector.inference.sources import Source
-from detector.inference.video import read_video, video_writer
+from detector.inference.sources import Source, find_sources
+from detector.inference.video import read_stream, read_video, video_writer
 from detector.inference.video_opencv import constant_rate
 
 REPOSITORY = Path(__file__).parents[1]
@@ -183,6 +183,42 @@ def test_a_server_that_is_silent_is_given_up(video_backend: str, monkeypatch: py
         with pytest.raises(DataError, match="can't be opened"):
             next(read_video(Source(f"rtsp://127.0.0.1:{silent.getsockname()[1]}/street", "video", live=True)))
     assert time.monotonic() - start < 60  # the default is minutes
+
+
+def test_a_stream_that_drops_is_opened_again(
+    tmp_path: Path, video_backend: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After growing pauses, which start anew when it is back; its times go on by the clock."""
+    there = Source(str(draw_video(tmp_path / "a.mp4", 3)), "video")
+    module = {"av": video_pyav, "cv2": video_opencv}[video_backend]
+    answers = iter([True, False, False, False, True])
+    really_open, clock = module._open, Clock()
+
+    def open_when_there(source: Source) -> object:
+        if next(answers, False):
+            return really_open(there)
+        raise DataError(f"{source.name}: this video can't be opened (refused)")
+
+    monkeypatch.setattr(module, "_open", open_when_there)
+    monkeypatch.setattr(video, "monotonic", clock.monotonic)
+    found = []
+    (source,) = find_sources(["rtsp://me:word@127.0.0.1/street"])
+    with pytest.raises(DataError, match=r"can't be opened \(refused\); given up after 20 s$"):
+        found.extend(seconds for seconds, _ in read_stream(source, 20, clock))
+    assert clock.pauses == [1, 2, 4, 8, 1, 2, 4, 8, 5]
+    assert found == pytest.approx([0, 1 / RATE, 2 / RATE, *(2 / RATE + 15 + number / RATE for number in range(3))])
+    dropped, back, again = capsys.readouterr().err.replace("***@", "").splitlines()[-3:]
+    assert dropped.endswith("ended after 3 frames; check the camera and the network; trying again for 20 s")
+    assert back == "rtsp://127.0.0.1/street: frames again after 15 s"
+    assert again.startswith("rtsp://127.0.0.1/street: this stream has ended after 6 frames")
+
+
+@pytest.mark.usefixtures("video_backend")
+def test_a_stream_that_never_was_there_is_not_opened_again() -> None:
+    clock = Clock()
+    with pytest.raises(DataError, match="can't be opened"):
+        next(read_stream(Source("rtsp://127.0.0.1:9/street", "video", live=True), 20, clock))
+    assert clock.pauses == []
 
 
 def test_what_is_lost_is_said_once_and_with_its_remedy(

@@ -91,7 +91,7 @@ def infer(config: InferConfig) -> int:
 
     summary = InferSummary()
     start = monotonic()
-    with ExitStack() as stack, closing(stream(tiled, sources, summary.skipped)) as results:
+    with ExitStack() as stack, closing(stream(tiled, sources, summary.skipped, config.reconnect)) as results:
         files = [stack.enter_context(LISTS[name.rpartition(".")[2]](out / name)) for name in lists]
         for source, of_source in groupby(results, key=lambda result: result.source):
             with ExitStack() as annotated:

@@ -13,12 +13,13 @@ import numpy as np
 from jaxtyping import UInt8
 from torch import Tensor
 
+from detector.config import InferConfig
 from detector.errors import DataError
 from detector.images.read import image_from_bytes, read_image
 from detector.inference.detector import Detector, ImageLike, as_array, as_list
 from detector.inference.sources import TIMEOUT, Source, fetch, find_sources
 from detector.inference.tiles import TiledDetector
-from detector.inference.video import read_video
+from detector.inference.video import read_stream, read_video
 from detector.structures import Detections
 
 AHEAD = 4
@@ -51,19 +52,21 @@ def stream(
     detector: Detector | TiledDetector,
     sources: Source | ImageLike | Iterable[Source | ImageLike],
     on_error: OnError | None = None,
+    reconnect: float = InferConfig.reconnect,
 ) -> Generator[StreamResult, None, None]:
     """Detect in the images of all sources, in order, while the next ones are read in a thread.
 
     A source, one or many, is a name as `find_sources` takes it, what that returns, or an `ImageLike` in memory; of an
     iterator only the next few are taken. Only live sources lose images, when they come faster than the network takes
-    them. A source that can't be read (to its end) is passed to `on_error`, and the next one follows; without it,
-    DataError is raised.
+    them; those behind a URL that drop are opened again for `reconnect` seconds. A source that can't be read (to its end)
+    is passed to `on_error`, and the next one follows; without it, DataError is raised.
     """
     several: Any = [sources] if isinstance(sources, Source) else sources
     if not isinstance(several, Iterable) or isinstance(several, Sequence | np.ndarray | Tensor | IOBase):
         several, _ = as_list(several)
     waiting: list[_Item] = []
-    for shot in _ahead(_shots(several), max(AHEAD, detector.batch)):
+    stop = Event()
+    for shot in _ahead(_shots(several, reconnect, stop), max(AHEAD, detector.batch), stop):
         if isinstance(shot.image, DataError):
             yield from _detect(detector, waiting)
             waiting = []
@@ -84,7 +87,7 @@ def _detect(detector: Detector | TiledDetector, shots: Sequence[_Item]) -> Gener
         yield StreamResult(shot.source, shot.frame, shot.time, image, found)
 
 
-def _shots(sources: Iterable[Source | ImageLike]) -> Iterator[_Item]:
+def _shots(sources: Iterable[Source | ImageLike], reconnect: float, stop: Event) -> Iterator[_Item]:
     """The images of all sources; one that can't be read (further) ends with its error."""
     for number, given in enumerate(sources):
         if isinstance(given, str | Path):
@@ -98,14 +101,14 @@ def _shots(sources: Iterable[Source | ImageLike]) -> Iterator[_Item]:
                     image = as_array(given)
                     yield _Item(source, 0, 0.0, image)
                     continue
-                for time, image in _read(source):
+                for time, image in _read(source, reconnect, stop):
                     yield _Item(source, index, time, image)
                     index += 1
             except DataError as error:
                 yield _Item(source, index, 0.0, error)
 
 
-def _read(source: Source) -> Iterator[tuple[float, UInt8[np.ndarray, "height width 3"]]]:
+def _read(source: Source, reconnect: float, stop: Event) -> Iterator[tuple[float, UInt8[np.ndarray, "height width 3"]]]:
     """Seconds since the first and RGB pixels of each image of a source. Raises DataError where it can't go on."""
     if source.kind == "image" and source.url:
         yield 0.0, image_from_bytes(fetch(source.location)[0])
@@ -113,6 +116,8 @@ def _read(source: Source) -> Iterator[tuple[float, UInt8[np.ndarray, "height wid
         yield 0.0, read_image(Path(source.name))
     elif source.camera is not None:
         yield from _read_camera(source.name, source.camera)
+    elif source.live:
+        yield from read_stream(source, reconnect, stop)
     else:
         yield from read_video(source)
 
@@ -132,10 +137,9 @@ def _read_camera(name: str, number: int) -> Iterator[tuple[float, UInt8[np.ndarr
         camera.release()
 
 
-def _ahead(shots: Iterable[_Item], size: int) -> Iterator[_Item]:
-    """The same, up to `size` of them read by a thread before they are asked for."""
+def _ahead(shots: Iterable[_Item], size: int, stop: Event) -> Iterator[_Item]:
+    """The same, up to `size` of them read by a thread before they are asked for; `stop` is set when no more are wanted."""
     queue: Queue[_Item | BaseException | None] = Queue(size)
-    stop = Event()
 
     def fill() -> None:
         try:

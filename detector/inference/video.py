@@ -5,6 +5,8 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from threading import Event
+from time import monotonic
 from types import ModuleType
 from typing import NamedTuple, TypeAlias
 
@@ -15,6 +17,7 @@ from detector.errors import DISTRIBUTION, DataError, printable
 from detector.inference.sources import Source
 
 SLACK = 0.5  # seconds by which a video may end before its header says
+LONGEST_PAUSE = 8.0  # seconds between two attempts to open a stream that dropped
 LONGEST_STEP = 12 * 3600.0  # seconds from frame to frame; an MP4 file holds no longer ones
 Frame: TypeAlias = tuple[float, UInt8[np.ndarray, "height width 3"]]
 """Seconds since the first frame, and RGB."""
@@ -72,6 +75,41 @@ def _without_jumps(source: Source, frames: Generator[Frame, None, Ending]) -> Ge
             said = True
         yield seconds - lead, image
         last, step = seconds - lead, seconds - lead - last
+
+
+def read_stream(source: Source, reconnect: float, stop: Event) -> Iterator[Frame]:
+    """As `read_video`, of a live source that is opened again when it drops after its first frame; its times go on by the
+    clock.
+
+    The pauses before that are 1, 2, 4, 8, 8, … s, anew after each frame. Raises DataError, one line that names the
+    stream, when it can't be opened at first, after `reconnect` seconds without a frame, or when `stop` is set.
+    """
+    lead = last = arrived = dropped = pause = 0.0
+    count = 0
+    while True:
+        try:
+            for seconds, image in read_video(source):
+                now = monotonic()
+                if pause:
+                    print(f"{source.name}: frames again after {now - dropped:.0f} s", file=sys.stderr)
+                    lead, pause = last + now - arrived, 0.0
+                last, arrived = lead + seconds, now
+                yield last, image
+                count += 1
+            error = DataError(
+                f"{source.name}: this stream has ended after {count} frames; check the camera and the network"
+            )
+        except DataError as reason:
+            error = reason
+        if not (count and reconnect):
+            raise error
+        if not pause:
+            dropped = monotonic()
+            print(f"{error}; trying again for {reconnect:g} s", file=sys.stderr)
+        pause = min(2 * pause or 1.0, LONGEST_PAUSE)
+        left = dropped + reconnect - monotonic()
+        if left <= 0 or stop.wait(min(pause, left)):
+            raise DataError(f"{error}; given up after {reconnect:g} s")
 
 
 @contextmanager
