@@ -318,6 +318,8 @@ def check_file(name: str, command: Command, path: str) -> None:
         shipped = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
         raise ConfigError(f"--config: there is no file {path}; the names of shipped ones are: {shipped}")
     content = read_yaml(Path(path))
+    if "config" in content:
+        raise ConfigError(f"{path}: config: a configuration file can't name another one; give both as --config")
     parser = build_parser(name, command)
     required = [f for f in fields(command.config) if f.default is MISSING and f.default_factory is MISSING]
     # the command line may have them

@@ -105,13 +105,13 @@ def test_a_file_in_int8_is_smaller_and_finds_about_the_same(
 def test_a_file_that_loses_too_much_is_not_left_but_by_force(
     made: dict[str, tuple[Path, Comparison]], data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The truth is what the model finds, so that its AP is 1 and a little rounding is a great loss."""
+    """The truth is what the model finds, so that its AP is nearly 1 and a little rounding is a great loss."""
     forced, _ = made["onnx"]
     assert not json.loads(Path(f"{forced}.json").read_text())["passes"]
     monkeypatch.setattr(Format, "write", lambda _format, file, *_: shutil.copy(forced, file))
     config = ExportConfig(str(weights), str(tmp_path / "file.onnx"), precision="int8", data=str(data))
     with pytest.raises(
-        ExportMismatchError, match=r"was not written.*AP 1\.0000 and 0\.\d+ \(a loss of 0\.01 is allowed\)"
+        ExportMismatchError, match=r"was not written.*AP [01]\.\d+ and 0\.\d+ \(a loss of 0\.01 is allowed\)"
     ):
         export(config)
     assert list(tmp_path.iterdir()) == []

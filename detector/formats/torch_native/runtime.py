@@ -28,7 +28,9 @@ class TorchFileRuntime(HeadRuntime):
     def __init__(self, run: Callable[[Tensor], tuple[Tensor, Tensor]], device: torch.device) -> None:
         self.run = run
         self.device = device
-        self.num_classes = self.predict(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).scores.shape[2]
+        with torch.no_grad():
+            _, scores = run(torch.zeros(1, 64, 64, 3, dtype=torch.uint8, device=device))
+        self.num_classes = scores.shape[2]
 
     @torch.no_grad()
     def predict(self, inputs: UInt8[Tensor, "batch 3 height width"]) -> Predictions:
