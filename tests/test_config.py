@@ -224,7 +224,7 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("train: &a\n  a: *a\n", "line 2: the alias"),
         (f"data: {'[' * 10_000}", "line 1: nested more than 20 deep"),
         ("epochs: !!int x", "line 1: the tag .*int is not read here"),
-        ("epochs: 1\n" * 20_000, "200,000 bytes are no configuration"),
+        ("epochs: 1\n" * 20_000, "too long for a configuration"),
         ("train: x", "train"),
     ],
 )
@@ -236,6 +236,13 @@ def test_a_configuration_file_that_unfolds_without_end_is_refused(content: str, 
     assert len(str(caught.value)) < 1000
     with pytest.raises(ConfigError, match=line):
         read_config(file)
+
+
+def test_a_configuration_file_names_no_other_one(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("config: {}")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: config: .* give both as --config"):
+        parse("train", COMMANDS["train"], ["--config", str(file)])
 
 
 @pytest.mark.parametrize(("name", "option"), [("infer", "classes"), ("import_weights", "class_names")])

@@ -218,7 +218,10 @@ def test_a_batch_of_one_image_of_one_cell_is_learned_from(name: str, scenes: Pat
 
 
 @pytest.mark.slow
-def test_a_diverged_run_stops_and_keeps_its_last_checkpoint(scenes: Path, tmp_path: Path) -> None:
+def test_a_diverged_run_stops_and_keeps_its_last_checkpoint(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TrainConfig.RANGES, "lr", (0, 1e12))
     out = tmp_path / "run"
     with pytest.raises(DetectorError, match=r"not finite.*--lr below"):
         train(small_config(scenes, out, lr=1e12, clip_gradient_norm=1e9, warmup_epochs=0.0, max_skipped_steps=2))
@@ -305,7 +308,10 @@ def test_skipped_steps_are_counted_and_too_many_in_a_row_stop_the_run(
 
 
 @pytest.mark.slow
-def test_a_run_begun_again_knows_no_skipped_steps_of_the_one_that_failed(scenes: Path, tmp_path: Path) -> None:
+def test_a_run_begun_again_knows_no_skipped_steps_of_the_one_that_failed(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TrainConfig.RANGES, "lr", (0, 1e12))
     out = tmp_path / "run"
     with pytest.raises(DetectorError, match="not finite"):
         train(small_config(scenes, out, lr=1e12, clip_gradient_norm=1e9, warmup_epochs=0.0, max_skipped_steps=1))

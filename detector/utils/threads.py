@@ -62,7 +62,7 @@ def patient_threads() -> Iterator[None]:
     """
     threads = torch.get_num_threads()
     everywhere = os.cpu_count() or 1
-    cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else everywhere
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else everywhere
     if sys.platform != "linux" or threads == 1 or round(_threads_of_others() * cpus / everywhere) + threads <= cpus:
         yield
         return
