@@ -28,6 +28,7 @@ class TorchFileRuntime(HeadRuntime):
     def __init__(self, run: Callable[[Tensor], tuple[Tensor, Tensor]], device: torch.device) -> None:
         self.run = run
         self.device = device
+        self.survives_fork = device.type == "cpu"
         self.num_classes = self.predict(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).scores.shape[2]
 
     @torch.no_grad()
