@@ -1,7 +1,10 @@
 """python examples/detect.py FILE.onnx IMAGE [CONF]: what a file that takes images finds, with ONNX Runtime alone."""
 
 import json
+import os
 import sys
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else ONNX Runtime keeps and sends records of its use
 
 import numpy as np
 import onnxruntime

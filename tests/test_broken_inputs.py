@@ -330,7 +330,7 @@ def test_broken_input(name: str, good: Good, tmp_path: Path) -> None:
 
 def test_unknown_command() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "detector.cli", "trian"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "detector.cli", "trian"], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
     )
     assert "'trian'; choose one of train, evaluate" in the_line(done)
 

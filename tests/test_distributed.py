@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parents[1]
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-PATIENCE = 120  # s for what takes some 15 s on an idle machine: a hang fails
+PATIENCE = 300  # s for what takes some 15 s on an idle machine: a hang fails
 TRAIN = str(REPOSITORY / "tools" / "train.py")
 OPTIONS = [
     *("--image_size=64", "--batch_size=4", "--train.nominal_batch_size=4", "--epochs=2"),

@@ -218,10 +218,14 @@ def test_classes_beyond_the_names_are_refused_where_nms_is_inside(kind: str, fil
 
 
 @pytest.mark.parametrize("image", [path.name for path in shipped_photos()])
-def test_the_python_example_finds_the_same(files: Files, weights: Path, image: str) -> None:
+def test_the_python_example_finds_the_same(files: Files, weights: Path, image: str, tmp_path: Path) -> None:
+    """And ONNX Runtime keeps no records of its use."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    home = kept | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     path = next(path for path in shipped_photos() if path.name == image)
     command = [sys.executable, "-I", str(EXAMPLES / "detect.py"), str(files["onnx"]), str(path), "0.4"]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    lines = subprocess.run(command, check=True, capture_output=True, text=True, env=home).stdout.splitlines()
+    assert list(tmp_path.iterdir()) == []
     found = Detector.load(weights, conf=0.4, device="cpu")(path)
     assert len(lines) == len(found) > 0
     for line, name, box, score in zip(map(json.loads, lines), found.names, found.boxes, found.scores, strict=True):
@@ -249,6 +253,40 @@ def test_the_javascript_example_finds_the_same(files: Files, weights: Path) -> N
     expected = Detector.load(weights, device="cpu")(decoded)
     require_same(Detections(rows[:, :4], rows[:, 4], rows[:, 5].long(), CATEGORIES), expected)
     assert len(expected) > 5
+
+
+FORKED = """
+import os, signal, sys
+import numpy as np
+from detector import Detector
+from detector.errors import ConfigError
+image = np.zeros((64, 64, 3), np.uint8)
+made = Detector.load(sys.argv[1], device="cpu", threads=2)
+made(image)
+if os.fork() == 0:
+    signal.alarm(60)
+    try:
+        made(image)
+    except ConfigError as error:
+        print(error)
+    del made
+    Detector.load(sys.argv[1], device="cpu", threads=2)(image)
+    sys.exit()
+sys.exit(os.wait()[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "torchscript", "torch_export"])
+def test_a_forked_child_answers_or_is_told_to_load_itself(kind: str, files: Files) -> None:
+    """And ends in a minute, though it holds what only its parent can end."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, str(files[kind])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(EXAMPLES.parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    expected = "loaded before the process was forked" if kind in ("onnx", "openvino") else ""
+    assert expected in done.stdout
+    assert bool(done.stdout) == bool(expected)
 
 
 @pytest.mark.parametrize("format", ["onnx", "torchscript", "safetensors"])

@@ -643,13 +643,25 @@ def test_infer_keeps_apart_images_of_one_name(weights: Path, files: list[Path], 
     assert written == ["a/1.webp.png", "b/1.webp.png", "detections.json"]
 
 
-def test_a_forked_child_answers(model: DetectionModel) -> None:
+@pytest.mark.parametrize("made_by", ["parent", "child"])
+def test_a_forked_child_answers(made_by: str, model: DetectionModel, weights: Path) -> None:
     """Though the threads that its parent has computed with are not there."""
     detector = Detector(model, CATEGORIES, SIDE, device="cpu", threads=2)
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
     detector(image)
-    process = multiprocessing.get_context("fork").Process(target=detector, args=(image,))
-    process.start()
+
+    def answer() -> None:
+        own = detector if made_by == "parent" else Detector.load(weights, device="cpu", threads=2)
+        own(image)
+        tasks = len(list(Path("/proc/self/task").iterdir())) if sys.platform == "linux" else 0
+        torch.set_num_threads(os.cpu_count() or 1)  # no room for them: without a fork, threads would be added
+        with patient_threads():
+            assert sys.platform != "linux" or len(list(Path("/proc/self/task").iterdir())) == tasks
+
+    with limited_threads(2):
+        torch.zeros(2**20).add_(1)  # by two threads
+        process = multiprocessing.get_context("fork").Process(target=answer)
+        process.start()
     process.join(60)
     ended = process.exitcode
     process.kill()

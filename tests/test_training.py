@@ -218,6 +218,14 @@ def test_a_batch_of_one_image_of_one_cell_is_learned_from(name: str, scenes: Pat
 
 
 @pytest.mark.slow
+def test_a_run_whose_last_batch_is_one_image_of_one_cell_ends(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "data", seed=1, train=5, val=3, test=3)
+    out = tmp_path / "run"
+    train(small_config(tmp_path / "data", out, epochs=1, batch_size=2, image_size=32, multi_scale=0.5))
+    assert (out / "best.safetensors").exists()
+
+
+@pytest.mark.slow
 def test_a_diverged_run_stops_and_keeps_its_last_checkpoint(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,7 +126,7 @@ def test_a_script_that_guards_nothing_is_told_so(method: str, tmp_path: Path) ->
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 1
     assert 'put what it does under `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
@@ -159,7 +159,7 @@ def test_a_full_dev_shm_is_one_line(command: str, tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

@@ -17,6 +17,7 @@ class EagerRuntime(Runtime):
 
     def __init__(self, model: DetectionModel, device: torch.device) -> None:
         self.device = device
+        self.survives_fork = device.type == "cpu"
         self.model: DetectionModel = fuse_conv_bn(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def logits(self, inputs: UInt8[Tensor, "batch 3 height width"]) -> tuple[RawPredictions, Anchors]:

@@ -27,7 +27,8 @@ class Runtime(ABC):
 
     device: what it runs on; input_size: the only size of its input, None if it takes any multiples of 32;
     letterboxes_inputs: whether it takes images of any size and letterboxes them itself; max_batch_size: inputs at a time,
-    None for any number; num_classes: how many the network scores, None where the file does not tell (with NMS inside).
+    None for any number; num_classes: how many the network scores, None where the file does not tell (with NMS inside);
+    survives_fork: whether a process forked later can use it, too.
     """
 
     device = torch.device("cpu")
@@ -35,6 +36,7 @@ class Runtime(ABC):
     letterboxes_inputs = False
     max_batch_size: int | None = None
     num_classes: int | None = None
+    survives_fork = False
 
     @abstractmethod
     def detect(self, inputs: UInt8[Tensor, "batch 3 height width"], selection: Selection) -> list[NmsResult]:

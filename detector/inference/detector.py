@@ -1,10 +1,13 @@
 """`Detector`: images in, `Detections` out; the one way from an image to boxes, used by infer, evaluate and training."""
 
+import ctypes
 import glob
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, TypeAlias, overload
+from weakref import WeakSet
 
 import numpy as np
 import PIL.Image
@@ -30,6 +33,21 @@ from detector.utils.threads import limited_threads, patient_threads
 ImageLike: TypeAlias = str | Path | bytes | bytearray | memoryview | IO[bytes] | np.ndarray | PIL.Image.Image | Tensor
 """A file; the bytes of one; a file open for reading bytes; a PIL image; an array (height, width) or (height, width, bands);
 or a tensor (bands, height, width). Bands: 1 gray, 3 RGB, 4 RGB and alpha, which is dropped; uint8 or float in 0..1."""
+
+_bound: WeakSet[Runtime] = WeakSet()
+"""Runtimes that only the process that loaded them can use, or end: both would wait for threads that a fork leaves behind."""
+_of_parent: list[Runtime] = []
+"""Those of them that were loaded before this process was forked."""
+
+
+def _leave_to_parent() -> None:
+    for runtime in _bound:
+        _of_parent.append(runtime)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))  # at the end of the process no list would keep it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 class Detector:
@@ -59,7 +77,10 @@ class Detector:
         require_image_size("image_size", image_size)
         if isinstance(network, DetectionModel):
             assert network.head.num_classes == len(categories)
-            network = EagerRuntime(network, resolve_device(config.device))
+            with limited_threads(config.threads):
+                network = EagerRuntime(network, resolve_device(config.device))
+        if not network.survives_fork:
+            _bound.add(network)
         self.runtime = network
         self.device = network.device
         size = InputSize.of(image_size)
@@ -90,7 +111,8 @@ class Detector:
         Raises WeightsError for a file that can't be used, ConfigError for a setting that is unknown or out of range.
         """
         config = config.changed(options)
-        runtime, info = load_runtime(path, config.device, config.threads)
+        with limited_threads(config.threads):
+            runtime, info = load_runtime(path, config.device, config.threads)
         if runtime.letterboxes_inputs and config.image_size not in (None, info.image_size):
             raise ConfigError(
                 f"image_size: {path} letterboxes images itself, to {info.image_size} px; leave image_size out, or export"
@@ -155,7 +177,15 @@ class Detector:
     def detect_inputs(
         self, inputs: Sequence[UInt8[Tensor, "3 height width"]], letterboxes: Sequence[Letterbox]
     ) -> list[Detections]:
-        """Detections of images that `letterbox` has placed, boxes in pixels of the originals."""
+        """Detections of images that `letterbox` has placed, boxes in pixels of the originals.
+
+        Raises ConfigError in a process that was forked after the load, unless PyTorch runs the network on a CPU.
+        """
+        if self.runtime in _of_parent:
+            raise ConfigError(
+                "this Detector was loaded before the process was forked, which only PyTorch on a CPU allows; load it after the"
+                " fork, in each process (on CUDA, in processes started by spawn)"
+            )
         selection = Selection(self.conf, self.iou, self.max_detections, self.class_filter)
         found: list[NmsResult] = []
         with limited_threads(self.threads), patient_threads():

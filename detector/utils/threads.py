@@ -58,12 +58,14 @@ def patient_threads() -> Iterator[None]:
     OpenMP's threads spin while they wait. Alone on a machine that is fastest; beside other programs they burn the time that
     the thread they wait for needs, and a pass takes ten times as long. GNU's OpenMP gives up spinning at once where a
     process has more OpenMP threads than CPUs (its manual, GOMP_SPINCOUNT), so some threads of no work are added for the
-    time of the block. Number of threads and results stay as they are. Without effect elsewhere than on Linux.
+    time of the block. Number of threads and results stay as they are. Without effect in a
+    forked process and elsewhere than on Linux.
     """
     threads = torch.get_num_threads()
     everywhere = os.cpu_count() or 1
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else everywhere
-    if sys.platform != "linux" or threads == 1 or round(_threads_of_others() * cpus / everywhere) + threads <= cpus:
+    busy = round(_threads_of_others() * cpus / everywhere) + threads > cpus
+    if sys.platform != "linux" or threads == 1 or was_forked() or not busy:
         yield
         return
     team = max(2, cpus - threads + 2)  # the thread that starts them is one of them, but none of OpenMP's count

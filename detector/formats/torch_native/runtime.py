@@ -28,6 +28,7 @@ class TorchFileRuntime(HeadRuntime):
     def __init__(self, run: Callable[[Tensor], tuple[Tensor, Tensor]], device: torch.device) -> None:
         self.run = run
         self.device = device
+        self.survives_fork = device.type == "cpu"
         with torch.no_grad():
             _, scores = run(torch.zeros(1, 64, 64, 3, dtype=torch.uint8, device=device))
         self.num_classes = scores.shape[2]
