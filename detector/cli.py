@@ -347,7 +347,10 @@ SECTIONS = {each.name for each in fields(TrainConfig) if is_dataclass(each.defau
 
 
 def require_values(parser: ArgumentParser, content: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a key without a value where none is no possible value."""
+    """Raise ConfigError for a key without a value where none is no possible value, and for a section that is one value."""
+    for name in SECTIONS & content.keys():
+        if not isinstance(content[name], dict):
+            raise ConfigError(f"{name}: invalid value {content[name]!r}: expected lines of keys with values")
     defaults = vars(parser.get_defaults().as_flat())
     sections = [
         ("", content),

@@ -238,10 +238,17 @@ def test_a_configuration_file_that_unfolds_without_end_is_refused(content: str, 
         read_config(file)
 
 
-def test_a_configuration_file_names_no_other_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("config: {}", "config: .* give both as --config"),
+        ("augment: 1e999", "augment: .*expected lines of keys with values"),
+    ],
+)
+def test_what_the_parser_would_stumble_over_is_refused(content: str, line: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("config: {}")
-    with pytest.raises(ConfigError, match=r"mine\.yaml: config: .* give both as --config"):
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=rf"mine\.yaml: {line}"):
         parse("train", COMMANDS["train"], ["--config", str(file)])
 
 

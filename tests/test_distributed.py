@@ -307,7 +307,7 @@ def test_refusals_are_one_line(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "data")
     image = min((tmp_path / "data" / "train").glob("*.jpg"))
     image.write_bytes(image.read_bytes()[:300])
-    alone = [*OPTIONS, "--augment.mosaic=0", f"--data={tmp_path / 'data'}", f"--out={tmp_path / 'run'}"]
+    alone = [*OPTIONS, "--augment.mosaic=0", f"--data={tmp_path / 'data'}", f"--out={tmp_path / 'other'}"]
     started = [pair(TRAIN, f"--data={tmp_path / 'nowhere'}", f"--out={tmp_path / 'run'}"), pair(TRAIN, *alone)]
     lines = []
     for each in started:

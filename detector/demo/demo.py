@@ -69,6 +69,7 @@ def replace_earlier(out: Path) -> None:
     """Remove what an earlier demo left in `out`. Raises DataError if somebody else made something there."""
     mark = out / MARK
     try:
+        out.mkdir(parents=True, exist_ok=True)
         if any(path.name != LOCK for path in out.iterdir()) and not mark.exists():
             raise DataError(f"--out: {out} holds files that no demo made; choose another folder")
         for name in ("data", "train", "images"):
