@@ -15,7 +15,7 @@ test: $(VENV)/installed examples/node_modules/.package-lock.json
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
-# Random inputs for every reader of files from strangers: FUZZ_SECONDS each; more time, more of them.
+# Random inputs for every reader of files from strangers: FUZZ_SECONDS each, other ones every time.
 fuzz: $(VENV)/installed
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/pytest tests/fuzz
 

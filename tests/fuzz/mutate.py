@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 TEST_SECONDS = 20
+FEWEST = 50
 HANGS_AFTER = 60  # seconds, far more than any input takes on a busy machine
 NASTY = (
     b"\0",
@@ -41,20 +42,20 @@ NASTY = (
 def fuzz(check: Callable[[random.Random], Any], rounds: int = 2000) -> None:
     """Call `check` with a generator for each round; what it raises, or that it does not end, fails with the round's seed.
 
-    In the tests seeds are 0, 1, …, as many as `rounds` and `TEST_SECONDS` allow; with FUZZ_SECONDS in the environment (make
-    fuzz) it goes on for so long, with seeds that no run has had before.
+    In the tests seeds are 0, 1, …, as many as `rounds` and `TEST_SECONDS` allow, at least `FEWEST`; with FUZZ_SECONDS in the
+    environment (make fuzz) it goes on for so long, with seeds that no run has had before.
     """
     endless = "FUZZ_SECONDS" in os.environ
     end = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", TEST_SECONDS))
     seed = time.time_ns() if endless else 0
-    last = None if endless else rounds
+    first, last = seed, None if endless else rounds
 
     def hang(_number: int, _frame: object) -> None:
         raise TimeoutError(f"no end after {HANGS_AFTER} s")
 
     before = signal.signal(signal.SIGALRM, hang)
     try:
-        while time.monotonic() < end and seed != last:
+        while (time.monotonic() < end or seed < first + FEWEST) and seed != last:
             signal.alarm(HANGS_AFTER)
             try:
                 check(random.Random(seed))
