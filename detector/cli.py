@@ -199,7 +199,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ConfigError(f"there is no command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}")
     command = COMMANDS[arguments[0]]
     config = parse(arguments[0], command, arguments[1:])
-    from detector.utils.fileio import require_apart
+    from detector.utils.fileio import require_apart  # only now: --help loads nothing heavy
 
     out = Path(getattr(config, "out", ""))
     if not getattr(config, "resume", None):  # a resumed run keeps its config.yaml
@@ -269,11 +269,12 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
         nargs = "+" if get_origin(hints[positional]) is list else None
         parser.add_argument(positional, type=str, help=helps[positional], nargs=nargs)
     parser.add_class_arguments(command.config, as_group=False, skip={*command.flags, *command.positionals})
+    limits_of = ranges(command.config)
     for action in parser._actions:
         if action.dest == "format":
             kinds = "; ".join(f"{key}: {each.description}" for key, each in FORMATS.items())
             action.help = f"{helps['format']} {kinds}."
-        if limits := ranges(command.config).get(action.dest):
+        if limits := limits_of.get(action.dest):
             action.help = f"{str(action.help).rstrip('.')}; {range_in_words(*limits)}."
     return parser
 
@@ -348,14 +349,12 @@ SECTIONS = {each.name for each in fields(TrainConfig) if is_dataclass(each.defau
 
 def require_values(parser: ArgumentParser, content: Mapping[str, Any]) -> None:
     """Raise ConfigError for a key without a value where none is no possible value, and for a section that is one value."""
+    sections = [("", content)]
     for name in SECTIONS & content.keys():
         if not isinstance(content[name], dict):
             raise ConfigError(f"{name}: invalid value {content[name]!r}: expected lines of keys with values")
+        sections.append((f"{name}.", content[name]))
     defaults = vars(parser.get_defaults().as_flat())
-    sections = [
-        ("", content),
-        *((f"{name}.", content[name]) for name in SECTIONS if isinstance(content.get(name), dict)),
-    ]
     for key, value in ((f"{prefix}{name}", value) for prefix, part in sections for name, value in part.items()):
         if value is None and defaults.get(key) is not None:
             raise ConfigError(f"{key} has no value; give it one or leave it out for {defaults[key]!r}")

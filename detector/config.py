@@ -331,7 +331,7 @@ class TrainConfig:
     device: str = field(default="auto", metadata=RESUME_MAY_CHANGE)
     """Device: cpu, cuda, cuda:1, …; auto: CUDA where there is a GPU."""
     workers: int = field(default=-1, metadata=RESUME_MAY_CHANGE)
-    """Processes that read and augment images, 256 at most; 0: the main process; -1: one per core, at most 8."""
+    """Processes that read and augment images; 0: the main process; -1: one per core, at most 8."""
     seed: int = 0
     """Seed of weights, shuffling and augmentation."""
     license: str = "not stated"
@@ -438,9 +438,6 @@ class EvaluateConfig(PredictionConfig, TileConfig):
     max_unreadable: float = 0.01
     """Largest fraction of unreadable images; these are named, counted and skipped, more of them are an error."""
     paths: PathsConfig = field(default_factory=PathsConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
 
 
 OUTPUTS = ("images", "json", "csv", "crops")

@@ -191,13 +191,14 @@ class Detector:
         with limited_threads(self.threads), patient_threads():
             for start in range(0, len(inputs), self.batch):
                 found += self.runtime.detect(stack_inputs(inputs[start : start + self.batch]), selection)
-        for label in (label for each in found for label in each.labels.tolist()):
-            if (
-                not 0 <= label < len(self.categories)
-            ):  # with NMS inside, a file can't be asked for its number of classes
+        for labels in (
+            each.labels for each in found
+        ):  # with NMS inside, a file can't be asked for its number of classes
+            unknown = labels[(labels < 0) | (labels >= len(self.categories))]
+            if len(unknown):
                 raise WeightsError(
-                    f"the exported file detects the class {label}, but its metadata name {len(self.categories)} classes;"
-                    " export it again"
+                    f"the exported file detects the class {int(unknown[0])}, but its metadata name {len(self.categories)}"
+                    " classes; export it again"
                 )
         return [
             Detections(letterbox.to_original(each.boxes), each.scores, each.labels, self.categories)

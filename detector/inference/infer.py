@@ -76,8 +76,7 @@ def infer(config: InferConfig) -> int:
     plots = dict(zip(sources, attention_plot_names(list(names.values())), strict=True)) if config.attention else {}
     lists = [f"detections.{kind}" for kind in config.kinds if kind in LISTS]
     outputs = [out / name for name in [*names.values(), *plots.values(), *map(Path, lists)]]
-    read = [config.weights, *([config.annotations] if config.annotations else []), *(source.name for source in sources)]
-    require_apart(read, outputs)
+    require_apart([config.weights, config.annotations, *(source.name for source in sources)], outputs)
     tiled = detector if config.tiles is None else TiledDetector(detector, config.tiles, config.overlap)
 
     def save_attention_plot(result: StreamResult) -> None:

@@ -91,7 +91,7 @@ def read_stream(source: Source, reconnect: float, stop: Event) -> Iterator[Frame
             for seconds, image in read_video(source):
                 now = monotonic()
                 if pause:
-                    print(f"{source.name}: frames again after {now - dropped:.0f} s", file=sys.stderr)
+                    print(printable(f"{source.name}: frames again after {now - dropped:.0f} s"), file=sys.stderr)
                     lead, pause = last + now - arrived, 0.0
                 last, arrived = lead + seconds, now
                 yield last, image

@@ -96,7 +96,7 @@ def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState
     device = choose_device(config.device, world)
     be_deterministic(config.train)
     require_loggers(config.train.loggers)
-    train_dataset, val_dataset = load_datasets(config)
+    train_dataset, val_dataset = load_datasets(config, world)
     model, network = build_model(config, train_dataset.categories, device)
     precision = choose_precision(config.train.precision, device)
     autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
@@ -153,11 +153,12 @@ def choose_device(name: str, world: World) -> torch.device:
     return device
 
 
-def load_datasets(config: TrainConfig) -> tuple[CocoDataset, CocoDataset]:
+def load_datasets(config: TrainConfig, world: World) -> tuple[CocoDataset, CocoDataset]:
     """The training and the validation split; prints what was noticed in them."""
     train_dataset = load_split(config.data, "train", paths=config.paths)
     val_dataset = load_split(config.data, "val", train_dataset.categories, paths=config.paths)
-    for line in (*train_dataset.problems, *val_dataset.problems, *doubts(train_dataset, val_dataset)):
+    noticed = doubts(train_dataset, val_dataset) if world.is_main else ()  # it may read every image
+    for line in (*train_dataset.problems, *val_dataset.problems, *noticed):
         print(printable(line))
     return train_dataset, val_dataset
 

@@ -165,8 +165,9 @@ def require_writable(folder: Path) -> None:
     remove_unfinished(folder)
 
 
-def require_apart(inputs: Iterable[str | Path], outputs: Iterable[Path]) -> None:
-    """Raise ConfigError if one of the files to write is one of those to read, under the same name or another one."""
+def require_apart(inputs: Iterable[str | Path | None], outputs: Iterable[Path]) -> None:
+    """Raise ConfigError if one of the files to write is one of those to read, under the same name or another one.
+    None among the inputs is an option that was not given."""
 
     def identity(path: str | Path) -> tuple[int, int] | None:
         try:
@@ -175,7 +176,7 @@ def require_apart(inputs: Iterable[str | Path], outputs: Iterable[Path]) -> None
             return None
         return status.st_dev, status.st_ino
 
-    read = {identity(path): path for path in inputs}
+    read = {identity(path): path for path in inputs if path is not None}
     for output in outputs:
         if (known := identity(output)) is not None and known in read:
             raise ConfigError(

@@ -64,8 +64,8 @@ def patient_threads() -> Iterator[None]:
     threads = torch.get_num_threads()
     everywhere = os.cpu_count() or 1
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else everywhere
-    busy = round(_threads_of_others() * cpus / everywhere) + threads > cpus
-    if sys.platform != "linux" or threads == 1 or was_forked() or not busy:
+    may_spin = sys.platform == "linux" and threads > 1 and not was_forked()
+    if not may_spin or round(_threads_of_others() * cpus / everywhere) + threads <= cpus:
         yield
         return
     team = max(2, cpus - threads + 2)  # the thread that starts them is one of them, but none of OpenMP's count

@@ -24,7 +24,7 @@ def import_weights(config: ImportConfig) -> WeightsInfo:
     require_writable(out.parent)
     if out.is_dir():
         raise ConfigError(f"out: {out} is a folder; name the file to write")
-    require_apart([checkpoint, *([] if config.annotations is None else [config.annotations])], [out])
+    require_apart([checkpoint, config.annotations], [out])
     published = read_published(checkpoint)
     info = WeightsInfo(
         model=published.model,
