@@ -138,7 +138,7 @@ def _read_camera(name: str, number: int) -> Iterator[tuple[float, UInt8[np.ndarr
 
 
 def _ahead(shots: Iterable[_Item], size: int, stop: Event) -> Iterator[_Item]:
-    """The same, up to `size` of them read by a thread before they are asked for; `stop` is set when no more are wanted."""
+    """The same, up to `size` of them read by a thread before they are asked for; `stop` is set when no more are needed."""
     queue: Queue[_Item | BaseException | None] = Queue(size)
 
     def fill() -> None:

@@ -85,7 +85,7 @@ def _has(session: onnxruntime.InferenceSession, tensors: Mapping[str, tuple[str,
     return {each.name for each in own} == tensors.keys() and all(
         each.type == f"tensor({kind})"
         and len(each.shape) == len(shape)
-        and all(wanted in (None, side) for wanted, side in zip(shape, each.shape, strict=True))
+        and all(length in (None, side) for length, side in zip(shape, each.shape, strict=True))
         for each in own
         for kind, shape in [tensors[each.name]]
     )
