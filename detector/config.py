@@ -182,7 +182,9 @@ class TrainLoopConfig:
     clip_gradient_norm: float = 10.0
     """Largest 2-norm of the gradient; longer ones are scaled down."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Precision of the forward pass on CUDA; auto: bf16 where the GPU has it, else fp16. A CPU computes in fp32."""
+    """Precision of the forward pass; auto: on CUDA bf16 where the GPU has it, else fp16, on a CPU fp32.
+
+    bf16 on a CPU is faster where it has instructions for it (avx512_bf16, amx_bf16 in lscpu), else slower."""
     stopping_metric: Literal["AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge", "AR100"] = "AP"
     """Validation metric that picks the best epoch and stops early."""
     patience: int = 50

@@ -337,11 +337,11 @@ def start_from(weights: str, model_name: str, categories: Categories, model: Det
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The number format of the forward pass; a CPU has fp32 only."""
+    """The number format of the forward pass."""
     if device.type != "cuda":
-        if name in ("bf16", "fp16"):
-            raise ConfigError(f"train.precision: {name} needs a CUDA GPU; use auto or fp32 on {device}")
-        return torch.float32
+        if name == "fp16":
+            raise ConfigError(f"train.precision: fp16 needs a CUDA GPU; use auto, fp32 or bf16 on {device}")
+        return torch.bfloat16 if name == "bf16" else torch.float32
     if name == "auto":
         with torch.cuda.device(device):
             name = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
