@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type
 from detector.errors import ConfigError
 from detector.formats.table import FORMATS, NEED_DATA, Precision
 
+SCRATCH = "scratch"
+"""In place of weights to start from: random ones."""
 RESUME_MAY_CHANGE = {"resume": "may change"}
 """Metadata of the fields that say where things are or how they are fetched: a resumed run may have other values."""
 
@@ -321,7 +323,8 @@ class TrainConfig:
     model: str = "yolo11n"
     """Network: yolo11 n, s, m, l or x, as in yolo11n; yolo11n-cross has cross-scale attention; yolov9 t, s, m, c, e."""
     weights: str | None = field(default=None, metadata=RESUME_MAY_CHANGE)
-    """Weights file to start from, or the name of shipped weights; its classes may differ; random weights if not given."""
+    """Weights file to start from, or the name of shipped weights, whose classes may differ; scratch: random weights,
+    as if not given."""
     epochs: int = 100
     """Passes over the training split."""
     image_size: int | tuple[int, int] = 640

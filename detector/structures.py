@@ -92,6 +92,13 @@ class AuxiliaryPredictions(NamedTuple):
     auxiliary: RawPredictions
 
 
+class GuidedPredictions(NamedTuple):
+    """What a model returns in training beside a loss that does not come from labels, a mean over the images of the batch."""
+
+    main: RawPredictions
+    guidance: Float[Tensor, ""]
+
+
 class Predictions(NamedTuple):
     """What a model returns in evaluation mode: every anchor's box and scores, before NMS.
 

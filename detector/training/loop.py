@@ -32,7 +32,7 @@ from detector.training.loggers import RunLog, open_log
 from detector.training.optim import set_lr
 from detector.training.progress import RunProgress
 from detector.training.resume import may_change
-from detector.training.setup import Run, set_up
+from detector.training.setup import Beside, Run, set_up
 from detector.training.step import take_step
 from detector.utils.fileio import folder_lock, require_writable
 from detector.utils.interrupts import stop_requested
@@ -40,8 +40,8 @@ from detector.utils.threads import patient_threads
 from detector.weights.files import WeightsInfo, load_weights, save_weights
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
-    """Train as `config` says; returns the metrics of the best epoch (`METRICS` and `epoch`).
+def train(config: TrainConfig, beside: Beside | None = None) -> dict[str, Any]:
+    """Train as `config` says; returns the metrics of the best epoch (`METRICS` and `epoch`). `beside`: see `set_up`.
 
     Leaves in `config.out`: best.safetensors and last.safetensors (EMA weights), last.pt (to resume from),
     metrics.jsonl, config.yaml, environment.json. Started by torchrun, it is one of several processes that train together.
@@ -51,7 +51,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     require_writable(out)
     with init_distributed() as world, folder_lock(out, "training") if world.is_main else nullcontext():
         world.from_main(None)  # the others begin when the main process has the folder
-        run, state = set_up(config, world)
+        run, state = set_up(config, world, beside)
         try:
             with world.translate_lost_process():
                 fit(run, state)

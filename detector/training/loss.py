@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from detector.boxes import Anchors, box_area, complete_iou, decode_boxes, intersection_area
 from detector.config import LossConfig
 from detector.nn.head import BINS, decode
-from detector.structures import AuxiliaryPredictions, Batch, RawPredictions
+from detector.structures import AuxiliaryPredictions, Batch, GuidedPredictions, RawPredictions
 from detector.training.assigner import assign, pad_targets
 
 
@@ -70,17 +70,20 @@ def detection_loss(
 
 
 def training_loss(
-    raw: RawPredictions | AuxiliaryPredictions,
+    raw: RawPredictions | AuxiliaryPredictions | GuidedPredictions,
     anchors: Anchors,
     batch: Batch,
     config: LossConfig,
     over_processes: Callable[[Tensor], Tensor] = lambda own: own,
 ) -> tuple[Losses, Float[Tensor, ""]]:
-    """The losses of the main branch, and what a step minimizes: their total and, where there is one, the auxiliary branch's
-    weighted loss, with an assignment of its own. Arguments as for `detection_loss`."""
+    """The losses of the main branch, and what a step minimizes: their total and, where there is one, the guidance, or the
+    auxiliary branch's weighted loss, with an assignment of its own. Arguments as for `detection_loss`."""
     if isinstance(raw, RawPredictions):
         losses = detection_loss(raw, anchors, batch, config, over_processes)
         return losses, losses.total()
+    if isinstance(raw, GuidedPredictions):
+        losses = detection_loss(raw.main, anchors, batch, config, over_processes)
+        return losses, losses.total() + raw.guidance
     losses, auxiliary = (detection_loss(each, anchors, batch, config, over_processes) for each in raw)
     return losses, losses.total() + config.auxiliary * auxiliary.total()
 

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from detector.boxes import Anchors, make_anchors
-from detector.config import PathsConfig, TrainConfig, TrainLoopConfig
+from detector.config import SCRATCH, PathsConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoDataset
 from detector.data.compare import doubts
 from detector.data.load import load_split
@@ -29,7 +29,7 @@ from detector.evaluation.evaluate import EvalItem, eval_loader
 from detector.images.input_size import InputSize
 from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
-from detector.models.pgi import WithAuxiliaryBranch, add_auxiliary
+from detector.models.pgi import add_auxiliary
 from detector.structures import Categories
 from detector.training.batch_size import largest_batch_size
 from detector.training.checkpoint import EpochStats, TrainState, read_checkpoint, restore_checkpoint
@@ -90,14 +90,22 @@ class Run:
         return math.ceil(len(self.sampler) / self.accumulate)
 
 
-def set_up(config: TrainConfig, world: World = World()) -> tuple[Run, TrainState]:  # noqa: B008, it is frozen
-    """Read the data, build the model, and open or reopen the folder of the run."""
+Beside = Callable[[DetectionModel], nn.Module]
+"""Makes the network that training calls: the model and, as its module `auxiliary`, what is trained beside it and dropped."""
+
+
+def set_up(
+    config: TrainConfig,
+    world: World = World(),  # noqa: B008, it is frozen
+    beside: Beside | None = None,
+) -> tuple[Run, TrainState]:
+    """Read the data, build the model, and open or reopen the folder of the run; `beside`: not the model's own branch."""
     config, out = open_or_resume(config, world)
     device = choose_device(config.device, world)
     be_deterministic(config.train)
     require_loggers(config.train.loggers)
     train_dataset, val_dataset = load_datasets(config, world)
-    model, network = build_model(config, train_dataset.categories, device)
+    model, network = build_model(config, train_dataset.categories, device, beside)
     precision = choose_precision(config.train.precision, device)
     autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
     config = with_batch_size(config, network, model.head.strides, autocast, world)
@@ -175,14 +183,17 @@ def require_same_everywhere(fingerprints: dict[str, str], world: World) -> None:
             )
 
 
-def build_model(config: TrainConfig, categories: Categories, device: torch.device) -> tuple[DetectionModel, nn.Module]:
-    """The model, and the network that is trained: the same, or with the auxiliary branch beside it; both on the device."""
+def build_model(
+    config: TrainConfig, categories: Categories, device: torch.device, beside: Beside | None
+) -> tuple[DetectionModel, nn.Module]:
+    """The model, and the network that is trained: the same, or with what is trained beside it; both on the device."""
     torch.manual_seed(config.seed)
     model = create_model(config.model, len(categories))
-    if config.weights is not None and config.resume is None:
+    if config.weights not in (None, SCRATCH) and config.resume is None:
         start_from(config.weights, config.model, categories, model)
     freeze(model, config.train.freeze)
-    network = add_auxiliary(model) if config.loss.auxiliary > 0 else model
+    beside = beside or (add_auxiliary if config.loss.auxiliary > 0 else lambda model: model)
+    network = beside(model)
     return model, network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -197,7 +208,7 @@ def build_state(
         # the usual 2^16 is far too large for a loss summed over images: the first steps would all be skipped
         torch.amp.GradScaler(device.type, init_scale=2.0**10, enabled=precision == torch.float16),
         stats=EpochStats(losses=torch.zeros(3, device=device)),
-        auxiliary=network.auxiliary if isinstance(network, WithAuxiliaryBranch) else nn.Module(),
+        auxiliary=dict(network.named_children()).get("auxiliary", nn.Module()),
     )
 
 
@@ -323,7 +334,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
     paths = PathsConfig(**{name: absolute(path) for name, path in dataclasses.asdict(config.paths).items()})
     weights = config.weights
-    if weights is not None and not Path(weights).is_absolute():
+    if weights not in (None, SCRATCH) and not Path(weights).is_absolute():
         weights = str(find_weights(weights).absolute())
     return dataclasses.replace(config, data=absolute(config.data), weights=weights, paths=paths)
 
