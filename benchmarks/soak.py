@@ -88,7 +88,8 @@ class Place:
             process.kill()
         what = f"{self.folder.name}: {arguments[0]}, {end}"
         wrong = end == "too slow" or end.endswith("an end") or "Traceback" in errors
-        if wrong or process.returncode not in (0, 2, -signal.SIGKILL) or (number is None and process.returncode != 0):
+        ended_by = () if number is None else (2, -number)  # by the signal itself: before the program could answer
+        if wrong or process.returncode not in (0, *ended_by):
             self.faults.append(f"{what}, exit code {process.returncode}: {errors}")
         if living := ended_late(process.pid):
             self.faults.append(f"{what}: its processes {living} live on")

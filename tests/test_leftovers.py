@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from detector.cli import main
 from detector.demo.scenes import make_dataset
 from detector.errors import WriteError
 from detector.utils.fileio import UNFINISHED, folder_lock, remove_unfinished
+from detector.utils.interrupts import STOP, stop_signals_interrupt
 from detector.weights.shipped import find_weights
 
 HOLD_TEMPORARY = "with fileio.temporary_dir(folder): print('begun', flush=True); time.sleep(600)"
@@ -157,3 +160,35 @@ def test_no_command_writes_over_what_it_reads(
     assert f"error: --out: {written} would take the place of " in capsys.readouterr().err
     assert read.read_bytes() == before
     assert written.samefile(read)
+
+
+@pytest.mark.parametrize("number", sorted(STOP))
+def test_an_interrupt_that_python_ignores_comes_again(number: signal.Signals) -> None:
+    """Raised in the callback of a weak reference it is dropped, as happened in one export of several."""
+
+    class Referenced:
+        pass
+
+    thing = Referenced()
+    reference = weakref.ref(thing, lambda _: signal.raise_signal(number))  # noqa: F841, alive until its callback
+    states, waiting = [], threading.Event()
+    with pytest.raises(KeyboardInterrupt), stop_signals_interrupt():  # noqa: PT012, the first must not end the block
+        del thing
+        states.append("ignored")
+        waiting.wait(60)
+    assert states == ["ignored"]
+
+
+def test_other_exceptions_that_python_ignores_are_still_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reported.append(unraisable.exc_type))
+
+    class Failing:
+        def __del__(self) -> None:
+            raise ValueError
+
+    with stop_signals_interrupt():
+        Failing()
+    assert reported == [ValueError]
+    Failing()
+    assert reported == [ValueError, ValueError]

@@ -7,13 +7,16 @@ The protocol, in five rules:
 2. While workers start, the main process blocks them (`stop_signals_blocked`): a worker inherits the mask and keeps it, so
    that none is killed before it knows what to do. Windows can't block signals.
 3. The commands answer the others as Ctrl-C, with a KeyboardInterrupt (`stop_signals_interrupt`): what was begun is removed.
+   Raised in the callback of a weak reference or in a `__del__`, it would be ignored by Python; it is raised again.
 4. Training turns them into an event that is read between steps (`stop_requested`): the step under way is finished and saved.
 5. What must not be torn apart, such as the results of one image, runs in `interrupt_later`.
 """
 
+import _thread
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +24,8 @@ from typing import Any
 
 STOP = {number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None}
 """Windows has no SIGHUP."""
+AGAIN_SECONDS = 0.1
+"""After a KeyboardInterrupt that Python ignored: enough for the callback that it was raised in to end."""
 
 
 def obey_parent_only() -> None:
@@ -57,9 +62,36 @@ def stop_signals_blocked() -> Iterator[None]:
 
 @contextmanager
 def stop_signals_interrupt() -> Iterator[None]:
-    """Within the block the other stop signals, too, raise KeyboardInterrupt."""
-    with _handled(signal.default_int_handler, STOP - {signal.SIGINT}):
-        yield
+    """Within the block the other stop signals, too, raise KeyboardInterrupt, and one that Python ignored is raised again."""
+    came, before = signal.SIGINT, sys.unraisablehook
+
+    def interrupt(number: int, frame: Any) -> None:
+        nonlocal came
+        came = signal.Signals(number)
+        signal.default_int_handler(number, frame)
+
+    def ignored(unraisable: Any) -> None:
+        if unraisable.exc_type is KeyboardInterrupt:
+            threading.Timer(AGAIN_SECONDS, send_to_main_thread, [came]).start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = ignored
+    try:
+        with _handled(interrupt, STOP - {signal.SIGINT}):
+            yield
+    finally:
+        sys.unraisablehook = before
+
+
+def send_to_main_thread(number: signal.Signals) -> None:
+    """Have the main thread answer a signal, and end the system call that it waits in, where the system can."""
+    if hasattr(signal, "pthread_kill"):
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, number)
+    else:
+        _thread.interrupt_main(number)
 
 
 @contextmanager
