@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from detector.cli import COMMANDS, parse
+from detector.demo.scenes import make_dataset
 
 pytestmark = pytest.mark.slow
 
@@ -55,3 +56,28 @@ def test_trainings_are_started_with_options_that_exist(tmp_path: Path) -> None:
     for arguments in (step, gpu):
         config = parse("train", COMMANDS["train"], arguments)
         assert config.out == str(tmp_path)
+
+
+def test_transfer_repeats_no_run_and_compares_equal_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_dataset(tmp_path / "drawn", seed=1, train=4, val=3, test=3)
+    transfer = runpy.run_path(str(SCRIPTS[0].parent / "transfer.py"))["main"]
+    results = tmp_path / "results.jsonl"
+    arguments = [f"--data={tmp_path}", f"--results={results}", f"--out={tmp_path / 'runs'}", "--datasets=drawn"]
+    arguments += ["--epochs=1", "--image-size=64", "--options=batch_size=4"]
+    assert transfer(arguments) == 0
+    (line,) = [json.loads(each) for each in results.read_text().splitlines()]
+    assert (line["dataset"], line["start"], line["epochs"], line["seed"]) == ("drawn", "scratch", 1, 0)
+    (run,) = (tmp_path / "runs").iterdir()
+    metrics = json.loads((run / "metrics.jsonl").read_text())
+    assert line["val"] == line["last"] == metrics["AP"]
+    assert transfer([*arguments, "--test"]) == 0  # the same run, with one more figure
+    lines = [json.loads(each) for each in results.read_text().splitlines()]
+    assert lines[1] == lines[0] | {"test": lines[1]["test"]}
+    start = run / "best.safetensors"
+    capsys.readouterr()
+    results.write_text(json.dumps(line | {"val": 0.25}) + "\n")
+    assert transfer([*arguments, f"--starts={start}"]) == 0
+    gained = json.loads(results.read_text().splitlines()[1])["val"] - 0.25
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row.startswith("| best ")
+    assert row.endswith(f"| {gained:+.3f} (1 runs) |")

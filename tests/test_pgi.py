@@ -21,7 +21,7 @@ from detector.models.catalog import create_model
 from detector.models.pgi import AuxiliaryBackbone, AuxiliaryNeck, WithAuxiliaryBranch, add_auxiliary
 from detector.models.yolov9 import YOLOv9
 from detector.nn.head import decode
-from detector.structures import Batch, Targets
+from detector.structures import Batch, GuidedPredictions, RawPredictions, Targets
 from detector.training.freeze import train_mode
 from detector.training.loop import train
 from detector.training.loss import Losses, detection_loss, training_loss
@@ -259,3 +259,11 @@ def test_a_step_teaches_the_branch_and_one_that_is_left_out_changes_nothing_in_i
     take_step(run, state, [batch])
     assert state.skipped_in_row == 1
     assert all(torch.equal(*pair) for pair in zip(before, bits(), strict=True))
+
+
+def test_guidance_is_added_to_what_a_step_minimizes() -> None:
+    raw = RawPredictions(torch.zeros(2, 64, 84), torch.zeros(2, 3, 84))
+    losses, total = training_loss(raw, ANCHORS, a_batch(), LossConfig())
+    guided, guided_total = training_loss(GuidedPredictions(raw, torch.tensor(3.0)), ANCHORS, a_batch(), LossConfig())
+    assert guided == losses
+    assert guided_total == total + 3

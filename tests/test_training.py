@@ -600,3 +600,15 @@ def test_a_run_interrupted_in_its_first_epoch_is_not_overwritten(
         train(config)
     with pytest.raises(DetectorError, match=r"already holds a run; --resume"):
         train(config)
+
+
+def test_a_cpu_computes_in_bfloat16_if_asked_to(scenes: Path, tmp_path: Path) -> None:
+    run, _ = set_up(small_config(scenes, tmp_path / "run", precision="bf16"))
+    with run.autocast:
+        raw = run.network(torch.rand(2, 3, 64, 64))
+    assert raw.boxes.dtype == raw.scores.dtype == torch.bfloat16
+    run, _ = set_up(small_config(scenes, tmp_path / "other"))
+    with run.autocast:
+        assert run.network(torch.rand(2, 3, 64, 64)).boxes.dtype == torch.float32
+    with pytest.raises(ConfigError, match="fp16 needs a CUDA GPU; use auto, fp32 or bf16 on cpu"):
+        set_up(small_config(scenes, tmp_path / "third", precision="fp16"))

