@@ -319,7 +319,7 @@ class TrainConfig:
     model: str = "yolo11n"
     """Network: yolo11 n, s, m, l or x, as in yolo11n; yolo11n-cross has cross-scale attention; yolov9 t, s, m, c, e."""
     weights: str | None = field(default=None, metadata=RESUME_MAY_CHANGE)
-    """Weights file to start from, or the name of shipped weights; its classes may differ; random weights if not given."""
+    """Weights file to start from, or name (detector weights lists them); its classes may differ; random weights if not given."""
     epochs: int = 100
     """Passes over the training split."""
     image_size: int | tuple[int, int] = 640
@@ -422,7 +422,7 @@ class EvaluateConfig(PredictionConfig, TileConfig):
     }
 
     weights: str
-    """Weights file, exported file, or the name of shipped weights."""
+    """Weights file, exported file or name (detector weights lists them)."""
     out: str
     """Folder for metrics.json and detections.json."""
     data: str | None = None
@@ -452,7 +452,7 @@ class InferConfig(PredictionConfig, TileConfig):
     sources: list[str]
     """Images, videos, folders, globs, camera:0, or URLs (http, https, rtsp)."""
     weights: str
-    """Weights file, exported file, or the name of shipped weights."""
+    """Weights file, exported file or name (detector weights lists them)."""
     out: str
     """Folder for the results."""
     save: str = "images,json"
@@ -481,7 +481,7 @@ class ExportConfig:
     """Export weights for another runtime; the file is kept only if it detects what the model detects."""
 
     weights: str
-    """Weights file, or the name of shipped weights."""
+    """Weights file or name (detector weights lists them)."""
     out: str
     """File to write; its suffix is the format's."""
     format: str = "onnx"
@@ -536,7 +536,7 @@ class BenchmarkConfig:
     RANGES: ClassVar[Ranges] = {"threads": (1, 1024), "images": (1, MANY), "rounds": (1, MANY)}
 
     weights: str
-    """Weights file, exported file, or the name of shipped weights."""
+    """Weights file, exported file or name (detector weights lists them)."""
     data: str
     """Folder of the dataset, in the COCO or the Roboflow layout."""
     out: str
@@ -575,6 +575,26 @@ class ImportConfig:
 
     def __post_init__(self) -> None:
         _require_types("", self)
+
+
+@dataclass(frozen=True)
+class WeightsConfig:
+    """List the weights that have names, or download published ones: detector weights get yolov9s-coco."""
+
+    action: Literal["list", "get"] = "list"
+    """list, the default: print the names; get: download and import the weights of one."""
+    name: str | None = None
+    """Name of the published weights to get."""
+    source: str | None = None
+    """Where to get them from: URL of a mirror, or a file that is here already; the publisher's URL if not given."""
+
+    def __post_init__(self) -> None:
+        _require_types("", self)
+        if self.action == "get" and self.name is None:
+            raise ConfigError("name: missing after get; detector weights lists the names")
+        given = "name" if self.name is not None else "source" if self.source is not None else None
+        if self.action == "list" and given is not None:
+            raise ConfigError(f"{given}: belongs to detector weights get; leave it out of the list")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Files that are either the old one or the complete new one, whatever happens in between."""
 
 import errno
+import hashlib
 import json
 import os
 import platform
@@ -192,6 +193,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, atomically."""
     write_text(path, json.dumps(value, indent=1))
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file of any size, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def require_regular(path: Path) -> None:

@@ -26,23 +26,29 @@ def import_weights(config: ImportConfig) -> WeightsInfo:
         raise ConfigError(f"out: {out} is a folder; name the file to write")
     require_apart([checkpoint, config.annotations], [out])
     published = read_published(checkpoint)
-    info = WeightsInfo(
-        model=published.model,
-        categories=categories_of(published, config),
-        image_size=published.image_size or DEFAULT_IMAGE_SIZE,
-        training={"imported_from": checkpoint.name, "part": published.part},
-        metrics={},
-        license=published.license or "not stated",
-    )
-    model = create_model(info.model, len(info.categories))
-    model.load_state_dict(published.state)
-    save_weights(out, model, info)
+    info = convert(published, categories_of(published, config), out, checkpoint.name)
     stated = "as in the file" if published.image_size else "not stated in the file, so that of the published recipe"
     print(f"{info.model} from {published.part} of {checkpoint}; image size {info.image_size} ({stated})")
     classes = ", ".join(f"{i} {n}" for i, n in zip(info.categories.ids, info.categories.names, strict=True))
     print(printable(f"classes: {classes}"))
     print(printable(f"license: {info.license}"))
     print(f"written: {out}")
+    return info
+
+
+def convert(published: Published, categories: Categories, out: Path, source: str) -> WeightsInfo:
+    """Write what was read as a weights file; `source` is noted in it."""
+    info = WeightsInfo(
+        model=published.model,
+        categories=categories,
+        image_size=published.image_size or DEFAULT_IMAGE_SIZE,
+        training={"imported_from": source, "part": published.part},
+        metrics={},
+        license=published.license or "not stated",
+    )
+    model = create_model(info.model, len(info.categories))
+    model.load_state_dict(published.state)
+    save_weights(out, model, info)
     return info
 
 
