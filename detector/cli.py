@@ -280,12 +280,12 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
     for flag in command.flags:
         parser.add_argument(f"--{flag}", action="store_true", help=helps[flag])
     for positional in command.positionals:
-        how: dict[str, Any] = {"nargs": "+" if get_origin(hints[positional]) is list else None}
+        how: dict[str, Any] = {"type": str, "nargs": "+" if get_origin(hints[positional]) is list else None}
         if hasattr(
             command.config, positional
-        ):  # it has a default, which a parser's own would put before a file's value
-            how: dict[str, Any] = {"nargs": "?", "default": SUPPRESS}
-        parser.add_argument(positional, type=str, help=helps[positional], **how)
+        ):  # it has a default; given to the parser, it would win over a file's value
+            how = {"type": hints[positional], "nargs": "?", "default": SUPPRESS}
+        parser.add_argument(positional, help=helps[positional], **how)
     parser.add_class_arguments(command.config, as_group=False, skip={*command.flags, *command.positionals})
     limits_of = ranges(command.config)
     for action in parser._actions:

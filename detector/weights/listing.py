@@ -11,7 +11,8 @@ from detector.errors import printable
 from detector.utils.terminal import Terminal
 from detector.weights.downloaded import HOME, cache_folder, weights_path
 from detector.weights.files import load_weights
-from detector.weights.published.table import COCO, TABLE
+from detector.weights.published.coco_categories import COCO
+from detector.weights.published.table import TABLE
 from detector.weights.shipped import find_weights, shipped_names
 
 

@@ -10,9 +10,10 @@ from detector.utils.fileio import file_sha256, folder_lock, require_writable, st
 from detector.utils.http import download, forget, without_secrets
 from detector.utils.terminal import Terminal
 from detector.weights.downloaded import HOME, is_whole, read_record, record_path, weights_path
+from detector.weights.published.coco_categories import COCO
 from detector.weights.published.convert import convert
 from detector.weights.published.read import Published, read_published
-from detector.weights.published.table import COCO, TABLE, PublishedWeights
+from detector.weights.published.table import TABLE, PublishedWeights
 
 LARGEST = 512 << 20
 """Bytes of a checkpoint; the largest in the table has less than half of it."""
