@@ -236,10 +236,11 @@ def test_the_longest_file_name_can_be_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["x" * 255]
 
 
-def test_a_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
+def test_a_written_file_has_the_usual_permissions(tmp_path: Path, saved: Path) -> None:
     write_json(tmp_path / "new" / "a.json", {"x": [1]})
     (tmp_path / "plain").write_text("")
-    assert (tmp_path / "new" / "a.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    for written in (tmp_path / "new" / "a.json", saved):
+        assert written.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert json.loads((tmp_path / "new" / "a.json").read_text()) == {"x": [1]}
 
 

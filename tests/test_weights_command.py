@@ -75,6 +75,9 @@ GOT = {f"{NAME}.safetensors", f"{NAME}.json"}
 PARTIAL = {f"{NAME}.partial", f"{NAME}.partial.json"}
 
 
+INTERRUPTED = "error: interrupted; what has come is kept, and the same command goes on from there\n"
+
+
 def one_line(caught: pytest.ExceptionInfo[DetectorError]) -> str:
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -342,7 +345,7 @@ def test_a_get_that_is_stopped_goes_on_later(server: FileServer, home: Path, num
     _, errors = process.communicate(timeout=60)
     server.held.set()
     killed = number == signal.SIGKILL
-    assert (process.returncode, errors) == ((-number, "") if killed else (2, "error: interrupted\n"))
+    assert (process.returncode, errors) == ((-number, "") if killed else (2, INTERRUPTED))
     assert files(home) - {".lock"} == PARTIAL
     with pytest.raises(WeightsError, match="not on this machine yet"):
         load_weights(NAME)

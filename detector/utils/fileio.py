@@ -50,8 +50,10 @@ def atomic_path(path: Path, suffix: str = "") -> Iterator[Path]:
         temporary = folder / f"file{suffix}"  # not path.name, which libraries may take for a pattern or a protocol
         with writing(path):
             temporary.touch()
+            mode = temporary.stat().st_mode
         yield temporary
         with writing(path):
+            temporary.chmod(mode)  # safetensors makes files that only their owner may read
             temporary.rename(folder / path.name)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from detector.errors import ConfigError, WeightsError, WriteError, printable
+from detector.errors import ConfigError, DetectorError, WeightsError, WriteError, printable
 from detector.utils.fileio import file_sha256, folder_lock, require_writable, staging_dir, write_json
 from detector.utils.http import download, forget, without_secrets
 from detector.utils.terminal import Terminal
@@ -50,7 +50,10 @@ def _get(name: str, source: str) -> None:
         _install(name, Path(source), source)
         return
     partial = weights_path(name).with_suffix(".partial")
-    _download(source, partial)
+    try:
+        _download(source, partial)
+    except KeyboardInterrupt:
+        raise DetectorError("interrupted; what has come is kept, and the same command goes on from there") from None
     try:
         _install(name, partial, without_secrets(source))
     except WeightsError as error:
