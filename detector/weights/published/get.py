@@ -80,7 +80,11 @@ def _install(name: str, checkpoint: Path, source: str) -> None:
         info = convert(published, COCO, folder / path.name, source)
         notes = {"source": source, "sha256": digest, "license": info.license}
         write_json(folder / record.name, {**notes, "weights_sha256": file_sha256(folder / path.name)})
-    print(f"written: {path}, with the SHA-256 in {record.name} beside it")
+    print(f"written: {path}")
+    if TABLE[name].sha256 is None:
+        print(
+            f"no published SHA-256 is known to compare with; a later download must have this one, kept in {record.name}"
+        )
     print(f"it works by its name now: --weights {name}")
 
 
@@ -89,9 +93,7 @@ def _require_sha256(name: str, digest: str, source: str) -> None:
     print(f"SHA-256: {digest}")
     published, before = TABLE[name].sha256, read_record(name).get("sha256")
     expected = published or before
-    if expected is None:
-        print("no checksum to compare with is known; a later get is compared with this one")
-    elif digest != expected:
+    if expected not in (None, digest):
         remedy = (
             "the file is not the published one; name another source with --source"
             if published
