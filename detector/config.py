@@ -565,13 +565,15 @@ class ImportConfig:
     """Convert a published YOLO11 or YOLOv9 checkpoint to a weights file, without running code from it."""
 
     checkpoint: str
-    """Published checkpoint: a file of torch.save with modules or a state dict, or safetensors with the published names."""
+    """Published checkpoint: a file of torch.save with modules or a state dict, or safetensors with published names."""
     out: str
     """Weights file to write."""
     class_names: list[str] | str | None = None
-    """Class names in label order, separated by commas or as a list; those in the checkpoint, else class0, …, if not given."""
+    """Class names in label order, separated by commas or as a list. If not given: those in the checkpoint; else COCO's, where it
+    is one of MultimediaTechLab/YOLO with 80 classes; else class0, …"""
     annotations: str | None = None
-    """COCO annotation file with a category of each class's name, whose id it gets; ids 0, 1, … if not given."""
+    """COCO annotation file with a category of each class's name, whose id it gets. If not given: COCO's ids with COCO's names,
+    else 0, 1, …"""
 
     def __post_init__(self) -> None:
         _require_types("", self)

@@ -1,6 +1,5 @@
 """`detector weights get`: the one command that downloads, and only what its user names."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
@@ -44,21 +43,18 @@ def _get(name: str, source: str) -> None:
     known = TABLE[name]
     print(f"{name}: {known.model}, {len(COCO)} classes, by {known.publisher}, license: {known.license}")
     print(printable(f"from {without_secrets(source)}"))
-    if not source.lower().startswith(("http://", "https://")):
-        if not Path(source).is_file():
-            raise WeightsError(f"--source: there is no file {source}; name a file, or a URL (http, https)")
-        _install(name, Path(source), source)
-        return
     partial = weights_path(name).with_suffix(".partial")
-    try:
+    if source.lower().startswith(("http://", "https://")):
         _download(source, partial)
-    except KeyboardInterrupt:
-        raise DetectorError("interrupted; what has come is kept, and the same command goes on from there") from None
-    try:
-        _install(name, partial, without_secrets(source))
-    except WeightsError as error:
-        forget(partial)  # it would be the same again
-        raise WeightsError(str(error).replace(str(partial), without_secrets(source))) from error
+        try:
+            _install(name, partial, without_secrets(source))
+        except WeightsError as error:
+            forget(partial)  # it would be the same again
+            raise WeightsError(str(error).replace(str(partial), without_secrets(source))) from error
+    elif Path(source).is_file():
+        _install(name, Path(source), source)
+    else:
+        raise WeightsError(f"--source: there is no file {source}; name a file, or a URL (http, https)")
     forget(partial)
 
 
@@ -67,21 +63,25 @@ def _download(url: str, path: Path) -> None:
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Terminal()) as bar:
         task = bar.add_task("", total=None)
-        download(url, path, LARGEST, lambda done, size: bar.update(task, completed=done, total=size))
+        try:
+            download(url, path, LARGEST, lambda done, size: bar.update(task, completed=done, total=size))
+        except KeyboardInterrupt:
+            raise DetectorError("interrupted; what has come is kept, and the same command goes on from there") from None
 
 
 def _install(name: str, checkpoint: Path, source: str) -> None:
     """Import a checkpoint that is here. Raises WeightsError if it is not the one that the name stands for."""
     digest = file_sha256(checkpoint)
     _require_sha256(name, digest, source)
-    published = _read(checkpoint, TABLE[name])
+    known, published = TABLE[name], read_published(checkpoint)
+    _require_known(published, known, checkpoint)
     path, record = weights_path(name), record_path(name)
     with staging_dir(path) as folder:
-        info = convert(published, COCO, folder / path.name, source)
+        info = convert(published, COCO, published.license or known.license, folder / path.name, source)
         notes = {"source": source, "sha256": digest, "license": info.license}
         write_json(folder / record.name, {**notes, "weights_sha256": file_sha256(folder / path.name)})
     print(f"written: {path}")
-    if TABLE[name].sha256 is None:
+    if known.sha256 is None:
         print(
             f"no published SHA-256 is known to compare with; a later download must have this one, kept in {record.name}"
         )
@@ -92,21 +92,26 @@ def _require_sha256(name: str, digest: str, source: str) -> None:
     """Print the checksum of a checkpoint. Raises WeightsError if it is not the known one, or that of an earlier time."""
     print(f"SHA-256: {digest}")
     published, before = TABLE[name].sha256, read_record(name).get("sha256")
-    expected = published or before
-    if expected not in (None, digest):
-        remedy = (
-            "the file is not the published one; name another source with --source"
-            if published
-            else f"which {name} had before; remove {weights_path(name).parent} if you trust the new file"
+    if published not in (None, digest):
+        raise WeightsError(
+            f"{source}: its SHA-256 is {digest}, not the published {published}; name another source with --source"
         )
-        raise WeightsError(f"{source}: its SHA-256 is {digest}, not {expected}: {remedy}")
+    if published is None and before not in (None, digest):
+        raise WeightsError(
+            f"{source}: its SHA-256 is {digest}, not {before}, which {name} had before; remove"
+            f" {weights_path(name).parent} if you trust the new file"
+        )
 
 
-def _read(checkpoint: Path, known: PublishedWeights) -> Published:
-    published = read_published(checkpoint)
+def _require_known(published: Published, known: PublishedWeights, checkpoint: Path) -> None:
+    """Raise WeightsError for another network, other classes, or a file of another publisher, with other terms."""
     if (published.model, published.num_classes) != (known.model, len(COCO)):
         raise WeightsError(
             f"{checkpoint}: holds {published.model} with {published.num_classes} classes, not {known.model} with"
             f" {len(COCO)}; name another source with --source"
         )
-    return replace(published, license=published.license or known.license)
+    if not published.mit:
+        raise WeightsError(
+            f"{checkpoint}: its tensors are not named as by {known.publisher}; if its license suits you, convert it with"
+            " detector import_weights"
+        )
