@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import sys
-from argparse import ArgumentError
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import MISSING, fields, is_dataclass
@@ -26,6 +26,7 @@ from detector.config import (
     InferConfig,
     ReportConfig,
     TrainConfig,
+    WeightsConfig,
     range_in_words,
     type_in_words,
 )
@@ -102,6 +103,18 @@ def import_weights(config: ImportConfig) -> int:
     return 0
 
 
+def weights(config: WeightsConfig) -> int:
+    if config.name is None:
+        from detector.weights.listing import print_names
+
+        print_names()
+    else:
+        from detector.weights.published.get import get_weights
+
+        get_weights(config.name, config.source)
+    return 0
+
+
 def demo(config: DemoConfig) -> int:
     from detector.demo.demo import demo
 
@@ -131,6 +144,7 @@ COMMANDS = {
     "export": Command(ExportConfig, export, flags=("batched", "raw", "dynamic", "force")),
     "benchmark": Command(BenchmarkConfig, benchmark),
     "import_weights": Command(ImportConfig, import_weights, positionals=("checkpoint", "out"), computes=False),
+    "weights": Command(WeightsConfig, weights, positionals=("action", "name"), computes=False),
     "report": Command(ReportConfig, report, positionals=("run",)),
     "demo": Command(DemoConfig, demo),
 }
@@ -266,8 +280,12 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
     for flag in command.flags:
         parser.add_argument(f"--{flag}", action="store_true", help=helps[flag])
     for positional in command.positionals:
-        nargs = "+" if get_origin(hints[positional]) is list else None
-        parser.add_argument(positional, type=str, help=helps[positional], nargs=nargs)
+        how: dict[str, Any] = {"type": str, "nargs": "+" if get_origin(hints[positional]) is list else None}
+        if hasattr(
+            command.config, positional
+        ):  # it has a default; given to the parser, it would win over a file's value
+            how = {"type": hints[positional], "nargs": "?", "default": SUPPRESS}
+        parser.add_argument(positional, help=helps[positional], **how)
     parser.add_class_arguments(command.config, as_group=False, skip={*command.flags, *command.positionals})
     limits_of = ranges(command.config)
     for action in parser._actions:

@@ -323,7 +323,7 @@ class TrainConfig:
     model: str = "yolo11n"
     """Network: yolo11 n, s, m, l or x, as in yolo11n; yolo11n-cross has cross-scale attention; yolov9 t, s, m, c, e."""
     weights: str | None = field(default=None, metadata=RESUME_MAY_CHANGE)
-    """Weights file to start from, or the name of shipped weights, whose classes may differ; scratch: random weights,
+    """Weights file to start from, or name (detector weights lists them), whose classes may differ; scratch: random weights,
     as if not given."""
     epochs: int = 100
     """Passes over the training split."""
@@ -427,7 +427,7 @@ class EvaluateConfig(PredictionConfig, TileConfig):
     }
 
     weights: str
-    """Weights file, exported file, or the name of shipped weights."""
+    """Weights file, exported file or name (detector weights lists them)."""
     out: str
     """Folder for metrics.json and detections.json."""
     data: str | None = None
@@ -457,7 +457,7 @@ class InferConfig(PredictionConfig, TileConfig):
     sources: list[str]
     """Images, videos, folders, globs, camera:0, or URLs (http, https, rtsp)."""
     weights: str
-    """Weights file, exported file, or the name of shipped weights."""
+    """Weights file, exported file or name (detector weights lists them)."""
     out: str
     """Folder for the results."""
     save: str = "images,json"
@@ -486,7 +486,7 @@ class ExportConfig:
     """Export weights for another runtime; the file is kept only if it detects what the model detects."""
 
     weights: str
-    """Weights file, or the name of shipped weights."""
+    """Weights file or name (detector weights lists them)."""
     out: str
     """File to write; its suffix is the format's."""
     format: str = "onnx"
@@ -541,7 +541,7 @@ class BenchmarkConfig:
     RANGES: ClassVar[Ranges] = {"threads": (1, 1024), "images": (1, MANY), "rounds": (1, MANY)}
 
     weights: str
-    """Weights file, exported file, or the name of shipped weights."""
+    """Weights file, exported file or name (detector weights lists them)."""
     data: str
     """Folder of the dataset, in the COCO or the Roboflow layout."""
     out: str
@@ -570,16 +570,38 @@ class ImportConfig:
     """Convert a published YOLO11 or YOLOv9 checkpoint to a weights file, without running code from it."""
 
     checkpoint: str
-    """Published checkpoint: a file of torch.save with modules or a state dict, or safetensors with the published names."""
+    """Published checkpoint: a file of torch.save with modules or a state dict, or safetensors with published names."""
     out: str
     """Weights file to write."""
     class_names: list[str] | str | None = None
-    """Class names in label order, separated by commas or as a list; those in the checkpoint, else class0, …, if not given."""
+    """Class names in label order, separated by commas or as a list. If not given: those in the checkpoint; else COCO's, where it
+    is one of MultimediaTechLab/YOLO with 80 classes; else class0, …"""
     annotations: str | None = None
-    """COCO annotation file with a category of each class's name, whose id it gets; ids 0, 1, … if not given."""
+    """COCO annotation file with a category of each class's name, whose id it gets. If not given: COCO's ids with COCO's names,
+    else 0, 1, …"""
 
     def __post_init__(self) -> None:
         _require_types("", self)
+
+
+@dataclass(frozen=True)
+class WeightsConfig:
+    """List the weights that have names, or download published ones: detector weights get yolov9s-coco."""
+
+    action: Literal["list", "get"] = "list"
+    """list, the default: print the names; get: download and import the weights of one."""
+    name: str | None = None
+    """Name of the published weights to get."""
+    source: str | None = None
+    """Where to get them from: URL of a mirror, or a file that is here already; the publisher's URL if not given."""
+
+    def __post_init__(self) -> None:
+        _require_types("", self)
+        if self.action == "get" and self.name is None:
+            raise ConfigError("name: missing after get; detector weights lists the names")
+        given = "name" if self.name is not None else "source" if self.source is not None else None
+        if self.action == "list" and given is not None:
+            raise ConfigError(f"{given}: belongs to detector weights get; leave it out of the list")
 
 
 @dataclass(frozen=True)

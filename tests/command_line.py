@@ -7,7 +7,9 @@ import runpy
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 REPOSITORY = Path(__file__).parent.parent
 FORKS = multiprocessing.get_context("forkserver")
@@ -17,11 +19,14 @@ FORKS.set_forkserver_preload(
 )
 
 
-def run(arguments: list[str], largest_file: int | None = None) -> "subprocess.CompletedProcess[str]":
-    """tools/NAME.py with the rest of the arguments, to its end; files beyond `largest_file` bytes fail as on a full disk."""
+def run(
+    arguments: list[str], largest_file: int | None = None, variables: Mapping[str, str] = MappingProxyType({})
+) -> "subprocess.CompletedProcess[str]":
+    """tools/NAME.py with the rest of the arguments, to its end; files beyond `largest_file` bytes fail as on a full disk;
+    variables: further ones of its environment."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
-        process = FORKS.Process(target=_run, args=(arguments, out, err, largest_file))
+        process = FORKS.Process(target=_run, args=(arguments, out, err, largest_file, dict(variables)))
         process.start()
         process.join(120)
         if process.exitcode is None:
@@ -30,8 +35,9 @@ def run(arguments: list[str], largest_file: int | None = None) -> "subprocess.Co
         return subprocess.CompletedProcess(arguments, process.exitcode, out.read_text(), err.read_text())
 
 
-def _run(arguments: list[str], out: Path, err: Path, largest_file: int | None) -> None:
+def _run(arguments: list[str], out: Path, err: Path, largest_file: int | None, variables: dict[str, str]) -> None:
     os.chdir(REPOSITORY)
+    os.environ.update(variables)
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     if largest_file is not None:

@@ -10,11 +10,11 @@ from detector.models.catalog import create_model
 from detector.nn.cross_scale import CrossScaleAttention
 
 
-def lively_model(num_classes: int, name: str = "yolo11n") -> DetectionModel:
+def lively_model(num_classes: int, name: str = "yolo11n", class_width: int | None = None) -> DetectionModel:
     """The model in evaluation mode, always the same one: strong last layers, and batch statistics of noise images."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    model = create_model(name, num_classes)
+    model = create_model(name, num_classes, class_width)
     for box, classes in zip(model.head.box_branches, model.head.class_branches, strict=True):
         nn.init.normal_(box[-1].weight, std=1.0, generator=generator)
         nn.init.normal_(classes[-1].weight, std=1.5, generator=generator)

@@ -39,9 +39,9 @@ COLORS = Categories((1, 2), ("red", "green"))
 class Plain(DetectionModel):
     """Finds red and green cells of 8 px; a box reaches 16 px from the cell's center. No attention."""
 
-    def __init__(self, num_classes: int = 2) -> None:
+    def __init__(self, num_classes: int = 2, class_width: int | None = None) -> None:
         super().__init__()
-        self.head = DetectionHead((3, 3, 3), num_classes)
+        self.head = DetectionHead((3, 3, 3), num_classes, class_width=class_width)
         for box, classes in zip(self.head.box_branches, self.head.class_branches, strict=True):
             nn.init.zeros_(box[-1].weight)
             with torch.no_grad():

@@ -1,10 +1,5 @@
 """From names on the command line to image files, videos, cameras and URLs."""
 
-import base64
-import contextlib
-import http.server
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +7,7 @@ from PIL import Image
 
 from detector.errors import DataError
 from detector.images.read import IMAGE_FORMATS, read_image
-from detector.inference import sources
-from detector.inference.sources import Source, fetch, find_sources, without_secrets
+from detector.inference.sources import Source, find_sources
 
 
 @pytest.fixture
@@ -132,91 +126,3 @@ def test_transport_streams_and_animated_gif_are_videos(tmp_path: Path) -> None:
     pages[0].save(tmp_path / "c.gif", save_all=True, append_images=pages[1:])
     pages[0].save(tmp_path / "d.gif")
     assert [source.kind for source in find_sources([str(tmp_path)])] == ["video", "video", "video", "image"]
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("rtsp://me:hush@cam/1", "rtsp://***@cam/1"),
-        ("http://cam:8080/a/@b.jpg?size=3", "http://cam:8080/a/@b.jpg?size=3"),
-        ("http://me:hu/sh#@cam/a.jpg", "http://***@cam/a.jpg"),
-        (
-            "https://cam/a.jpg?id=4&access_token=hush&x=1#key=hush",
-            "https://cam/a.jpg?id=4&access_token=***&x=1#key=***",
-        ),
-        ("HTTP://me:hush@cam/1", "HTTP://***@cam/1"),
-        ("rtmp://me:hush@cam/1", "rtmp://***@cam/1"),
-        ("folder/me:hush@x?token=1", "folder/me:hush@x?token=1"),
-    ],
-)
-def test_secrets_of_urls_are_not_shown(url: str, shown: str) -> None:
-    assert without_secrets(url) == shown
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Asks for a password at /secret; sends without end elsewhere, at /slow a byte at a time until it is let go."""
-
-    release = threading.Event()
-
-    def do_GET(self) -> None:
-        given = self.headers.get("Authorization")
-        if self.path.startswith("/secret") and given != "Basic " + base64.b64encode(b"me:hu/sh").decode():
-            self.send_response(401)
-            self.send_header("WWW-Authenticate", 'Basic realm="camera"')
-            self.end_headers()
-            return
-        if self.path == "/bearer":
-            self.send_response(401)
-            self.send_header("WWW-Authenticate", "Bearer")
-            self.end_headers()
-            return
-        self.send_response(200)
-        self.send_header("Content-Type", "image/jpeg")
-        self.end_headers()
-        with contextlib.suppress(OSError):
-            if self.path.startswith("/secret"):
-                self.wfile.write(b"image")
-            while self.path == "/endless":
-                self.wfile.write(bytes(1000))
-            if self.path == "/slow":
-                while not self.release.wait(0.05):
-                    self.wfile.write(b"x")
-
-    def log_message(self, *_: object) -> None: ...
-
-
-@pytest.fixture
-def server() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        Handler.release.clear()
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{running.server_port}"
-        Handler.release.set()
-        running.shutdown()
-
-
-def test_a_password_of_a_url_is_sent_and_not_shown(server: str) -> None:
-    url = f"http://me:hu%2Fsh@{server}/secret?token=hush"
-    assert fetch(url)[0] == b"image"
-    (source,) = find_sources([url])
-    assert source.location == url
-    assert "hu" not in f"{source} {source!r} {source.name}"
-    with pytest.raises(DataError, match="another way to log in"):
-        fetch(f"http://{server}/bearer")
-    for wrong in (url.replace("me:", "you:"), f"http://me:hu/sh@{server}/secret"):
-        with pytest.raises(DataError) as caught:
-            find_sources([wrong])
-        assert "hu" not in str(caught.value)
-        assert "***@" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("path", "limit", "words"),
-    [("endless", "LARGEST", "the limit of an image"), ("slow", "DEADLINE", "not complete after")],
-)
-def test_a_transfer_has_a_size_limit_and_a_deadline(
-    server: str, path: str, limit: str, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sources, limit, {"LARGEST": 1 << 20, "DEADLINE": 0.3}[limit])
-    with pytest.raises(DataError, match=words):
-        fetch(f"http://{server}/{path}")

@@ -1,16 +1,18 @@
 """Weights of other classes: rows go by name, layers that don't fit stay as initialized, all else is taken."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from detector.config import TrainConfig
 from detector.errors import ConfigError
 from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
 from detector.structures import Categories
-from detector.training.setup import start_from
+from detector.training.setup import build_model
 from detector.weights.files import WeightsInfo, save_weights
 from detector.weights.transfer import transfer
 
@@ -128,7 +130,8 @@ def test_training_says_what_it_keeps_and_refuses_another_model(
 ) -> None:
     path = tmp_path / "w.safetensors"
     save(path, "yolo11n", classes("cat", "dog"))
-    start_from(str(path), "yolo11n", classes("dog", "hen"), create_model("yolo11n", 2))
+    config = TrainConfig(model="yolo11n", weights=str(path))
+    build_model(config, classes("dog", "hen"), torch.device("cpu"))
     assert capsys.readouterr().out == f"start from {path}: classes kept: dog; new: hen; dropped: cat\n"
     with pytest.raises(ConfigError, match="is for yolo11n, not yolo11s; add --model yolo11n"):
-        start_from(str(path), "yolo11s", classes("dog", "hen"), create_model("yolo11s", 2))
+        build_model(replace(config, model="yolo11s"), classes("dog", "hen"), torch.device("cpu"))

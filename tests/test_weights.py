@@ -72,6 +72,19 @@ def test_a_rectangle_comes_out_as_it_went_in(tmp_path: Path, model: DetectionMod
     assert load_weights(tmp_path / "w.safetensors")[1].image_size == (64, 160)
 
 
+def test_a_width_of_its_own_comes_out_and_is_not_in_other_files(
+    saved: Path, tmp_path: Path, model: DetectionModel
+) -> None:
+    path, info = tmp_path / "w.safetensors", replace(INFO, class_width=72)
+    save_weights(path, create_model("yolo11n", 3, 72), info)
+    wide, loaded = load_weights(path)
+    assert (loaded, wide.head.class_width) == (info, 72)
+    with safe_open(path, framework="pt") as file, safe_open(saved, framework="pt") as usual:
+        assert file.metadata().keys() - usual.metadata().keys() == {"class_width"}
+    save_weights(path, model, info)
+    assert "head.class_branches.0.0.1.conv.weight has shape (64, 64, 1, 1), not (72, 64, 1, 1)" in refusal(path)
+
+
 def test_the_file_explains_itself_without_this_program(saved: Path) -> None:
     with safe_open(saved, framework="pt") as file:
         metadata = file.metadata()
@@ -146,6 +159,11 @@ def without(metadata: dict[str, str], key: str) -> dict[str, str]:
         (lambda m: m | {"image_size": "[320, 320, 3]"}, "image_size is neither"),
         *[(lambda m, size=size: m | {"image_size": size}, "image_size is neither") for size in ODD_SIZES],
         *[(lambda m, key=key: m | {key: "[" * 10**5}, "recursion") for key in ("class_names", "metrics", "training")],
+        *[
+            (lambda m, w=w: m | {"class_width": w}, "class_width is no number")
+            for w in ("0", "4097", "true", "64.0", '"8"')
+        ],
+        (lambda m: m | {"class_width": "72"}, "not those of yolo11n with 3 classes"),
         (lambda m: m | {"category_ids": "[1, 2, 9223372036854775808]"}, "category_ids are not integers"),
         (lambda m: m | {"category_ids": "[true, 2, 3]"}, "category_ids are not integers"),
         (lambda m: m | {"category_ids": "5"}, "category_ids is not a list"),
@@ -236,10 +254,11 @@ def test_the_longest_file_name_can_be_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["x" * 255]
 
 
-def test_a_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
+def test_a_written_file_has_the_usual_permissions(tmp_path: Path, saved: Path) -> None:
     write_json(tmp_path / "new" / "a.json", {"x": [1]})
     (tmp_path / "plain").write_text("")
-    assert (tmp_path / "new" / "a.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    for written in (tmp_path / "new" / "a.json", saved):
+        assert written.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert json.loads((tmp_path / "new" / "a.json").read_text()) == {"x": [1]}
 
 

@@ -23,11 +23,12 @@ from detector.formats.runtime import Runtime, Selection
 from detector.images.input_size import InputSize
 from detector.images.letterbox import Letterbox
 from detector.images.read import image_from_bytes, image_from_pil, read_image
-from detector.inference.sources import CAMERA, VIDEOS, is_url, without_secrets
+from detector.inference.sources import CAMERA, VIDEOS, is_url
 from detector.models.base import DetectionModel
 from detector.models.postprocess import NmsResult
 from detector.structures import Categories, Detections
 from detector.utils.device import resolve_device
+from detector.utils.http import without_secrets
 from detector.utils.threads import limited_threads, patient_threads
 
 ImageLike: TypeAlias = str | Path | bytes | bytearray | memoryview | IO[bytes] | np.ndarray | PIL.Image.Image | Tensor

@@ -4,38 +4,23 @@ import glob
 import os
 import re
 import sys
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from http.client import HTTPException, HTTPMessage, InvalidURL
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Thread
-from time import monotonic
-from typing import Any, Literal, NamedTuple
-from urllib.parse import unquote, urlsplit
+from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from PIL import Image
 
 from detector.errors import DataError, printable
 from detector.images.read import IMAGE_FORMATS
+from detector.utils.http import fetch, without_secrets
 
 IMAGES = tuple(extension for extensions in IMAGE_FORMATS.values() for extension in extensions)
 VIDEOS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "mts", "m2ts", "wmv", "flv", "3gp", "h264")
 TS_PACKET, TS_SYNC = 188, 0x47  # of MPEG transport streams; other .ts files are programs
-TIMEOUT = 10.0  # seconds that a server may be silent
 RECURSIVE = re.compile(r"(?:^|(?<=[/\\]))\*\*(?:[/\\]|$)")
-DEADLINE = 60.0  # seconds in which a whole image must be there
-LARGEST = 64 << 20  # bytes of an image
-CHUNK = 1 << 20
 CAMERA = re.compile(r"camera:(\d{1,4})")
-USER_INFO = re.compile(
-    r"(?<=://)(?:[^/?#]*@|[^/?#:@]+:(?!\d*[/?#])[^@]*@)"
-)  # also with a / or # that is not %2F or %23
-SECRET = re.compile(
-    r"([?&;#][^=&;#]*(?:token|key|secret|sig|pass|pwd|auth|cred|session|user|login|code)[^=&;#]*=)[^&;#]*", re.I
-)
 
 
 class Source(NamedTuple):
@@ -72,11 +57,6 @@ class Source(NamedTuple):
 
 def is_url(name: str) -> bool:
     return name.lower().startswith(("http://", "https://", "rtsp://", "rtsps://"))
-
-
-def without_secrets(url: str) -> str:
-    """The URL for people and files: `***` for user, password and the values of parameters such as token and key."""
-    return SECRET.sub(r"\1***", USER_INFO.sub("***@", url)) if "://" in url else url
 
 
 def find_sources(names: Sequence[str]) -> list[Source]:
@@ -185,74 +165,3 @@ def _ask_server(url: str) -> Source:
         return Source(name, "image", address=address)
     # how cameras send JPEG after JPEG
     return Source(name, "video", live=stated == "multipart/x-mixed-replace", address=address)
-
-
-def fetch(url: str, content: bool = True) -> tuple[bytes, HTTPMessage]:
-    """What a server sends, within `DEADLINE` seconds and up to `LARGEST` bytes, and its headers; without `content`, these
-    alone. User and password in the URL are sent if the server asks for them. Raises DataError if it can't be had."""
-    answer: SimpleQueue[tuple[bytes, HTTPMessage] | Exception] = SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answer.put(_transfer(url, content))
-        except Exception as error:  # goes on in the thread that waits
-            answer.put(error)
-
-    # a thread, because a time limit of sockets starts anew with each byte
-    Thread(target=ask, name="fetches an image", daemon=True).start()
-    try:
-        got = answer.get(timeout=DEADLINE)
-        if not isinstance(got, Exception):
-            return got
-        raise got
-    except Empty:
-        reason = f"not complete after {DEADLINE:.0f} s"
-    except urllib.error.HTTPError as error:
-        reason = f"the server says {error.code} {error.reason}"
-    except urllib.error.URLError as error:
-        reason = str(error.reason)
-    except UnknownLoginError:
-        reason = "the server asks for another way to log in than basic or digest authentication"
-    except (ValueError, InvalidURL):  # its text may show a password
-        reason = "this is no URL; write special characters of a password as %40 for @, %2F for /"
-    except (OSError, HTTPException) as error:
-        reason = str(error) or type(error).__name__
-    raise DataError(
-        f"{without_secrets(url)}: can't be reached ({' '.join(reason.split())}); check the address and the network"
-    )
-
-
-class UnknownLoginError(Exception):
-    """A server asks for what neither basic nor digest authentication answers."""
-
-
-class Digest(urllib.request.HTTPDigestAuthHandler):
-    def http_error_auth_reqed(self, *arguments: Any) -> Any:
-        try:
-            return super().http_error_auth_reqed(*arguments)
-        except ValueError as error:
-            raise UnknownLoginError from error
-
-
-def _transfer(url: str, content: bool) -> tuple[bytes, HTTPMessage]:
-    parts = urlsplit(url)
-    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-    if parts.username is not None:
-        passwords.add_password(None, bare, unquote(parts.username), unquote(parts.password or ""))
-    opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(passwords), Digest(passwords))
-    end = monotonic() + DEADLINE
-    body = bytearray()
-    with opener.open(bare, timeout=TIMEOUT) as answer:
-        while content and monotonic() < end and (part := answer.read1(CHUNK)):
-            body += part
-            if len(body) > LARGEST:
-                raise DataError(
-                    f"{without_secrets(url)}: more than {LARGEST >> 20} MiB, the limit of an image by URL; download it and"
-                    " name the file"
-                )
-        # read1 takes a body that ends too early for whole
-        missing = getattr(answer, "length", None)
-        if content and missing:
-            raise HTTPException(f"{missing} bytes are missing")
-        return bytes(body), answer.headers

@@ -17,10 +17,11 @@ from detector.config import InferConfig
 from detector.errors import DataError
 from detector.images.read import image_from_bytes, read_image
 from detector.inference.detector import Detector, ImageLike, as_array, as_list
-from detector.inference.sources import TIMEOUT, Source, fetch, find_sources
+from detector.inference.sources import Source, find_sources
 from detector.inference.tiles import TiledDetector
 from detector.inference.video import read_stream, read_video
 from detector.structures import Detections
+from detector.utils.http import TIMEOUT, fetch
 
 AHEAD = 4
 """Images that may wait for the network."""

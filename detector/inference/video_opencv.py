@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from detector.errors import DataError, DetectorError, WriteError
-from detector.inference.sources import TIMEOUT, Source
+from detector.inference.sources import Source
 from detector.inference.video import Ending, Frame, Write
 from detector.utils.fileio import atomic_path, writing
+from detector.utils.http import TIMEOUT
 
 DAMAGED = 100
 """Parts in a row that can't be decoded after which a file counts as ended: OpenCV says nothing else of its end."""

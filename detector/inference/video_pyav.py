@@ -13,9 +13,10 @@ from av.error import FFmpegError
 from jaxtyping import UInt8
 
 from detector.errors import DataError
-from detector.inference.sources import TIMEOUT, Source
+from detector.inference.sources import Source
 from detector.inference.video import Ending, Frame, Write
 from detector.utils.fileio import atomic_path, writing
+from detector.utils.http import TIMEOUT
 
 CLOCK = 90_000  # ticks a second of written times: integers for the usual frame rates
 

@@ -50,7 +50,7 @@ class Join(nn.Module):
 class YOLO11(DetectionModel):
     """The published network; `forward` is that of `DetectionModel`, `levels` reads as the network's diagram."""
 
-    def __init__(self, scale: YOLO11Scale, num_classes: int) -> None:
+    def __init__(self, scale: YOLO11Scale, num_classes: int, class_width: int | None = None) -> None:
         super().__init__()
         c, repeats, deep = scale.channels, scale.repeats(2), scale.deep_everywhere
         c2, c3, c4, c5 = c(256), c(512), c(512), c(1024)
@@ -75,7 +75,7 @@ class YOLO11(DetectionModel):
         self.bottom_up4 = C3K2(c(256) + n4, n4, repeats, deep)
         self.neck_down5 = Conv(n4, c(512), 3, 2)
         self.bottom_up5 = C3K2(c(512) + c5, n5, repeats, deep=True)
-        self.head = DetectionHead((n3, n4, n5), num_classes)
+        self.head = DetectionHead((n3, n4, n5), num_classes, class_width=class_width)
 
     def levels(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.stage2(self.stem(images))  # stride 4

@@ -32,8 +32,8 @@ class YOLO11Cross(YOLO11):
     weights of both are the same for the same seed.
     """
 
-    def __init__(self, scale: YOLO11Scale, num_classes: int) -> None:
-        super().__init__(scale, num_classes)
+    def __init__(self, scale: YOLO11Scale, num_classes: int, class_width: int | None = None) -> None:
+        super().__init__(scale, num_classes, class_width)
         c3, c4, c5, n4 = scale.channels(512), scale.channels(512), scale.channels(1024), scale.channels(512)
         self.join4 = CrossScaleJoin(c5, c4)
         self.join3 = CrossScaleJoin(n4, c3)

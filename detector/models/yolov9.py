@@ -182,7 +182,7 @@ def slices_by_width(given: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
 class YOLOv9(DetectionModel):
     """The published network (t, s, m, c); `neck` and `features` read as its diagram."""
 
-    def __init__(self, scale: YOLOv9Scale, num_classes: int) -> None:
+    def __init__(self, scale: YOLOv9Scale, num_classes: int, class_width: int | None = None) -> None:
         super().__init__()
         self.scale = scale
         self.backbone = self.make_backbone(scale)
@@ -195,7 +195,7 @@ class YOLOv9(DetectionModel):
         self.bottom_up4 = scale.block(scale.neck_down4 + scale.top_down4.out, scale.bottom_up4)
         self.neck_down5 = scale.down(n4, scale.neck_down5)
         self.bottom_up5 = scale.block(scale.neck_down5 + p5, scale.bottom_up5)
-        self.head = DetectionHead((n3, n4, n5), num_classes, class_branch=plain_class_branch)
+        self.head = DetectionHead((n3, n4, n5), num_classes, class_branch=plain_class_branch, class_width=class_width)
 
     @staticmethod
     def make_backbone(scale: YOLOv9Scale) -> nn.Module:

@@ -37,7 +37,8 @@ class DetectionHead(nn.Module):
     """Box and class logits for each cell of each level.
 
     `in_channels`: widths of the levels, finest first; `strides`: input pixels per cell of each level; `class_branch`:
-    makes a level's class branch of its width, the branch's width and the number of classes.
+    makes a level's class branch of its width, the branch's width and the number of classes; `class_width`: width of the
+    class branches in channels, by the published rule if None. As an attribute it is None wherever the rule holds.
     """
 
     def __init__(
@@ -46,14 +47,16 @@ class DetectionHead(nn.Module):
         num_classes: int,
         strides: Sequence[int] = (8, 16, 32),
         class_branch: Callable[[int, int, int], nn.Sequential] = separable_class_branch,
+        class_width: int | None = None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.strides = tuple(strides)
         box_width = max(16, in_channels[0] // 4, 4 * BINS)
-        class_width = max(in_channels[0], min(num_classes, 100))
+        rule = max(in_channels[0], min(num_classes, 100))
+        self.class_width = None if class_width == rule else class_width
         self.box_branches = nn.ModuleList(box_branch(c, box_width) for c in in_channels)
-        self.class_branches = nn.ModuleList(class_branch(c, class_width, num_classes) for c in in_channels)
+        self.class_branches = nn.ModuleList(class_branch(c, class_width or rule, num_classes) for c in in_channels)
         self._init_biases()
 
     def _init_biases(self) -> None:

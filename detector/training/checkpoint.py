@@ -72,6 +72,7 @@ def save_checkpoint(path: Path, state: TrainState, provenance: dict[str, Any]) -
     """Write `state` and `provenance`, what the run is made of; the file from before stays until the new one is complete."""
     content: dict[str, Any] = {
         "provenance": provenance,
+        "class_width": state.model.head.class_width,
         "model": state.model.state_dict(),
         "auxiliary": state.auxiliary.state_dict(),
         "ema": state.ema.model.state_dict(),
@@ -94,7 +95,8 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch.load raises many kinds; whichever it is, the file is not usable
         raise WeightsError(f"{path}: not a readable checkpoint ({type(error).__name__}); {START_AGAIN}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("provenance"), dict):
+    known = isinstance(content, dict) and isinstance(content.get("provenance"), dict)
+    if not known or not isinstance(content.get("class_width"), int | None):
         raise WeightsError(f"{path}: not a checkpoint of this version of the program; {START_AGAIN}")
     return content
 

@@ -266,6 +266,7 @@ def finish_epoch(run: Run, state: TrainState, row: dict[str, Any], log: RunLog |
         training=training,
         metrics={name: row[name] for name in METRICS},
         license=run.config.license,
+        class_width=state.model.head.class_width,
     )
     if is_best:
         save_weights(run.out / "best.safetensors", state.ema.model, info)

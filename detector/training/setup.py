@@ -43,7 +43,7 @@ from detector.training.optim import build_optimizer
 from detector.training.resume import inexact, require_same, run_provenance
 from detector.utils.device import resolve_device
 from detector.utils.fileio import write_json, write_text
-from detector.weights.files import load_weights
+from detector.weights.files import WeightsInfo, load_weights
 from detector.weights.shipped import find_weights
 from detector.weights.transfer import transfer
 
@@ -187,10 +187,17 @@ def build_model(
     config: TrainConfig, categories: Categories, device: torch.device, beside: Beside | None
 ) -> tuple[DetectionModel, nn.Module]:
     """The model, and the network that is trained: the same, or with what is trained beside it; both on the device."""
+    source, class_width = None, None
+    if config.resume is not None:
+        class_width = read_checkpoint(Path(config.resume) / "last.pt", torch.device("meta")).get("class_width")
+    elif config.weights not in (None, SCRATCH):
+        source, known = load_start(config.weights, config.model)
+        class_width = known.class_width
     torch.manual_seed(config.seed)
-    model = create_model(config.model, len(categories))
-    if config.weights not in (None, SCRATCH) and config.resume is None:
-        start_from(config.weights, config.model, categories, model)
+    model = create_model(config.model, len(categories), class_width)
+    if source is not None:
+        kept = transfer(model, categories, source, known.categories)
+        print(f"start from {config.weights}: {printable(kept)}")
     freeze(model, config.train.freeze)
     beside = beside or (add_auxiliary if config.loss.auxiliary > 0 else lambda model: model)
     network = beside(model)
@@ -339,12 +346,12 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, data=absolute(config.data), weights=weights, paths=paths)
 
 
-def start_from(weights: str, model_name: str, categories: Categories, model: DetectionModel) -> None:
-    """Copy what a weights file of the same model holds into `model`; print which classes it keeps."""
+def load_start(weights: str, model_name: str) -> tuple[DetectionModel, WeightsInfo]:
+    """The weights that a training of the model starts from. Raises ConfigError if they are another model's."""
     source, info = load_weights(weights)
     if info.model != model_name:
         raise ConfigError(f"--weights: {weights} is for {info.model}, not {model_name}; add --model {info.model}")
-    print(f"start from {weights}: {printable(transfer(model, categories, source, info.categories))}")
+    return source, info
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

@@ -1,6 +1,7 @@
 """Files that are either the old one or the complete new one, whatever happens in between."""
 
 import errno
+import hashlib
 import json
 import os
 import platform
@@ -49,8 +50,10 @@ def atomic_path(path: Path, suffix: str = "") -> Iterator[Path]:
         temporary = folder / f"file{suffix}"  # not path.name, which libraries may take for a pattern or a protocol
         with writing(path):
             temporary.touch()
+            mode = temporary.stat().st_mode
         yield temporary
         with writing(path):
+            temporary.chmod(mode)  # safetensors makes files that only their owner may read
             temporary.rename(folder / path.name)
 
 
@@ -192,6 +195,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON, atomically."""
     write_text(path, json.dumps(value, indent=1))
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file of any size, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def require_regular(path: Path) -> None:

@@ -15,7 +15,7 @@ from detector.config import MAX_SIDE, ExportConfig, is_image_size
 from detector.errors import WeightsError
 from detector.formats.table import exported_suffixes, format_of
 from detector.models.base import DetectionModel
-from detector.models.catalog import MODELS, create_model
+from detector.models.catalog import MAX_CLASS_WIDTH, MODELS, create_model
 from detector.structures import Categories
 from detector.utils.fileio import atomic_write
 from detector.weights.shipped import find_weights
@@ -30,13 +30,16 @@ METADATA_TYPES: dict[str, type] = {
     "metrics": dict,
     "license": str,
 }
-"""The keys of the header beside `format` and `image_size`, each a string of JSON for a value of this type."""
+"""The keys of the header beside `format`, `image_size` and `class_width`, each a string of JSON for a value of this type."""
 
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """What goes with the tensors. `image_size` is the side of the square network input in training,
-    in pixels, or (height, width)."""
+    """What goes with the tensors.
+
+    image_size: side of the square network input in training, in pixels, or (height, width); class_width: channels of the
+    head's class branches, None where they are as many as the model has by rule, and then not in the file.
+    """
 
     model: str
     categories: Categories
@@ -44,6 +47,7 @@ class WeightsInfo:
     training: dict[str, Any]
     metrics: dict[str, float | None]
     license: str
+    class_width: int | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """Everything as strings of JSON, for the header of a file."""
@@ -56,6 +60,8 @@ class WeightsInfo:
             "metrics": self.metrics,
             "license": self.license,
         }
+        if self.class_width is not None:
+            fields["class_width"] = self.class_width
         return {"format": FORMAT} | {key: json.dumps(value) for key, value in fields.items()}
 
     @staticmethod
@@ -80,6 +86,9 @@ class WeightsInfo:
             raise ValueError(f"image_size is neither a multiple of 32 up to {MAX_SIDE} nor a pair of such")
         if not len(names) == len(ids) == len(set(ids)) > 0:
             raise ValueError("class_names and category_ids don't belong together")
+        class_width = json.loads(metadata.get("class_width", "null"))
+        if class_width is not None and not (type(class_width) is int and 1 <= class_width <= MAX_CLASS_WIDTH):
+            raise ValueError(f"class_width is no number from 1 to {MAX_CLASS_WIDTH}")
         return WeightsInfo(
             model=fields["model"],
             categories=Categories(tuple(ids), tuple(names)),
@@ -87,6 +96,7 @@ class WeightsInfo:
             training=fields["training"],
             metrics=fields["metrics"],
             license=fields["license"],
+            class_width=class_width,
         )
 
 
@@ -157,7 +167,7 @@ def load_weights(path: str | Path) -> tuple[DetectionModel, WeightsInfo]:
             f"{path}: made for the model {info.model!r}, this version knows {', '.join(MODELS)}; update the program"
         )
     with torch.device("meta"):  # no memory for what the metadata say until the tensors are known to be of that size
-        model = create_model(info.model, len(info.categories))
+        model = create_model(info.model, len(info.categories), info.class_width)
     expected = model.state_dict()
     if difference := _difference(expected, state):
         raise WeightsError(

@@ -1,9 +1,12 @@
-"""Weights that come with the program, loaded by name: `weights/` in a clone, the same files in an installed package."""
+"""Weights by name: those that come with the program (`weights/` in a clone, the same files in an installed package), and those
+that `detector weights get` has downloaded."""
 
-import hashlib
 from pathlib import Path
 
 from detector.errors import WeightsError
+from detector.utils.fileio import file_sha256
+from detector.weights.downloaded import find_downloaded
+from detector.weights.published.table import TABLE
 
 PACKAGED = Path(__file__).parent / "shipped_files"
 """Folder of the shipped files: in a clone a link to the folder `weights/`, by which its files come into a built package; a
@@ -13,27 +16,33 @@ SUMS = "SHA256SUMS"
 
 
 def find_weights(weights: str | Path) -> Path:
-    """The file that is meant: the one at this path, or the shipped one of this name, whose checksum is verified.
+    """The file that is meant: the one at this path, or the shipped or downloaded one of this name, whose checksum is verified.
 
-    Raises WeightsError if there is neither, or if the shipped one is damaged.
+    Raises WeightsError if there is none, or if that of the name is damaged. Downloads nothing.
     """
     path = Path(weights)
     if path.is_file():
         return path
+    if str(weights) in TABLE:
+        return find_downloaded(str(weights))
     sums = checksums()
     shipped = FOLDER / f"{weights}.safetensors"
     if f"{weights}.safetensors" not in sums:
-        names = ", ".join(name.removesuffix(".safetensors") for name in sums) or "none"
+        names = ", ".join(shipped_names()) or "none"
         raise WeightsError(
             f"--weights: there is no file {path}; training leaves best.safetensors in its --out folder; the names of"
-            f" shipped weights are: {names}"
+            f" shipped weights are: {names}; of downloadable ones (detector weights): {', '.join(TABLE)}"
         )
-    if not shipped.is_file() or hashlib.sha256(shipped.read_bytes()).hexdigest() != sums[shipped.name]:
+    if not shipped.is_file() or file_sha256(shipped) != sums[shipped.name]:
         raise WeightsError(
             f"{shipped}: missing or damaged, its checksum is not that of {SUMS}; git checkout weights/ brings it back"
             " in a clone, else install the package again"
         )
     return shipped
+
+
+def shipped_names() -> list[str]:
+    return [name.removesuffix(".safetensors") for name in checksums()]
 
 
 def checksums() -> dict[str, str]:

@@ -19,7 +19,7 @@ from detector.weights.files import WeightsInfo
 from fuzz.mutate import fuzz
 from fuzz.values import VALUES
 
-INFO = WeightsInfo("yolo11n", Categories((1, 5), ("cat", "dog")), 64, {"epoch": 1}, {"AP": 0.5}, "CC0-1.0")
+INFO = WeightsInfo("yolo11n", Categories((1, 5), ("cat", "dog")), 64, {"epoch": 1}, {"AP": 0.5}, "CC0-1.0", 72)
 IMAGE = """<ir_version: 10, opset_import: ["" : 20]>
     image_file (uint8[H, W, 3] image, float conf, float iou, int64 max_detections)
         => (float[N, 4] boxes, float[N] scores, int64[N] labels, int64 count)

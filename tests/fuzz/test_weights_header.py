@@ -18,7 +18,7 @@ from detector.weights.files import WeightsInfo, load_weights
 from fuzz.mutate import fuzz
 from fuzz.values import VALUES
 
-INFO = WeightsInfo("yolo11n", Categories((1, 5), ("cat", "dog")), 320, {"epoch": 1}, {"AP": 0.5}, "CC0-1.0")
+INFO = WeightsInfo("yolo11n", Categories((1, 5), ("cat", "dog")), 320, {"epoch": 1}, {"AP": 0.5}, "CC0-1.0", 72)
 DTYPES = [
     "BOOL",
     "F4",
@@ -100,7 +100,7 @@ CHANGES: list[Callable[[random.Random, Header], None]] = [metadata, metadata, me
 @pytest.mark.slow
 def test_any_header_is_read_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "w.safetensors"
-    whole = save(create_model("yolo11n", 2).state_dict(), metadata=INFO.to_metadata())
+    whole = save(create_model("yolo11n", 2, 72).state_dict(), metadata=INFO.to_metadata())
     length = int.from_bytes(whole[:8], "little")
     original, tensors = whole[8 : 8 + length], whole[8 + length :]
     rounds = refused = 0

@@ -9,6 +9,7 @@ from detector.models.catalog import create_model
 from detector.structures import Categories
 from detector.utils.fileio import require_apart, require_writable
 from detector.weights.files import WeightsInfo, save_weights
+from detector.weights.published.coco_categories import COCO
 from detector.weights.published.read import Published, read_published
 
 DEFAULT_IMAGE_SIZE = 640
@@ -26,29 +27,50 @@ def import_weights(config: ImportConfig) -> WeightsInfo:
         raise ConfigError(f"out: {out} is a folder; name the file to write")
     require_apart([checkpoint, config.annotations], [out])
     published = read_published(checkpoint)
-    info = WeightsInfo(
-        model=published.model,
-        categories=categories_of(published, config),
-        image_size=published.image_size or DEFAULT_IMAGE_SIZE,
-        training={"imported_from": checkpoint.name, "part": published.part},
-        metrics={},
-        license=published.license or "not stated",
-    )
-    model = create_model(info.model, len(info.categories))
-    model.load_state_dict(published.state)
-    save_weights(out, model, info)
+    coco = is_published_coco(published, config)
+    license = published.license or ("MIT" if coco else "not stated")
+    info = convert(published, categories_of(published, config), license, out, checkpoint.name)
     stated = "as in the file" if published.image_size else "not stated in the file, so that of the published recipe"
-    print(f"{info.model} from {published.part} of {checkpoint}; image size {info.image_size} ({stated})")
+    print(printable(f"{info.model} from {published.part} of {checkpoint}; image size {info.image_size} ({stated})"))
     classes = ", ".join(f"{i} {n}" for i, n in zip(info.categories.ids, info.categories.names, strict=True))
     print(printable(f"classes: {classes}"))
     print(printable(f"license: {info.license}"))
+    if coco:
+        print("the file names no classes: taken for the published weights, trained on COCO; else give --class_names")
     print(f"written: {out}")
     return info
 
 
+def convert(published: Published, categories: Categories, license: str, out: Path, source: str) -> WeightsInfo:
+    """Write what was read as a weights file; `source` is noted in it."""
+    model = create_model(published.model, published.num_classes, published.class_width)
+    model.load_state_dict(published.state)
+    info = WeightsInfo(
+        model=published.model,
+        categories=categories,
+        image_size=published.image_size or DEFAULT_IMAGE_SIZE,
+        training={"imported_from": source, "part": published.part},
+        metrics={},
+        license=license,
+        class_width=model.head.class_width,
+    )
+    save_weights(out, model, info)
+    return info
+
+
+def is_published_coco(published: Published, config: ImportConfig) -> bool:
+    """Whether these are the weights that MultimediaTechLab publishes, whose files hold nothing but tensors."""
+    named = published.class_names is not None or config.class_names is not None
+    return published.mit and published.num_classes == len(COCO) and not named
+
+
 def categories_of(published: Published, config: ImportConfig) -> Categories:
-    """The names of the option, else of the checkpoint, else class0, class1, …; the ids of the annotation file, else 0, 1, …"""
-    if config.class_names is None:
+    """The names of the option, else of the checkpoint, else COCO's or class0, class1, …; the ids of the annotation file,
+    else COCO's or 0, 1, …"""
+    coco = is_published_coco(published, config)
+    if coco:
+        names = COCO.names
+    elif config.class_names is None:
         names = names_in_checkpoint(published, config.checkpoint)
     else:
         names = tuple(names_in(config.class_names))
@@ -58,7 +80,7 @@ def categories_of(published: Published, config: ImportConfig) -> Categories:
                 " name each class once, in label order"
             )
     if config.annotations is None:
-        return Categories(tuple(range(len(names))), names)
+        return COCO if coco else Categories(tuple(range(len(names))), names)
     known = read_categories(Path(config.annotations))
     for name in names:
         if names.count(name) != 1 or known.names.count(name) != 1:

@@ -1,8 +1,8 @@
 """Published checkpoints of YOLO11 and YOLOv9: which network it is, its state under our names, and what goes with it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from detector.config import MAX_SIDE
 from detector.errors import WeightsError
-from detector.models.catalog import PUBLISHED, create_model
+from detector.nn.head import BINS
 from detector.utils.fileio import require_regular
 from detector.weights.files import FORMAT
 from detector.weights.published.archive import SIGNATURE, read_archive
-from detector.weights.published.names import CLASS_BIAS, from_published, to_published
+from detector.weights.published.layouts import COMMON, MIT, Layout
+from detector.weights.published.names import CLASS_WEIGHT, counterpart, from_published
 from detector.weights.published.unpickle import Record, shown
 
 PARTS = ("ema", "model", "state_dict")
@@ -25,6 +26,11 @@ MAX_PARTS = 100_000
 DEEPEST = 30
 LONGEST_NAME = 64
 """Modules and tensors of a network, how deep they may lie and how long their names may be: more is a knot, no network."""
+MIT_MARK = "22.heads.0.class_conv.2.weight"
+"""An entry of MultimediaTechLab's layout alone."""
+MIT_AUXILIARY = re.compile(r"(2[3-9]|[3-9]\d)\.")
+"""The layers after the head."""
+EMA = re.compile(r"(^|[._])ema[._]")
 NORM_EPS = 1e-3
 CONVERT = "convert it to safetensors where you trust it"
 
@@ -36,18 +42,21 @@ Owners: TypeAlias = dict[str, tuple[str, ...]]
 class Published:
     """A published checkpoint.
 
-    model: its name here; state: for `create_model(model, num_classes)`, float32; part: where in the file it was;
-    class_names: whatever the file holds as such, by rule a list or a table label -> name; image_size: of the training,
-    (height, width) in pixels, multiples of 32; license: as stated. The last three are None where the file has none.
+    model: its name here; state: for `create_model(model, num_classes, class_width)`, float32; part: where in the file it
+    was; class_names: whatever the file holds as such, by rule a list or a table label -> name; image_size: of the
+    training, (height, width) in pixels, multiples of 32; license: as stated. The last three are None where the file has
+    none. mit: in the layout of MultimediaTechLab/YOLO.
     """
 
     model: str
     state: dict[str, Tensor]
     num_classes: int
+    class_width: int
     part: str
     class_names: Any
     image_size: int | tuple[int, int] | None
     license: str | None
+    mit: bool
 
 
 def read_published(path: Path) -> Published:
@@ -85,8 +94,9 @@ def _read(path: Path) -> Any:
 def _understood(content: Any) -> Published:
     part, network = _network(content)
     entries, owners = _modules_entries(network) if isinstance(network, Record) else (_tensors(network), {})
-    model, state = _recognized(entries, owners)
-    num_classes = state[CLASS_BIAS].numel()
+    layout, prefix, entries = _main_network(entries)
+    model, state = _recognized(entries, owners, layout)
+    num_classes, class_width, *_ = state[CLASS_WEIGHT].shape
     file, attributes = _table(content), _table(network)
     settings = _table(file.get("train_args")) or _table(attributes.get("args"))
     license = file.get("license")
@@ -94,10 +104,12 @@ def _understood(content: Any) -> Published:
         model=model,
         state=state,
         num_classes=num_classes,
-        part=part,
+        class_width=class_width,
+        part=f"{part} ({prefix.removesuffix('.')})" if prefix else part,
         class_names=attributes.get("names", file.get("names")),
         image_size=_image_size(settings.get("imgsz")),
         license=license if isinstance(license, str) and license.isprintable() else None,
+        mit=layout is MIT,
     )
 
 
@@ -165,32 +177,43 @@ def _require_known_computation(prefix: str, module: Record, attributes: Mapping[
         raise WeightsError(f"{where} with eps {shown(eps)}, but the networks here have {NORM_EPS}")
 
 
-def _recognized(entries: Mapping[str, Tensor], owners: Owners) -> tuple[str, dict[str, Tensor]]:
+def _main_network(entries: dict[str, Tensor]) -> tuple[Layout, str, dict[str, Tensor]]:
+    """The layout, and of the MIT one the prefix of the network's names and its entries without it.
+
+    There the network may lie under a prefix, beside other tensors (those of a loss, say) and beside its moving average,
+    which is preferred. The auxiliary branch is dropped: training makes a new one.
+    """
+    prefixes = [name.removesuffix(MIT_MARK) for name in entries if name == MIT_MARK or name.endswith(f".{MIT_MARK}")]
+    if not prefixes:
+        return COMMON, "", entries
+    prefix = next((prefix for prefix in prefixes if EMA.search(prefix)), prefixes[0])
+    network = {name.removeprefix(prefix): tensor for name, tensor in entries.items() if name.startswith(prefix)}
+    return MIT, prefix, {name: tensor for name, tensor in network.items() if not MIT_AUXILIARY.match(name)}
+
+
+def _recognized(entries: Mapping[str, Tensor], owners: Owners, layout: Layout) -> tuple[str, dict[str, Tensor]]:
     """The model whose published names and shapes these are, and its state, float32."""
     if any(name.endswith(".conv.bias") for name in entries) and not any(".bn." in name for name in entries):
         raise WeightsError(
             "the checkpoint is fused (its batch norms are folded into the convolutions) and can't be trained or converted;"
             " give the one from before fusing"
         )
-    for model in (name for name in PUBLISHED if entries.keys() <= _published_shapes(name).keys()):
+    for model in (name for name in layout.models if entries.keys() <= _known_names(name, layout)):
         try:
-            state = from_published(entries, model)
+            state = from_published(entries, model, layout)
         except WeightsError:
             continue
         state = {name: _converted(name, tensor) for name, tensor in state.items()}
-        for name, tensor in to_published(state, model).items():  # the constants that have no place in ours
-            if name in entries and not torch.equal(tensor, entries[name].to(tensor.dtype)):
+        for name in counterpart(model, layout).bins:
+            if name in entries and not torch.equal(entries[name].flatten().float(), torch.arange(float(BINS))):
                 raise WeightsError(f"{shown(name)} differs from what {model} has there; it can't be converted")
         return model, state
-    raise WeightsError(_difference(entries, owners))
+    raise WeightsError(_difference(entries, owners, layout))
 
 
-@cache
-def _published_shapes(model: str) -> dict[str, torch.Size]:
-    """Published names and shapes of the model for 80 classes."""
-    with torch.device("meta"):
-        state = create_model(model).state_dict()
-    return {name: tensor.shape for name, tensor in to_published(state, model).items()}
+def _known_names(model: str, layout: Layout) -> set[str]:
+    theirs = counterpart(model, layout)
+    return {*theirs.shapes, *theirs.bins}
 
 
 def _converted(name: str, tensor: Tensor) -> Tensor:
@@ -206,25 +229,25 @@ def _converted(name: str, tensor: Tensor) -> Tensor:
     return converted
 
 
-def _difference(entries: Mapping[str, Tensor], owners: Owners) -> str:
-    """Why this is none of the known models: what can't be mapped, beside the nearest of them."""
+def _difference(entries: Mapping[str, Tensor], owners: Owners, layout: Layout) -> str:
+    """Why this is none of the layout's models: what can't be mapped, beside the nearest of them."""
 
     def likeness(model: str) -> tuple[int, int]:
-        shapes = _published_shapes(model)
+        shapes = counterpart(model, layout).shapes
         shared = entries.keys() & shapes.keys()
         return len(shared), sum(entries[name].shape == shapes[name] for name in shared)
 
-    nearest = max(PUBLISHED, key=likeness)
-    strange = next((name for name in entries if name not in _published_shapes(nearest)), None)
+    nearest = max(layout.models, key=likeness)
+    strange = next((name for name in entries if name not in _known_names(nearest, layout)), None)
     if strange is not None:
         owner = f" in {shown(' > '.join(owners[strange]))}" if strange in owners else ""
         reason = f"{shown(strange)}{owner} has no place in {nearest}, the nearest"
     else:
         try:
-            from_published(entries, nearest)
+            from_published(entries, nearest, layout)
         except WeightsError as error:
             reason = str(error)
-    known = ", ".join(PUBLISHED)
+    known = ", ".join(layout.models)
     return f"no detection network of those known here ({known}): {reason}; give a detection checkpoint of one of them"
 
 

@@ -355,6 +355,8 @@ INERT = {
     Name("types", "SimpleNamespace"),
     Name("argparse", "Namespace"),
     Name("collections", "deque"),
+    Name("collections", "Counter"),  # of learning rate schedules
+    Name("typing", "Any"),  # of OmegaConf's settings
     Name("_codecs", "encode"),  # how protocol 2 writes bytes
 }
 """Names of Python, and lower-case ones of others, that become a `Name` or a `Record` as any unknown class does."""
