@@ -184,7 +184,7 @@ def require_same_everywhere(fingerprints: dict[str, str], world: World) -> None:
 
 
 def build_model(
-    config: TrainConfig, categories: Categories, device: torch.device, beside: Beside | None
+    config: TrainConfig, categories: Categories, device: torch.device, beside: Beside | None = None
 ) -> tuple[DetectionModel, nn.Module]:
     """The model, and the network that is trained: the same, or with what is trained beside it; both on the device."""
     source, class_width = None, None
