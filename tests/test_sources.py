@@ -105,6 +105,8 @@ def test_cameras_and_streams_are_live_and_not_files() -> None:
     assert stream == Source("rtsp://localhost/street", "video", live=True)
     with pytest.raises(DataError, match="no such file or folder"):
         find_sources(["camera:front"])
+    with pytest.raises(DataError, match="camera:10000: the number of a camera has 4 digits at most"):
+        find_sources(["camera:10000"])
 
 
 @pytest.mark.parametrize("extension", [each for extensions in IMAGE_FORMATS.values() for each in extensions])
@@ -144,6 +146,11 @@ def test_transport_streams_and_animated_gif_are_videos(tmp_path: Path) -> None:
             "https://cam/a.jpg?id=4&access_token=hush&x=1#key=hush",
             "https://cam/a.jpg?id=4&access_token=***&x=1#key=***",
         ),
+        (
+            "http://cam/a.jpg?%74oken=hush&n%61me=x&API%5Fk%45y=hush",
+            "http://cam/a.jpg?%74oken=***&n%61me=x&API%5Fk%45y=***",
+        ),
+        ("http://cam/a.jpg?next=/b?key=hu?sh&x=1", "http://cam/a.jpg?next=/b?key=***&x=1"),
         ("HTTP://me:hush@cam/1", "HTTP://***@cam/1"),
         ("rtmp://me:hush@cam/1", "rtmp://***@cam/1"),
         ("folder/me:hush@x?token=1", "folder/me:hush@x?token=1"),

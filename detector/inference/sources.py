@@ -29,13 +29,13 @@ RECURSIVE = re.compile(r"(?:^|(?<=[/\\]))\*\*(?:[/\\]|$)")
 DEADLINE = 60.0  # seconds in which a whole image must be there
 LARGEST = 64 << 20  # bytes of an image
 CHUNK = 1 << 20
-CAMERA = re.compile(r"camera:(\d{1,4})")
+CAMERA = re.compile(r"camera:(\d+)")
+MOST_DIGITS = 4  # of a camera's number
 USER_INFO = re.compile(
     r"(?<=://)(?:[^/?#]*@|[^/?#:@]+:(?!\d*[/?#])[^@]*@)"
 )  # also with a / or # that is not %2F or %23
-SECRET = re.compile(
-    r"([?&;#][^=&;#]*(?:token|key|secret|sig|pass|pwd|auth|cred|session|user|login|code)[^=&;#]*=)[^&;#]*", re.I
-)
+PARAMETER = re.compile(r"[?&;#]([^=&;#]*)=([^&;#]*)")
+SECRET = re.compile(r"token|key|secret|sig|pass|pwd|auth|cred|session|user|login|code", re.I)
 
 
 class Source(NamedTuple):
@@ -76,7 +76,14 @@ def is_url(name: str) -> bool:
 
 def without_secrets(url: str) -> str:
     """The URL for people and files: `***` for user, password and the values of parameters such as token and key."""
-    return SECRET.sub(r"\1***", USER_INFO.sub("***@", url)) if "://" in url else url
+    if "://" not in url:
+        return url
+    url, place = USER_INFO.sub("***@", url), 0
+    while parameter := PARAMETER.search(url, place):
+        place = parameter.start(2)  # a value may hold a parameter
+        if SECRET.search(unquote(parameter[1])):
+            url = f"{url[:place]}***{url[parameter.end() :]}"
+    return url
 
 
 def find_sources(names: Sequence[str]) -> list[Source]:
@@ -89,7 +96,11 @@ def find_sources(names: Sequence[str]) -> list[Source]:
     """
     found: dict[str, Source] = {}
     for name in names:
-        if CAMERA.fullmatch(name):
+        if camera := CAMERA.fullmatch(name):
+            if len(camera[1]) > MOST_DIGITS:
+                raise DataError(
+                    f"{name}: the number of a camera has {MOST_DIGITS} digits at most, the first is camera:0"
+                )
             found.setdefault(name, Source(name, "video", live=True))
         elif is_url(name):
             found.setdefault(name, _ask_server(name))
