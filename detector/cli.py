@@ -195,10 +195,8 @@ def exit_code_of(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except PermissionError as error:
-        print(
-            f"error: {printable(str(error.filename))}: permission denied; give this user the right to it",
-            file=sys.stderr,
-        )
+        what = printable(str(error if error.filename is None else error.filename))
+        print(f"error: {what}: permission denied; give this user the right to it", file=sys.stderr)
         return DetectorError.exit_code
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
@@ -333,7 +331,7 @@ def config_files(arguments: Sequence[str]) -> list[str]:
 
 def check_file(name: str, command: Command, path: str) -> None:
     """Raise ConfigError naming the file for what is wrong in it, which the parser's own message does not."""
-    if not Path(path).is_file():
+    if not Path(path).exists():
         shipped = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.yaml")))
         raise ConfigError(f"--config: there is no file {path}; the names of shipped ones are: {shipped}")
     content = read_yaml(Path(path))

@@ -3,6 +3,7 @@
 One thread: the tests' networks are too small to gain from more, and threads of two processes would hinder each other.
 """
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ def no_shape_checks_in_module() -> Iterator[None]:
 @pytest.fixture(params=["av", "cv2"])
 def video_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The package that reads and writes videos: that of the extra `video`, and what there is without it."""
+    importlib.import_module("av.subtitles.stream")  # PyAV does when it first writes, which tests do in either case
     if request.param == "cv2":
         monkeypatch.setitem(sys.modules, "av", None)
     return str(request.param)

@@ -252,6 +252,20 @@ def test_what_the_parser_would_stumble_over_is_refused(content: str, line: str, 
         parse("train", COMMANDS["train"], ["--config", str(file)])
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_a_configuration_that_is_no_regular_file_is_refused(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "device":
+        file.symlink_to("/dev/zero")
+    else:
+        file.mkdir()
+    whole = rf"^--config: {file} can't be read \(it is .*{kind}.*, not a regular file\); choose another file$"
+    with pytest.raises(ConfigError, match=whole):
+        parse("train", COMMANDS["train"], ["--config", str(file)])
+
+
 @pytest.mark.parametrize(("name", "option"), [("infer", "classes"), ("import_weights", "class_names")])
 def test_class_names_with_commas(name: str, option: str) -> None:
     required = ["a", "--weights", "w", "--out", "o"] if name == "infer" else ["a", "b"]
@@ -271,3 +285,15 @@ def test_permission_denied_is_not_does_not_exist(
     monkeypatch.setattr(Path, "stat", stat)
     assert main(["report", "run"]) == 2
     assert "permission denied; give this user the right to it" in capsys.readouterr().err
+
+
+def test_a_permission_without_a_file_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def report(_: object) -> int:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setitem(COMMANDS, "report", COMMANDS["report"]._replace(run=report))
+    assert main(["report", "run"]) == 2
+    told = "error: [Errno 1] Operation not permitted: permission denied; give this user the right to it\n"
+    assert capsys.readouterr().err == told

@@ -475,7 +475,7 @@ def test_what_is_no_whole_number_is_refused(tmp_path: Path, number: Any) -> None
     assert "must be an integer" in error_of(tmp_path, changed("images", 0, id=number))
 
 
-@pytest.mark.parametrize("width", [-1, 0, None, "-1", "missing"])
+@pytest.mark.parametrize("width", [-1, 0, None, float("nan"), "-1", "missing"])
 def test_a_size_that_is_missing_or_not_positive_is_read_from_the_image(tmp_path: Path, width: Any) -> None:
     content = changed("images", 0, width=width)
     if width == "missing":
@@ -535,6 +535,13 @@ FORMATS_OF_BOXES = {
     "fractions of the image: multiply": lambda corner, size: np.concatenate([corner / (40, 30), size / (40, 30)]),
     "corners x1, y1, x2, y2: write": lambda corner, size: np.concatenate([corner, corner + size]),
     "center x, center y, width, height: take": lambda corner, size: np.concatenate([corner + size / 2, size]),
+    "corners y1, x1, y2, x2: write x1, y1, x2 - x1": lambda corner, size: np.concatenate(
+        [corner[::-1], (corner + size)[::-1]]
+    ),
+    "fractions of the image and corners x1, y1, x2, y2 or y1, x1, y2, x2: multiply them by its width and height,"
+    " then write x1, y1, x2 - x1": lambda corner, size: np.concatenate([corner / (40, 30), (corner + size) / (40, 30)]),
+    "fractions of the image and center x, center y, width, height: multiply them by its width and height,"
+    " then take": lambda corner, size: np.concatenate([(corner + size / 2) / (40, 30), size / (40, 30)]),
 }
 
 

@@ -28,6 +28,11 @@ from detector.utils.http import download, fetch, without_secrets
             "https://cam/a.jpg?id=4&access_token=hush&x=1#key=hush",
             "https://cam/a.jpg?id=4&access_token=***&x=1#key=***",
         ),
+        (
+            "http://cam/a.jpg?%74oken=hush&n%61me=x&API%5Fk%45y=hush",
+            "http://cam/a.jpg?%74oken=***&n%61me=x&API%5Fk%45y=***",
+        ),
+        ("http://cam/a.jpg?next=/b?key=hu?sh&x=1", "http://cam/a.jpg?next=/b?key=***&x=1"),
         ("HTTP://me:hush@cam/1", "HTTP://***@cam/1"),
         ("rtmp://me:hush@cam/1", "rtmp://***@cam/1"),
         ("folder/me:hush@x?token=1", "folder/me:hush@x?token=1"),

@@ -174,6 +174,7 @@ def without_norms(state: State) -> State:
         (lambda s: s | {"model.5.bn.bias": torch.zeros(7)}, r"model\.5\.bn\.bias has shape \(7,\)"),
         (without_norms, "fused .* give the one from before fusing"),
         (lambda s: s | {"model.5.bn.bias": s["model.5.bn.bias"] / 0}, "not finite"),
+        (lambda s: s | {"model.5.bn.running_var": -s["model.5.bn.running_var"]}, "holds negative variances"),
         (lambda s: s | {"model.5.bn.bias": s["model.5.bn.bias"].to(torch.int8)}, "unquantized"),
         (lambda s: s | {"model.23.dfl.conv.weight": torch.zeros(1, 16, 1, 1)}, "dfl.* differs from what yolo11n has"),
         (lambda _: {"a.weight": torch.zeros(3)}, "no detection network"),

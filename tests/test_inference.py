@@ -351,13 +351,16 @@ def test_exif_turns_a_file_and_a_pil_image(detector: Detector, files: list[Path]
     [
         (np.full((8, 8, 3), 255.0), "outside 0..1"),
         (np.zeros((8, 8, 3), dtype=np.uint16), "type uint16"),
-        (np.zeros((8, 8, 5), dtype=np.uint8), "shape (8, 8, 5)"),
+        (
+            np.zeros((8, 8, 5), dtype=np.uint8),
+            "shape (8, 8, 5); expected (height, width) or (height, width, bands) of 1, 3 or 4",
+        ),
         (np.zeros((2, 8, 8), dtype=np.uint8), "shape (2, 8, 8)"),
         (np.zeros((3, 8, 8), dtype=np.uint8), "shape (3, 8, 8)"),
         (np.zeros((1, 1, 8, 8, 3), dtype=np.uint8), "shape (1, 1, 8, 8, 3)"),
         (np.zeros((0, 8, 3), dtype=np.uint8), "shape (0, 8, 3)"),
         (np.zeros((0, 8), dtype=np.uint8), "shape (0, 8, 1)"),
-        (torch.zeros(8, 8, 3), "shape (8, 8, 3)"),
+        (torch.zeros(8, 8, 3), "shape (8, 8, 3); expected (bands, height, width) of 1, 3 or 4 bands"),
         (torch.zeros(3, 0, 8), "shape (0, 8, 3)"),
         (torch.full((3, 8, 8), 255.0), "outside 0..1"),
         (torch.full((3, 8, 8), -0.1), "outside 0..1"),
@@ -520,8 +523,18 @@ def test_a_busy_process_is_noticed() -> None:
 
 @pytest.mark.parametrize("value", [5, None, iter([]), io.StringIO("")], ids=["integer", "nothing", "iterator", "text"])
 def test_what_is_no_image_is_refused(value: Any) -> None:
-    with pytest.raises(DataError, match="unsupported image type"):
+    with pytest.raises(
+        DataError, match=r"unsupported image type .*; pass a path, bytes, a file open for reading bytes"
+    ):
         as_array(value)
+
+
+def test_a_file_open_for_text_is_refused(files: list[Path]) -> None:
+    with (
+        files[0].open() as file,
+        pytest.raises(DataError, match=r"'TextIOWrapper'; pass .* a file open for reading bytes"),
+    ):
+        as_array(file)
 
 
 def test_devices_by_name() -> None:

@@ -99,6 +99,8 @@ def test_cameras_and_streams_are_live_and_not_files() -> None:
     assert stream == Source("rtsp://localhost/street", "video", live=True)
     with pytest.raises(DataError, match="no such file or folder"):
         find_sources(["camera:front"])
+    with pytest.raises(DataError, match="camera:10000: the number of a camera has 4 digits at most"):
+        find_sources(["camera:10000"])
 
 
 @pytest.mark.parametrize("extension", [each for extensions in IMAGE_FORMATS.values() for each in extensions])

@@ -84,24 +84,37 @@ def test_a_dataset_with_such_names_goes_through_every_command(
         (data / split / image_name).write_bytes(b"no image")
         file.write_text(json.dumps(content))
     small = ["--epochs", "1", "--image_size", "32", "--batch_size", "2", "--workers", "0", "--max_unreadable", "0.5"]
+    run = "run [a]:dog:"  # as markup, the name of another folder
     found = ["--conf", "0", "--max_detections", "2"]
     for arguments in (
-        ["train", "--data", "data", "--out", "run", *small, "--license", FOREIGN.replace("\0", "")],
-        ["report", "run"],
-        ["evaluate", "--data", "data", "--weights", "run/best.safetensors", "--out", "eval", *small[-4:]],
-        ["export", "--weights", "run/best.safetensors", "--format", "safetensors", "--out", "a.safetensors", "--force"],
-        ["train", "--data", "data", "--out", "again", "--weights", "run/best.safetensors", *small],
+        ["train", "--data", "data", "--out", run, *small, "--license", FOREIGN.replace("\0", "")],
+        ["report", run],
+        ["evaluate", "--data", "data", "--weights", f"{run}/best.safetensors", "--out", "eval [a]", *small[-4:]],
+        [
+            "export",
+            "--weights",
+            f"{run}/best.safetensors",
+            "--format",
+            "safetensors",
+            "--out",
+            "a.safetensors",
+            "--force",
+        ],
+        ["train", "--data", "data", "--out", "again", "--weights", f"{run}/best.safetensors", *small],
     ):
         assert main(arguments) == 0, capsys.readouterr().err
-    assert main(["infer", "data/val", "--weights", "run/best.safetensors", "--out", "found", *found]) == 1
-    assert main(["infer", "data/val", "--weights", "run/best.safetensors", "--out", "x", "--classes", "y"]) == 2
+    assert main(["infer", "data/val", "--weights", f"{run}/best.safetensors", "--out", "found", *found]) == 1
+    assert main(["infer", "data/val", "--weights", f"{run}/best.safetensors", "--out", "x", "--classes", "y"]) == 2
     said = "".join(capsys.readouterr())
     assert obeyed(said) == []
     assert said.count(SHOWN) >= 5
-    page = Path("run/report.html").read_text(encoding="utf-8")
+    assert f"epoch 1: {run}/best.safetensors\n" in said
+    assert f"written: {run}/report.html, with" in said
+    assert "eval [a]" in said
+    page = Path(run, "report.html").read_text(encoding="utf-8")
     assert obeyed(page) == []
     assert SHOWN.replace("</h1>", "&lt;/h1&gt;") in page
-    for path in (*Path("found").glob("*.jpg"), *Path("run/report").glob("*.png")):
+    for path in (*Path("found").glob("*.jpg"), *Path(run, "report").glob("*.png")):
         Image.open(path).load()
     assert len(list(Path("found").glob("*.jpg"))) == 3
 

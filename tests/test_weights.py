@@ -192,6 +192,7 @@ def test_metadata_that_do_not_fit_are_refused(
         (lambda s: s.update({"stem.0.bn.bias": torch.zeros(17)}), "stem.0.bn.bias has shape (17,), not (16,)"),
         (lambda s: s.update({"stem.0.bn.bias": torch.full((16,), float("nan"))}), "stem.0.bn.bias holds values"),
         (lambda s: s.update({"stem.0.bn.running_var": torch.full((16,), float("inf"))}), "running_var holds values"),
+        (lambda s: s["stem.0.bn.running_var"].select(0, 3).neg_(), "stem.0.bn.running_var holds negative variances"),
         (lambda s: s.update({"stem.0.bn.bias": torch.full((16,), 1e300, dtype=torch.float64)}), "bias holds values"),
         (lambda s: s.update({"stem.0.bn.bias": torch.ones(16, dtype=torch.int8)}), "bias is torch.int8, not"),
         (lambda s: s.update({"stem.0.bn.bias": torch.ones(16, dtype=torch.bool)}), "bn.bias is torch.bool, not"),

@@ -1,6 +1,7 @@
 """A COCO annotation file as it comes from outside: each entry is checked, every complaint names file, entry and field."""
 
 import json
+import math
 import re
 import reprlib
 from collections import Counter
@@ -93,12 +94,12 @@ class AnnotationFile:
     def integers(
         self, section: str, field: str, absent: int | None = None, booleans: bool = False
     ) -> Int64[np.ndarray, " entries"]:
-        """Whole numbers, also those written as 1.0 or "1"; `absent` stands for null and for a field that isn't there."""
+        """Whole numbers, also those written as 1.0 or "1"; `absent` stands for null, NaN and a field that isn't there."""
         usual = (int, bool) if booleans else (int,)
         if absent is None:
             values = self.column(section, field)
         else:
-            values = [absent if entry.get(field) is None else entry[field] for entry in self.content[section]]
+            values = [absent if _is_nothing(entry.get(field)) else entry[field] for entry in self.content[section]]
         numbers = [value if type(value) in usual else _whole_number(value) for value in values]
         for index, (value, number) in enumerate(zip(values, numbers, strict=True)):
             if number is None or abs(number) > LARGEST_INTEGER:
@@ -196,6 +197,10 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         key = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the key {reprlib.repr(key)} appears twice in one object")
     return content
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or (type(value) is float and math.isnan(value))  # as pandas writes null
 
 
 def _whole_number(value: Any) -> int | None:

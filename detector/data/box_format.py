@@ -1,9 +1,10 @@
 """Boxes that are well-formed but of another format than x, y, width, height in pixels, which no error shows later."""
 
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from detector.errors import DataError
 
@@ -15,6 +16,10 @@ less for tiny ones, which stay unnoticed; 0 for boxes of the right format."""
 SLACK = 0.01  # of the image's side
 
 
+Format: TypeAlias = tuple[str, str]
+"""What boxes are, and what to do about it."""
+
+
 def require_pixels_xywh(xywh: Float64[np.ndarray, "boxes 4"], sizes: Int64[np.ndarray, "boxes 2"], path: Path) -> None:
     """Raise DataError naming `path` and the remedy where nearly all boxes must be fractions, corners or centers.
 
@@ -23,18 +28,36 @@ def require_pixels_xywh(xywh: Float64[np.ndarray, "boxes 4"], sizes: Int64[np.nd
     some = (xywh[:, 2:] > 0).all(axis=1)
     if np.count_nonzero(some) < FEWEST_BOXES:
         return
-    first, second, side = xywh[some, :2], xywh[some, 2:], sizes[some] * (1 + SLACK)
-    slack = sizes[some] * SLACK
-    fractions = (first >= 0).all(axis=1) & (first + second <= 2).all(axis=1) & (side > 2).all(axis=1)
-    misread = (first + second > side).any(axis=1).mean() >= MISREAD
-    corners = (first >= -slack).all(axis=1) & (second > first).all(axis=1) & (second <= side).all(axis=1)
-    centers = (first - second / 2 >= -slack).all(axis=1) & (first + second / 2 <= side).all(axis=1)
-    for fits, format_, remedy in (
-        (fractions & (second <= 1).all(axis=1), "fractions of the image", "multiply them by its width and height"),
-        (corners & misread, "corners x1, y1, x2, y2", "write x1, y1, x2 - x1, y2 - y1"),
-        (centers & misread, "center x, center y, width, height", "take half of width and height off x and y"),
-    ):
-        if fits.mean() >= NEARLY_ALL:
-            raise DataError(
-                f"{path}: annotations[].bbox must be x, y, width, height in pixels, but nearly all boxes are {format_}: {remedy}"
-            )
+    boxes, sizes = xywh[some], sizes[some]
+    found: list[Format] = []
+    if _nearly_all(boxes >= 0, boxes[:, 2:] <= 1, boxes[:, :2] + boxes[:, 2:] <= 2, sizes > 2):
+        found.append(("fractions of the image", "multiply them by its width and height"))
+        sizes = np.ones_like(sizes)
+    if (other := _other_format(boxes, sizes)) is not None:
+        found.append(other)
+    if found:
+        formats, remedies = zip(*found, strict=True)
+        raise DataError(
+            f"{path}: annotations[].bbox must be x, y, width, height in pixels, but nearly all boxes are"
+            f" {' and '.join(formats)}: {', then '.join(remedies)}"
+        )
+
+
+def _other_format(boxes: Float64[np.ndarray, "boxes 4"], sizes: Int64[np.ndarray, "boxes 2"]) -> Format | None:
+    """Corners or centers, if nearly all boxes are within their image then, and some not as x, y, width, height."""
+    first, second, rim = boxes[:, :2], boxes[:, 2:], sizes * SLACK
+    if (first + second > sizes + rim).any(axis=1).mean() < MISREAD:
+        return None
+    ordered, rim_yx, sizes_yx = second > first, rim[:, ::-1], sizes[:, ::-1]
+    xy = _nearly_all(ordered, first >= -rim, second <= sizes + rim)
+    yx = _nearly_all(ordered, first >= -rim_yx, second <= sizes_yx + rim_yx)
+    if xy or yx:
+        orders = ["x1, y1, x2, y2"] * xy + ["y1, x1, y2, x2"] * yx
+        return f"corners {' or '.join(orders)}", "write x1, y1, x2 - x1, y2 - y1"
+    if _nearly_all(first - second / 2 >= -rim, first + second / 2 <= sizes + rim):
+        return "center x, center y, width, height", "take half of width and height off x and y"
+    return None
+
+
+def _nearly_all(*conditions: Bool[np.ndarray, "boxes _"]) -> bool:
+    return bool(np.column_stack(conditions).all(axis=1).mean() >= NEARLY_ALL)

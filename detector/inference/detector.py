@@ -232,25 +232,30 @@ def as_array(image: object) -> UInt8[np.ndarray, "height width 3"]:
     if isinstance(image, str | Path):
         _require_image_file(str(image))
         return read_image(Path(image))
-    if isinstance(image, io.IOBase):
-        image = image.read()  # of a file that is open for text a str, which is refused below
+    if isinstance(image, io.IOBase) and not isinstance(image, io.TextIOBase):
+        image = image.read()
     if isinstance(image, bytes | bytearray | memoryview):
         return image_from_bytes(bytes(image))
     if isinstance(image, PIL.Image.Image):
         image = image_from_pil(image)
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
-            raise DataError(f"an image tensor has shape {tuple(image.shape)}; expected (3, height, width), RGB")
+            raise DataError(
+                f"an image tensor has shape {tuple(image.shape)}; expected (bands, height, width) of 1, 3 or 4 bands"
+            )
         image = image.detach().permute(1, 2, 0).cpu()
         image = (image.float() if image.is_floating_point() else image).numpy()  # NumPy has no bfloat16
     if not isinstance(image, np.ndarray):
         raise DataError(
-            f"unsupported image type {type(image).__name__!r}; pass a path, bytes, a NumPy array, a PIL image or a tensor"
+            f"unsupported image type {type(image).__name__!r}; pass a path, bytes, a file open for reading bytes, a NumPy array,"
+            " a PIL image or a tensor"
         )
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.size == 0:
-        raise DataError(f"an image array has shape {image.shape}; expected (height, width, 3) RGB or (height, width)")
+        raise DataError(
+            f"an image array has shape {image.shape}; expected (height, width) or (height, width, bands) of 1, 3 or 4 bands"
+        )
     if np.issubdtype(image.dtype, np.floating):
         if not ((image >= 0) & (image <= 1)).all():
             raise DataError("an image of floats holds values outside 0..1; expected 0..1, or uint8 for 0..255")

@@ -20,7 +20,8 @@ IMAGES = tuple(extension for extensions in IMAGE_FORMATS.values() for extension 
 VIDEOS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "mts", "m2ts", "wmv", "flv", "3gp", "h264")
 TS_PACKET, TS_SYNC = 188, 0x47  # of MPEG transport streams; other .ts files are programs
 RECURSIVE = re.compile(r"(?:^|(?<=[/\\]))\*\*(?:[/\\]|$)")
-CAMERA = re.compile(r"camera:(\d{1,4})")
+CAMERA = re.compile(r"camera:(\d+)")
+MOST_DIGITS = 4  # of a camera's number
 
 
 class Source(NamedTuple):
@@ -69,7 +70,11 @@ def find_sources(names: Sequence[str]) -> list[Source]:
     """
     found: dict[str, Source] = {}
     for name in names:
-        if CAMERA.fullmatch(name):
+        if camera := CAMERA.fullmatch(name):
+            if len(camera[1]) > MOST_DIGITS:
+                raise DataError(
+                    f"{name}: the number of a camera has {MOST_DIGITS} digits at most, the first is camera:0"
+                )
             found.setdefault(name, Source(name, "video", live=True))
         elif is_url(name):
             found.setdefault(name, _ask_server(name))

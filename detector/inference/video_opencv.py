@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from detector.errors import DataError, DetectorError, WriteError
+from detector.inference.display_matrix import read_display_matrix, upright
 from detector.inference.sources import Source
 from detector.inference.video import Ending, Frame, Write
 from detector.utils.fileio import atomic_path, writing
@@ -27,10 +28,14 @@ def frames(source: Source) -> Generator[Frame, None, Ending]:
 
     A part of a file that can't be decoded is counted; what the decoder patches up itself is not. The end of a stream
     and a server that is silent for `TIMEOUT` look the same here. OpenCV may crash on a file whose pixel
-    format changes midway (opencv/opencv#29699).
+    format changes midway (opencv/opencv#29699). OpenCV turns frames, but doesn't mirror them: those of an MP4 file are left
+    to `upright`.
     """
     capture = _open(source)
     try:
+        matrix = None if source.url else read_display_matrix(Path(source.name))
+        if matrix is not None:
+            capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
         count, broken, failed, first, started, moment, step = 0, 0, 0, 0.0, 0.0, 0.0, 0.0
         rate = capture.get(cv2.CAP_PROP_FPS)
         while failed < (1 if source.url else DAMAGED):
@@ -46,7 +51,8 @@ def frames(source: Source) -> Generator[Frame, None, Ending]:
             else:
                 following = time - first if time - first > moment else moment + step
                 moment, step = following, following - moment
-            yield moment, cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            yield moment, image if matrix is None else upright(image, matrix)
             count += 1
         expected = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         # where the header has no number of frames, OpenCV makes one of the length and the rate

@@ -4,7 +4,6 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from struct import unpack
 from typing import Any
 
 import av
@@ -13,6 +12,7 @@ from av.error import FFmpegError
 from jaxtyping import UInt8
 
 from detector.errors import DataError
+from detector.inference.display_matrix import upright
 from detector.inference.sources import Source
 from detector.inference.video import Ending, Frame, Write
 from detector.utils.fileio import atomic_path, writing
@@ -79,16 +79,12 @@ def _length(stream: "av.VideoStream", first: float) -> float:
 
 
 def _upright(frame: "av.VideoFrame") -> UInt8[np.ndarray, "height width 3"]:
-    """The frame as a player shows it, turned and mirrored by its display matrix; phones store theirs lying."""
+    """The frame as a player shows it; phones store theirs lying."""
     image = frame.to_ndarray(format="rgb24")
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image
-    a, b, _, c, d = unpack("=9i", bytes(matrix))[:5]  # of a stored x and y it shows a x + c y, b x + d y
-    if abs(b) > abs(a):
-        image = image.transpose(1, 0, 2)
-        a, d = c, b
-    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+    return upright(image, np.frombuffer(bytes(matrix), np.int32).reshape(3, 3)[:2, :2].astype(np.float64))
 
 
 @contextmanager

@@ -25,14 +25,20 @@ CHUNK = 1 << 20
 USER_INFO = re.compile(
     r"(?<=://)(?:[^/?#]*@|[^/?#:@]+:(?!\d*[/?#])[^@]*@)"
 )  # also with a / or # that is not %2F or %23
-SECRET = re.compile(
-    r"([?&;#][^=&;#]*(?:token|key|secret|sig|pass|pwd|auth|cred|session|user|login|code)[^=&;#]*=)[^&;#]*", re.I
-)
+PARAMETER = re.compile(r"[?&;#]([^=&;#]*)=([^&;#]*)")
+SECRET = re.compile(r"token|key|secret|sig|pass|pwd|auth|cred|session|user|login|code", re.I)
 
 
 def without_secrets(url: str) -> str:
     """The URL for people and files: `***` for user, password and the values of parameters such as token and key."""
-    return SECRET.sub(r"\1***", USER_INFO.sub("***@", url)) if "://" in url else url
+    if "://" not in url:
+        return url
+    url, place = USER_INFO.sub("***@", url), 0
+    while parameter := PARAMETER.search(url, place):
+        place = parameter.start(2)  # a value may hold a parameter
+        if SECRET.search(unquote(parameter[1])):
+            url = f"{url[:place]}***{url[parameter.end() :]}"
+    return url
 
 
 def fetch(url: str, content: bool = True) -> tuple[bytes, HTTPMessage]:

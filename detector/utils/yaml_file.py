@@ -17,8 +17,11 @@ def read_yaml(path: Path) -> dict[Any, Any]:
     Aliases are refused, as a few lines of them unfold to more than any memory holds, and so are tags (!!int) and what is longer
     than `MAX_BYTES` or nested deeper than `MAX_DEPTH`.
     """
+    from detector.utils.fileio import require_regular  # only now: --help loads nothing heavy
+
     depth = 0
     try:
+        require_regular(path)
         with path.open("rb") as file:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:

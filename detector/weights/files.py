@@ -176,10 +176,19 @@ def load_weights(path: str | Path) -> tuple[DetectionModel, WeightsInfo]:
         )
     state = {name: tensor.to(expected[name].dtype, copy=True) for name, tensor in state.items()}
     for name, tensor in state.items():
-        if not torch.isfinite(tensor).all():
-            raise WeightsError(f"{path}: {name} holds values that are not finite; take weights of an earlier epoch")
+        if flaw := impossible_values(name, tensor):
+            raise WeightsError(f"{path}: {name} holds {flaw}; take weights of an earlier epoch")
     model.load_state_dict(state, assign=True)
     return model.eval(), info
+
+
+def impossible_values(name: str, tensor: Tensor) -> str:
+    """What a tensor of a state holds that makes all outputs NaN and that no training leaves there; empty if nothing."""
+    if not torch.isfinite(tensor).all():
+        return "values that are not finite"
+    if name.endswith("running_var") and (tensor < 0).any():
+        return "negative variances"
+    return ""
 
 
 def _difference(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:

@@ -14,7 +14,7 @@ from detector.config import MAX_SIDE
 from detector.errors import WeightsError
 from detector.nn.head import BINS
 from detector.utils.fileio import require_regular
-from detector.weights.files import FORMAT
+from detector.weights.files import FORMAT, impossible_values
 from detector.weights.published.archive import SIGNATURE, read_archive
 from detector.weights.published.layouts import COMMON, MIT, Layout
 from detector.weights.published.names import CLASS_WEIGHT, counterpart, from_published
@@ -222,10 +222,8 @@ def _converted(name: str, tensor: Tensor) -> Tensor:
         raise WeightsError(f"the tensor for {name} is {tensor.dtype}; give an unquantized checkpoint")
     dtype = torch.float32 if tensor.is_floating_point() else torch.int64
     converted = tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
-    if not torch.isfinite(converted).all():
-        raise WeightsError(
-            f"the tensor for {name} holds values that are not finite; take a checkpoint of an earlier epoch"
-        )
+    if flaw := impossible_values(name, converted):
+        raise WeightsError(f"the tensor for {name} holds {flaw}; take a checkpoint of an earlier epoch")
     return converted
 
 
