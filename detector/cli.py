@@ -18,12 +18,14 @@ import docstring_parser
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from detector.config import (
+    BatchConfig,
     BenchmarkConfig,
     DemoConfig,
     EvaluateConfig,
     ExportConfig,
     ImportConfig,
     InferConfig,
+    JoinBatchConfig,
     ReportConfig,
     TrainConfig,
     WeightsConfig,
@@ -80,6 +82,20 @@ def infer(config: InferConfig) -> int:
     from detector.inference.infer import infer
 
     return infer(config)
+
+
+def batch(config: BatchConfig) -> int:
+    from detector.batch.run import batch
+
+    batch(config)
+    return 0
+
+
+def join_batch(config: JoinBatchConfig) -> int:
+    from detector.batch.run import join_batch
+
+    join_batch(config)
+    return 0
 
 
 def export(config: ExportConfig) -> int:
@@ -141,6 +157,8 @@ COMMANDS = {
     "train": Command(TrainConfig, train),
     "evaluate": Command(EvaluateConfig, evaluate),
     "infer": Command(InferConfig, infer, positionals=("sources",), flags=("attention",)),
+    "batch": Command(BatchConfig, batch, positionals=("sources",)),
+    "join_batch": Command(JoinBatchConfig, join_batch, positionals=("folder",), computes=False),
     "export": Command(ExportConfig, export, flags=("batched", "raw", "dynamic", "force")),
     "benchmark": Command(BenchmarkConfig, benchmark),
     "import_weights": Command(ImportConfig, import_weights, positionals=("checkpoint", "out"), computes=False),

@@ -481,6 +481,53 @@ class InferConfig(PredictionConfig, TileConfig):
         return list(dict.fromkeys(kind.strip() for kind in self.save.split(",")))
 
 
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig(PredictionConfig):
+    """Detect objects in millions of images, in parts that survive crashes; write Parquet files."""
+
+    RANGES: ClassVar[Ranges] = {**PredictionConfig.RANGES, "workers": (1, 1024), "part_size": (1, MANY)}
+
+    sources: list[str]
+    """Images, folders, globs, text files (.txt) with a path in each line, Parquet files with a column path."""
+    weights: str
+    """Weights file, exported file or name (detector weights lists them)."""
+    out: str
+    """Folder for the results; those of other images, weights or settings are refused there."""
+    engine: Literal["local"] = "local"
+    """What runs the workers; local: processes of this machine."""
+    workers: int | None = None
+    """Worker processes, each with a network of its own in one thread (or in threads); one per core if not given, on CUDA one."""
+    part: str = "1/1"
+    """Share of the parts to do here, as in 3/100: the third of a hundred jobs, such as those of a Slurm array."""
+    part_size: int = 200
+    """Images per part: what is lost when a worker is killed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numbers = self.part.split("/")
+        valid = len(numbers) == 2 and all(each.isascii() and each.isdigit() and len(each) < 8 for each in numbers)
+        _require(
+            valid and 1 <= self.share[0] <= self.share[1], "part", self.part, "K/N with K from 1 to N, as in 3/100"
+        )
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Number of the share, from 1, and how many there are."""
+        number, _, shares = self.part.partition("/")
+        return int(number), int(shares)
+
+
+@dataclass(frozen=True)
+class JoinBatchConfig:
+    """Write the results of a finished batch as one detections.json."""
+
+    folder: str
+    """Folder that detector batch has filled (its --out)."""
+
+    def __post_init__(self) -> None:
+        _require_types("", self)
+
+
 @dataclass(frozen=True)
 class ExportConfig:
     """Export weights for another runtime; the file is kept only if it detects what the model detects."""

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 from detector.errors import DISTRIBUTION
 
-EXTRAS = frozenset({"export"})
+EXTRAS = frozenset({"export", "batch"})
 DEVELOPMENT = frozenset({"export", "dev"})
 
 GPL = re.compile(r"(?<![A-Za-z])A?GPL|Affero|(?<!Lesser )(?<!Library )General Public Licen[cs]e", re.IGNORECASE)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from detector.errors import DetectorError
 from detector.utils.interrupts import handler_kept, interrupt_later, obey_parent_only, stop_signals_blocked
+from detector.utils.threads import available_cores
 
 UNCAUGHT = 1
 """Exit code of a worker that could not run the script it belongs to: an error in the loader itself comes as an error."""
@@ -27,9 +28,8 @@ def worker_count(workers: int) -> int:
     """The number of workers to start: as given, or for -1 one per core, at most 8."""
     if workers >= 0:
         return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # that torchrun started on this machine
-    return min(max(cores // processes, 1), 8)
+    return min(max(available_cores() // processes, 1), 8)
 
 
 def start_worker(_worker: int) -> None:

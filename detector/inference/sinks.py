@@ -13,7 +13,7 @@ from PIL import Image
 
 from detector.errors import printable
 from detector.inference.streaming import StreamResult
-from detector.structures import Categories
+from detector.structures import Categories, Detections
 from detector.utils.fileio import atomic_path, atomic_write, writing
 
 Write = Callable[[Sequence[Mapping[str, Any]]], None]
@@ -38,7 +38,14 @@ def entries(result: StreamResult, image_id: int, categories: Categories) -> list
     place: dict[str, Any] = {"file_name": result.source.name}
     if result.source.kind == "video":
         place |= {"frame": result.frame, "time": round(result.time, 4)}
-    found = zip(result.detections.to_coco(image_id, categories), result.detections.names, strict=True)
+    return image_entries(place, result.detections, image_id, categories)
+
+
+def image_entries(
+    place: Mapping[str, Any], detections: Detections, image_id: int, categories: Categories
+) -> list[dict[str, Any]]:
+    """The same of what was found at this place."""
+    found = zip(detections.to_coco(image_id, categories), detections.names, strict=True)
     return [{**entry, **place, "category_name": name} for entry, name in found]
 
 

@@ -197,6 +197,27 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1))
 
 
+def put_json_if_absent(path: Path, value: Any) -> bool:
+    """Write `value` as JSON unless there is a file already, also one that another process has just made; whether it was written.
+
+    Raises WriteError as `atomic_write`.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_dir(path.parent) as folder:
+            temporary = folder / path.name
+            temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without links, where two processes may both find nothing
+                if path.exists():
+                    return False
+                temporary.replace(path)
+    return True
+
+
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file of any size, in hexadecimal digits."""
     digest = hashlib.sha256()

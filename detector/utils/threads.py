@@ -18,6 +18,11 @@ _before = 0, 0
 """Threads of PyTorch and OpenCV before the first of them."""
 
 
+def available_cores() -> int:
+    """The number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def limited_threads(threads: int | None) -> Iterator[None]:
     """Let PyTorch and OpenCV compute with that many threads within the block; None leaves them as they are.

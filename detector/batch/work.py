@@ -1,0 +1,62 @@
+"""The work on a part, the same for every engine: detect in its images, publish its rows."""
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detector.batch.plan import Part, part_path, text_of
+from detector.batch.table import Table, error_row, found_row, table_of, write_table
+from detector.config import BatchConfig
+from detector.inference.detector import Detector
+from detector.inference.sources import Source
+from detector.inference.streaming import stream
+from detector.utils.fileio import atomic_write
+
+
+class StoppedError(Exception):
+    """The work on a part was to end before its last image."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker must know, wherever it runs."""
+
+    config: BatchConfig
+    settings: dict[str, Any]
+
+    def path(self, part: Part) -> Path:
+        return part_path(Path(self.config.out), self.settings, part)
+
+    def load(self) -> Detector:
+        """The detector, which has run once: what can't run ends here and is no image's fault."""
+        detector = Detector.load(self.config.weights, self.config, threads=self.config.threads or 1)
+        detector(np.zeros((64, 64, 3), np.uint8))
+        return detector
+
+    def publish(self, part: Part, rows: Table) -> None:
+        """Write a part's file, whole or not at all; that it is there already does no harm, it is the same."""
+        atomic_write(self.path(part), lambda temporary: write_table(rows, temporary))
+
+
+def detect_part(detector: Detector, part: Part, goes_on: Callable[[int], bool]) -> Table:
+    """The rows of a part's images in their order, one for each.
+
+    goes_on: called after each image with the number of those that are done; if it returns false, StoppedError is raised.
+    """
+    ids = {path: part.first_id + place for place, path in enumerate(part.paths)}
+    rows: dict[str, dict[str, Any]] = {}
+
+    def failed(source: Source, error: Exception) -> None:
+        rows[source.name] = error_row(text_of(source.name), ids[source.name], str(error))
+
+    with closing(stream(detector, [Source(path, "image") for path in part.paths], failed)) as results:
+        for result in results:
+            name, (height, width) = result.source.name, result.image.shape[:2]
+            rows[name] = found_row(text_of(name), ids[name], (width, height), result.detections)
+            if not goes_on(len(rows)):
+                raise StoppedError
+    return table_of([rows[path] for path in part.paths])

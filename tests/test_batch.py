@@ -1,0 +1,401 @@
+"""Batches: what is in the folder at the end is the same, whatever happened on the way."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from command_line import REPOSITORY
+from lively_model import lively_model
+
+from detector.batch.ledger import Job, Ledger
+from detector.batch.local import run_local
+from detector.batch.plan import PARTS, Part, cut, list_images
+from detector.batch.progress import BatchProgress
+from detector.batch.run import batch, join_batch
+from detector.batch.table import error_row, table_of
+from detector.batch.work import Task
+from detector.cli import main
+from detector.config import BatchConfig, InferConfig, JoinBatchConfig
+from detector.demo.scenes import make_dataset
+from detector.errors import ConfigError, DataError, DetectorError, WriteError
+from detector.inference import streaming
+from detector.inference.detector import Detector
+from detector.inference.infer import infer
+from detector.structures import Categories
+from detector.weights.files import WeightsInfo, save_weights
+
+CATEGORIES = Categories((3, 7, 90), ("cat", "dog", "cow"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    save_weights(path, lively_model(len(CATEGORIES)), WeightsInfo("yolo11n", CATEGORIES, 96, {}, {}, "CC0-1.0"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten drawn images and a damaged one."""
+    root = tmp_path_factory.mktemp("scenes")
+    make_dataset(root, seed=1, train=10, val=3, test=3)
+    (root / "train" / "damaged.jpg").write_bytes(b"no image")
+    return root / "train"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(images: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a batch that nothing has happened to."""
+    out = tmp_path_factory.mktemp("batch") / "out"
+    batch(config_of(images, weights, out))
+    return out
+
+
+def config_of(images: Path, weights: Path, out: Path, **options: Any) -> BatchConfig:
+    given = {"part_size": 3, "workers": 1, "device": "cpu"} | options
+    return BatchConfig(sources=[str(images)], weights=str(weights), out=str(out), **given)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def parts_of(task: Task) -> list[Part]:
+    return cut(list_images(task.config.sources), task.config.part_size)
+
+
+def task_like(undisturbed: Path, config: BatchConfig, kind: type[Task] = Task) -> Task:
+    """A task whose folder is claimed with the settings of the undisturbed one."""
+    settings = (undisturbed / "settings.json").read_text()
+    (Path(config.out) / PARTS).mkdir(parents=True)
+    (Path(config.out) / "settings.json").write_text(settings)
+    return kind(config, json.loads(settings))
+
+
+@pytest.mark.slow
+def test_a_batch_finds_what_infer_finds_byte_for_byte(
+    images: Path, weights: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    found = tmp_path / "infer"
+    assert infer(InferConfig(sources=[str(images)], weights=str(weights), out=str(found), save="json", threads=1)) == 1
+    join_batch(JoinBatchConfig(str(undisturbed)))
+    joined = undisturbed / "detections.json"
+    assert joined.read_bytes() == (found / "detections.json").read_bytes()
+    assert len(json.loads(joined.read_text())) > 10
+    joined.unlink()
+    rows = sorted(pq.read_table(undisturbed / PARTS).to_pylist(), key=lambda row: row["image_id"])
+    assert [row["image"] for row in rows] == [str(path) for path in sorted(images.glob("*.jpg"))]
+    (failed,) = [row for row in rows if row["error"] is not None]
+    assert "damaged.jpg: this is not an image of a known format" in failed["error"]
+    assert failed["boxes"] is None
+    detector = Detector.load(weights, device="cpu", threads=1)
+    for row in [row for row in rows if row["error"] is None][:3]:
+        detections = detector(row["image"])
+        assert row["boxes"] == detections.boxes.tolist()
+        assert row["scores"] == detections.scores.tolist()
+        assert [CATEGORIES.names[label] for label in row["labels"]] == row["names"] == detections.names
+        assert [CATEGORIES.ids[label] for label in row["labels"]] == row["category_ids"]
+
+
+@pytest.mark.slow
+def test_shares_make_the_whole_and_a_rerun_does_nothing(
+    images: Path, weights: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batch(config_of(images, weights, tmp_path, part="2/2"))
+    with pytest.raises(DataError, match="holds rows of 5 of 11 images"):
+        join_batch(JoinBatchConfig(str(tmp_path)))
+    batch(config_of(images, weights, tmp_path, part="1/2"))
+    assert content(tmp_path) == content(undisturbed)
+    capsys.readouterr()
+    batch(config_of(images, weights, tmp_path))
+    assert capsys.readouterr().out == "11 images; of 4 parts to do here 4 are done\n"
+
+
+@pytest.mark.slow
+def test_results_of_something_else_are_refused(images: Path, weights: Path, tmp_path: Path, undisturbed: Path) -> None:
+    before = content(undisturbed)
+    other = tmp_path / "other.safetensors"
+    save_weights(other, lively_model(3), WeightsInfo("yolo11n", CATEGORIES, 96, {"epochs": 2}, {}, "CC0-1.0"))
+    with pytest.raises(WriteError, match="holds results of another weights_sha256"):
+        batch(config_of(images, other, undisturbed))
+    with pytest.raises(WriteError, match=r"holds results of another conf \(0.25, now 0.5\)"):
+        batch(config_of(images, weights, undisturbed, conf=0.5))
+    with pytest.raises(WriteError, match=r"holds results of another images \(11, now 1\)"):
+        batch(config_of(images / "damaged.jpg", weights, undisturbed))
+    assert content(undisturbed) == before
+
+
+@dataclass(frozen=True)
+class PoisonTask(Task):
+    """The decoder ends the process at one image."""
+
+    def load(self) -> Detector:
+        read = streaming.read_image
+
+        def read_image(path: Path) -> Any:
+            if path.name == sorted(Path(self.config.sources[0]).iterdir())[4].name:
+                os._exit(11)
+            return read(path)
+
+        streaming.read_image = read_image  # type: ignore[assignment]
+        return super().load()
+
+
+@pytest.mark.slow
+def test_an_image_that_ends_the_process_is_found_and_quarantined(
+    images: Path, weights: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = task_like(undisturbed, config_of(images, weights, tmp_path / "out"), PoisonTask)
+    poison = list_images(task.config.sources)[4]
+    with BatchProgress(11) as progress:
+        assert run_local(task, parts_of(task), 1, progress)
+    assert (progress.images, progress.errors) == (11, 2)
+    line = f"{poison}: quarantined: 2 worker processes ended on this image (exit code 11)"
+    assert line in capsys.readouterr().err
+    found, expected = content(tmp_path / "out"), content(undisturbed)
+    (changed,) = [name for name in expected if found[name] != expected[name]]
+    assert found.keys() == expected.keys()
+    rows, sound = (pq.read_table(folder / changed).to_pylist() for folder in (tmp_path / "out", undisturbed))
+    assert rows == [error_row_of(row, line) if row["image"] == poison else row for row in sound]
+
+
+def error_row_of(row: dict[str, Any], line: str) -> dict[str, Any]:
+    return dict.fromkeys(row) | {"image": row["image"], "image_id": row["image_id"], "error": line}
+
+
+class Killing(BatchProgress):
+    """Kills each worker that says what it has done, a few times."""
+
+    left = 4
+
+    def under_way(self, worker: Hashable, images: int) -> None:
+        if images and self.left:
+            self.left -= 1
+            worker.process.kill()  # type: ignore[attr-defined]
+        super().under_way(worker, images)
+
+
+@pytest.mark.slow
+def test_killed_workers_leave_no_trace(images: Path, weights: Path, undisturbed: Path, tmp_path: Path) -> None:
+    task = task_like(undisturbed, config_of(images, weights, tmp_path / "out"))
+    with Killing(11) as progress:
+        assert run_local(task, parts_of(task), 2, progress)
+    assert progress.left == 0
+    assert content(tmp_path / "out") == content(undisturbed)
+
+
+class Stopping(BatchProgress):
+    """Sends the driver a stop signal when the first image is done."""
+
+    def under_way(self, worker: Hashable, images: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        super().under_way(worker, images)
+
+
+@pytest.mark.slow
+def test_a_stop_signal_lets_the_image_finish(images: Path, weights: Path, undisturbed: Path, tmp_path: Path) -> None:
+    task = task_like(undisturbed, config_of(images, weights, tmp_path / "out"))
+    with Stopping(11) as progress:
+        assert not run_local(task, parts_of(task), 1, progress)
+    assert len(list((tmp_path / "out" / PARTS).iterdir())) <= 1
+    with BatchProgress(11) as progress:
+        assert run_local(task, parts_of(task), 1, progress)
+    assert content(tmp_path / "out") == content(undisturbed)
+
+
+class BrokenTask(Task):
+    def load(self) -> Detector:
+        os._exit(7)
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_begin_are_an_error_and_no_images_fault(
+    images: Path, weights: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    task = task_like(undisturbed, config_of(images, weights, tmp_path / "out"), BrokenTask)
+    with pytest.raises(DetectorError, match=r"3 worker processes ended before they could begin \(exit code 7\)"):
+        run_local(task, parts_of(task), 1, BatchProgress(11))
+    assert list((tmp_path / "out" / PARTS).iterdir()) == []
+
+
+def start(
+    images: Path, weights: Path, out: Path, largest_file: int = resource.RLIM_INFINITY
+) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "detector", "batch", str(images), "--weights", str(weights), "--out", str(out)]
+    return subprocess.Popen(
+        [*command, "--part_size=3", "--workers=1", "--device=cpu"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file)),
+    )
+
+
+def wait_for_worker(process: "subprocess.Popen[str]") -> None:
+    until = time.monotonic() + 300
+    while time.monotonic() < until and process.poll() is None:
+        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return
+        time.sleep(0.01)
+    raise AssertionError("no worker has started")
+
+
+def require_no_orphans(process: "subprocess.Popen[str]") -> None:
+    until = time.monotonic() + 300
+    while time.monotonic() < until:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    raise AssertionError("a process is left")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_driver_that_is_ended_leaves_no_process_and_can_go_on(
+    number: signal.Signals, images: Path, weights: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """One share first, so that something is there and something is left."""
+    batch(config_of(images, weights, tmp_path / "out", part="1/2"))
+    missing = content(undisturbed).keys() - content(tmp_path / "out").keys()
+    assert len(missing) == 2
+    process = start(images, weights, tmp_path / "out")
+    wait_for_worker(process)
+    os.kill(process.pid, number)
+    _, err = process.communicate(timeout=300)
+    require_no_orphans(process)
+    if number == signal.SIGTERM:
+        assert process.returncode == 2
+        assert err.strip().splitlines()[-1] == (
+            "error: stopped; 2 of 4 parts are left, and the same command goes on from there"
+        )
+    batch(config_of(images, weights, tmp_path / "out"))
+    assert content(tmp_path / "out") == content(undisturbed)
+
+
+@pytest.mark.slow
+def test_two_drivers_at_once_do_no_harm(images: Path, weights: Path, undisturbed: Path, tmp_path: Path) -> None:
+    drivers = [start(images, weights, tmp_path / "out") for _ in range(2)]
+    assert [(driver.communicate(timeout=300)[1], driver.returncode)[1] for driver in drivers] == [0, 0]
+    assert content(tmp_path / "out") == content(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line(images: Path, weights: Path, undisturbed: Path, tmp_path: Path) -> None:
+    sizes = [path.stat().st_size for path in (undisturbed / PARTS).iterdir()]
+    process = start(images, weights, tmp_path / "out", largest_file=min(sizes) - 1)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2
+    line = err.strip().splitlines()[-1]
+    assert line.startswith(f"error: {tmp_path / 'out' / PARTS}")
+    assert "can't be written" in line
+    assert list((tmp_path / "out" / PARTS).iterdir()) == []
+    require_no_orphans(process)
+
+
+def test_an_output_that_cannot_be_written_is_one_line(
+    images: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "out"
+    assert main(["batch", str(images), f"--weights={weights}", f"--out={out}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --out:")
+
+
+def test_lists_of_paths(images: Path, tmp_path: Path) -> None:
+    paths = [str(images / "damaged.jpg"), "not/there.jpg", "ein weißes.png"]
+    (tmp_path / "list.txt").write_text("\n".join([*paths, "", paths[0]]), encoding="utf-8")
+    pq.write_table(pa.table({"path": paths, "other": [1, 2, 3]}), tmp_path / "list.parquet")
+    assert list_images([str(tmp_path / "list.txt")]) == paths
+    assert list_images([str(tmp_path / "list.parquet"), str(images)])[:3] == paths
+    assert len(list_images([str(tmp_path / "list.parquet"), str(images)])) == 13
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
+    pq.write_table(pa.table({"path": [1]}), tmp_path / "numbers.parquet")
+    (tmp_path / "urls.txt").write_text("https://example.org/a.jpg")
+    refused = {
+        "empty.txt": "this list holds no path",
+        "damaged.parquet": "can't be read as Parquet",
+        "numbers.parquet": "has no column path of strings",
+        "urls.txt": "is a URL; detector batch takes image files",
+        "none.txt": "no such file or folder",
+    }
+    for name, reason in refused.items():
+        with pytest.raises(DataError, match=reason):
+            list_images([str(tmp_path / name)])
+    (tmp_path / "film.mp4").touch()
+    with pytest.raises(DataError, match=r"film.mp4: is a video"):
+        list_images([str(tmp_path / "film.mp4")])
+    with pytest.raises(DataError, match="detector infer takes cameras"):
+        list_images(["camera:0"])
+
+
+class Published(Task):
+    """Keeps what would be written."""
+
+    def publish(self, part: Part, rows: Any) -> None:
+        self.settings[str(part.first_id)] = rows.column("image_id").to_pylist()
+
+
+def test_the_ledger_bisects_down_to_the_image(tmp_path: Path) -> None:
+    task = Published(config_of(tmp_path, tmp_path, tmp_path), {})
+    part = Part(11, tuple("abcdefg"))
+    ledger, ended = Ledger(task, [part]), []
+    deaths = 0
+    while (job := ledger.take()) is not None:
+        if "f" in job.piece.paths:
+            deaths += 1
+            ended += [line for line in [ledger.died(job, "signal 11")] if line]
+        else:
+            rows = [error_row(path, job.piece.first_id + i, "") for i, path in enumerate(job.piece.paths)]
+            ledger.piece_done(job, table_of(rows))
+    assert ended == ["f: quarantined: 2 worker processes ended on this image (signal 11)"]
+    assert deaths == 2 + 2 + 2
+    assert task.settings == {"11": list(range(11, 18))}
+    assert Job(part, part).whole
+
+
+@pytest.mark.parametrize("part", ["0/3", "4/3", "3", "1/2/3", "a/b", "²/3", "1/0", "-1/3"])
+def test_impossible_shares_are_refused(part: str) -> None:
+    with pytest.raises(ConfigError, match=r"^part: invalid value"):
+        BatchConfig(sources=["a"], weights="w", out="o", part=part)
+
+
+def test_without_pyarrow_the_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("detector.batch")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert main(["join_batch", "folder"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("needs the package pyarrow: pip install 'attention-detector[batch]'")
+
+
+@pytest.mark.slow
+def test_a_file_that_is_no_part_is_named(tmp_path: Path, undisturbed: Path) -> None:
+    (tmp_path / PARTS).mkdir()
+    with pytest.raises(DataError, match="holds no results of detector batch"):
+        join_batch(JoinBatchConfig(str(tmp_path)))
+    (tmp_path / "settings.json").write_bytes((undisturbed / "settings.json").read_bytes())
+    part = next((undisturbed / PARTS).iterdir())
+    (tmp_path / PARTS / "other.parquet").write_bytes(part.read_bytes())
+    with pytest.raises(DataError, match=r"other.parquet: its rows are not what"):
+        join_batch(JoinBatchConfig(str(tmp_path)))
