@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     folder = options.resume or options.out
     write_labels(options.photos, folder / "data")
-    start = [f"--resume={folder}"] if options.resume else ["--config=finetune", f"--out={folder}"]
+    start = [f"--resume={folder}"] if options.resume else ["--config=finetune", "--weights=scratch", f"--out={folder}"]
     for split in ("train", "val"):
         start += [
             f"--paths.{split}_json={folder / 'data' / f'{split}.json'}",
