@@ -305,7 +305,7 @@ class PathsConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a detector on COCO-format data."""
+    """Train a detector on COCO annotations or YOLO labels."""
 
     RANGES: ClassVar[Ranges] = {
         "epochs": (1, MANY),
