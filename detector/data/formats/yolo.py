@@ -10,12 +10,13 @@ import numpy as np
 
 from detector.data.annotation_file import WHOLE_NUMBER, AnnotationFile, polygon_area
 from detector.data.box_format import require_fractions_from_center
-from detector.data.formats.yolo_layout import YoloSplit, find_yolo_split
+from detector.data.formats.yolo_layout import YoloSplit, find_yolo_split, read_lines
 from detector.data.layouts import Split, SplitPaths
 from detector.errors import DataError
 from detector.images.read import UnreadableImageError, image_size
 
-LARGEST_FILE = 100_000_000  # bytes
+LARGEST_FILE = 100_000_000
+"""Bytes of the labels of an image."""
 LARGEST_NUMBER = 9999
 """Of a class without a name."""
 TOLERANCE = 0.01
@@ -65,16 +66,8 @@ def read_yolo_split(root: Path, split: Split) -> tuple[AnnotationFile, SplitPath
 
 def read_labels(file: Path, files: YoloSplit) -> list[Label]:
     """The lines of a label file that are not blank. Raises DataError with the line's number."""
-    try:
-        if file.stat().st_size > LARGEST_FILE:
-            raise DataError(f"{file}: {LARGEST_FILE:,} bytes are the most for the labels of an image; remove some")
-        text = file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{file}: these labels can't be read: {error.strerror}; correct the permissions") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: this is no text in UTF-8: {error.reason} at byte {error.start}; save it so") from None
     labels = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(read_lines(file, LARGEST_FILE), start=1):
         if fields := line.split():
             try:
                 labels.append(_label(fields, files))
@@ -133,8 +126,8 @@ def _in_pixels(numbers: tuple[float, ...], size: tuple[int, int]) -> dict[str, A
         box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
         return {"bbox": box, "area": box[2] * box[3]}
     points = np.array(numbers).reshape(-1, 2) * size
-    least, most = points.min(axis=0), points.max(axis=0)
-    box = [*least.tolist(), *(most - least).tolist()]
+    low, high = points.min(axis=0), points.max(axis=0)
+    box = [*low.tolist(), *(high - low).tolist()]
     return {"bbox": box, "area": polygon_area([points], box[2] * box[3])}
 
 

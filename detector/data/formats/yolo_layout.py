@@ -165,7 +165,7 @@ def _images_below(folder: Path) -> list[Path]:
 
     A folder that links lead to again is read once.
     """
-    seen: set[tuple[int, int]] = set()
+    visited: set[tuple[int, int]] = set()
     images: list[Path] = []
 
     def refuse(error: OSError) -> None:
@@ -173,10 +173,10 @@ def _images_below(folder: Path) -> list[Path]:
 
     for parent, folders, _ in os.walk(os.path.abspath(folder), followlinks=True, onerror=refuse):  # noqa: PTH100
         status = Path(parent).stat()
-        if (status.st_dev, status.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in visited:
             folders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         visible = (name for name in folders if not name.startswith("."))
         folders[:] = sorted(visible, key=lambda name: (Path(parent, name).is_symlink(), name))
         names = (name for name in files_in(Path(parent)) if not name.startswith("."))
@@ -265,10 +265,12 @@ def _described_names(description: Path, content: dict[str, Any]) -> dict[int, st
     return named
 
 
-def read_lines(file: Path) -> list[str]:
-    """The lines of a text file, UTF-8. Raises DataError naming it."""
+def read_lines(file: Path, largest: int | None = None) -> list[str]:
+    """The lines of a text file in UTF-8, of at most `largest` bytes. Raises DataError naming it."""
     try:
         require_regular(file)
+        if largest is not None and file.stat().st_size > largest:
+            raise DataError(f"{file}: more than {largest:,} bytes, the limit of such a file; remove some lines")
         return file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"{file}: this file can't be read: {error.strerror}; correct its permissions") from error
