@@ -91,6 +91,7 @@ def project_arguments(options: argparse.Namespace, out: Path) -> list[str]:
         "data": Path(options.data).absolute(),
         "out": out,
         "model": "yolo11n",
+        "weights": "scratch",
         "epochs": options.epochs,
         "image_size": IMAGE_SIZE,
         "batch_size": BATCH,

@@ -4,7 +4,7 @@
 Each run is `detector train` of the same network, recipe and input; only data, start, epochs and seed differ. Its AP is that
 of best.safetensors on the validation split; with --test on the test split, too: for a final table only, choices rest on
 validation. A run is a line of JSON in --results, and is not repeated; one that was stopped is resumed from --out.
-The table is over all lines of the file: mean over the datasets, for each seed, and the gain over scratch.
+The table is over all lines of that network and input size: mean over the datasets, for each seed, and the gain over scratch.
 """
 
 import argparse
@@ -23,9 +23,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-SCRATCH = "scratch"
+from detector.config import SCRATCH
+from detector.utils.fileio import file_sha256
+from detector.weights.shipped import find_weights
+
 SUITE = ("suite/underwater", "suite/pcb", "suite/okra", "suite/tables", "suite/football", "bccd")
-KEY = ("dataset", "start", "options", "epochs", "seed")
+KEY = ("model", "image_size", "dataset", "start", "options", "epochs", "seed")
 """What tells runs apart."""
 Run = dict[str, Any]
 
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the datasets")
     parser.add_argument("--datasets", nargs="+", default=SUITE, help="folders in it")
-    parser.add_argument("--starts", nargs="+", default=[SCRATCH], help=f"weights files, or {SCRATCH}")
+    parser.add_argument("--starts", nargs="+", default=[SCRATCH], help=f"weights files or names, or {SCRATCH}")
     parser.add_argument("--epochs", nargs="+", type=int, default=[20, 40])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--model", default="yolo11n")
@@ -48,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known, lock = read_results(options.results), threading.Lock()
     runs = [
         {"dataset": dataset, "start": start_name(start), "options": sorted(options.options), "epochs": epochs}
-        | {"seed": seed, "weights": start}
+        | {"seed": seed, "weights": start, "model": options.model, "image_size": options.image_size}
         for epochs, seed, start, dataset in product(options.epochs, options.seeds, options.starts, options.datasets)
     ]
 
@@ -64,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(measure, runs))
-    print(table(read_results(options.results)))
+    network = (options.model, options.image_size)
+    print(table([line for line in read_results(options.results) if (line["model"], line["image_size"]) == network]))
     return 0
 
 
@@ -72,7 +76,8 @@ def start_name(weights: str) -> str:
     """Its file's name and the first digits of its SHA-256: other weights under an old name are other runs."""
     if weights == SCRATCH:
         return weights
-    return f"{Path(weights).stem} {hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:8]}"
+    path = find_weights(weights)
+    return f"{path.stem} {file_sha256(path)[:8]}"
 
 
 def same(line: Run, run: Run) -> bool:
@@ -93,7 +98,15 @@ def add_result(path: Path, line: Run) -> None:
 
 def folder_of(run: Run, out: Path) -> Path:
     digest = hashlib.sha256(json.dumps(run["options"]).encode()).hexdigest()[:6] if run["options"] else "default"
-    parts = (run["dataset"].replace("/", "-"), run["start"].replace(" ", "-"), digest, run["epochs"], run["seed"])
+    parts = (
+        run["model"],
+        run["image_size"],
+        run["dataset"].replace("/", "-"),
+        run["start"].replace(" ", "-"),
+        digest,
+        run["epochs"],
+        run["seed"],
+    )
     return out / "_".join(map(str, parts))
 
 
@@ -103,8 +116,8 @@ def train(run: Run, options: argparse.Namespace) -> Run:
     if (out / "last.pt").exists():
         arguments = [f"--resume={out}"]
     else:
-        arguments = [f"--data={options.data / run['dataset']}", f"--out={out}", f"--model={options.model}"]
-        arguments += [f"--image_size={options.image_size}", f"--epochs={run['epochs']}", f"--seed={run['seed']}"]
+        arguments = [f"--data={options.data / run['dataset']}", f"--out={out}", f"--model={run['model']}"]
+        arguments += [f"--image_size={run['image_size']}", f"--epochs={run['epochs']}", f"--seed={run['seed']}"]
         arguments += [f"--weights={run['weights']}", "--workers=0", "--train.patience=0", "--train.loggers=[]"]
         arguments += [f"--{option}" for option in run["options"]]
     since = time.monotonic()
@@ -115,8 +128,6 @@ def train(run: Run, options: argparse.Namespace) -> Run:
         "val": best["AP"],
         "best_epoch": best["epoch"],
         "last": rows[-1]["AP"],
-        "model": options.model,
-        "image_size": options.image_size,
         "seconds": round(time.monotonic() - since),
         "commit": commit(),
         "processor": processor(),

@@ -296,12 +296,11 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
     for flag in command.flags:
         parser.add_argument(f"--{flag}", action="store_true", help=helps[flag])
     for positional in command.positionals:
-        how: dict[str, Any] = {"type": str, "nargs": "+" if get_origin(hints[positional]) is list else None}
-        if hasattr(
-            command.config, positional
-        ):  # it has a default; given to the parser, it would win over a file's value
-            how = {"type": hints[positional], "nargs": "?", "default": SUPPRESS}
-        parser.add_argument(positional, help=helps[positional], **how)
+        kind, text = hints[positional], helps[positional]
+        if hasattr(command.config, positional):  # its default, given to the parser, would win over a file's value
+            parser.add_argument(positional, type=kind, help=text, nargs="?", default=SUPPRESS)
+        else:
+            parser.add_argument(positional, type=str, help=text, nargs="+" if get_origin(kind) is list else None)
     parser.add_class_arguments(command.config, as_group=False, skip={*command.flags, *command.positionals})
     limits_of = ranges(command.config)
     for action in parser._actions:

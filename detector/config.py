@@ -305,7 +305,7 @@ class PathsConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a detector on COCO-format data."""
+    """Train a detector on COCO annotations or YOLO labels."""
 
     RANGES: ClassVar[Ranges] = {
         "epochs": (1, MANY),
@@ -323,8 +323,8 @@ class TrainConfig:
     model: str = "yolo11n"
     """Network: yolo11 n, s, m, l or x, as in yolo11n; yolo11n-cross has cross-scale attention; yolov9 t, s, m, c, e."""
     weights: str | None = field(default=None, metadata=RESUME_MAY_CHANGE)
-    """Weights file to start from, or name (detector weights lists them), whose classes may differ; scratch: random weights,
-    as if not given."""
+    """Weights file to start from, or name (detector weights lists them), whose classes may differ; scratch: random weights; if not
+    given, the network's pretrained weights MODEL-base where there are some, else random weights."""
     epochs: int = 100
     """Passes over the training split."""
     image_size: int | tuple[int, int] = 640
@@ -668,7 +668,7 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Draw a small dataset, train on it from scratch, evaluate, infer and export: everything in a few minutes."""
+    """Draw a small dataset, train on it, evaluate, infer and export: everything in a few minutes."""
 
     RANGES: ClassVar[Ranges] = {"seed": (0, 2**32 - 1)}
 

@@ -5,6 +5,7 @@ One thread: the tests' networks are too small to gain from more, and threads of 
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,10 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 jaxtyping.install_import_hook("detector", "shape_checker.check")
+# started by nohup or in the background of a script they are ignored, here and in the processes that tests start
+for number, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if hasattr(signal, number) and signal.getsignal(getattr(signal, number)) == signal.SIG_IGN:
+        signal.signal(getattr(signal, number), handler)
 
 
 @contextmanager

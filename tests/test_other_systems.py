@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 WINDOWS = """
 import fcntl, os, signal, sys
-import cv2, torch.multiprocessing, torch.utils.data  # they have ways of their own there
+import cv2, platformdirs.unix, torch.multiprocessing, torch.utils.data  # they have ways of their own there
 for name in ("pthread_sigmask", "pthread_kill", "sigwait", "sigwaitinfo", "SIGHUP", "SIG_BLOCK", "SIG_UNBLOCK",
              "SIG_SETMASK"):
     delattr(signal, name)

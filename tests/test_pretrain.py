@@ -91,6 +91,21 @@ def test_few_classes_stay_as_they_are(pretrain: ModuleType, photos: Path, tmp_pa
     assert set(own.values()) == {0, 1}
 
 
+def test_a_class_with_unsure_boxes_only_is_listed(pretrain: ModuleType, photos: Path, tmp_path: Path) -> None:
+    path = photos / "annotations" / "instances_pseudo.json"
+    content = json.loads(path.read_bytes())
+    rare = content["annotations"][0] | {"category_id": 50, "score": 0.4, "agreed": False}
+    content["categories"].append({"id": 50, "name": "rare"})
+    path.write_text(json.dumps(content | {"annotations": [rare, *content["annotations"][1:]]}))
+    pretrain.write_labels(photos, tmp_path / "out")
+    for split in ("train", "val"):
+        written = json.loads((tmp_path / "out" / f"{split}.json").read_bytes())
+        assert {each["category_id"] for each in written["annotations"]} <= {
+            each["id"] for each in written["categories"]
+        }
+    assert written["categories"][-1]["name"] == "other object"
+
+
 def test_maps_are_drawn_to_the_teachers(pretrain: ModuleType) -> None:
     torch.manual_seed(0)
     network = pretrain.Guided(create_model("yolo11n", 3), 1.0).double()

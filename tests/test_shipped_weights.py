@@ -3,22 +3,26 @@
 import hashlib
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from lively_model import lively_model
 from safetensors.torch import load_file
+from small_run import small_config
 
 from detector.cli import main
 from detector.config import TrainConfig
 from detector.data.coco import CocoDataset
 from detector.data.layouts import find_split
+from detector.demo.scenes import make_dataset
 from detector.errors import WeightsError
 from detector.evaluation.evaluate import evaluate_model
 from detector.inference.detector import Detector
+from detector.models.catalog import create_model
 from detector.structures import Categories
-from detector.training.setup import with_absolute_paths
+from detector.training.setup import set_up, with_absolute_paths
 from detector.weights import shipped
 from detector.weights.files import WeightsInfo, load_weights, save_weights
 
@@ -103,10 +107,38 @@ def test_the_configuration_of_a_run_holds_the_file_that_the_name_stood_for(folde
     assert with_absolute_paths(TrainConfig()).weights is None
 
 
+@pytest.mark.slow
+def test_a_training_starts_from_the_networks_base_weights(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If none are asked for; the configuration of the run names them."""
+    base = folder / "toy.safetensors"
+    base.rename(folder / "yolo11n-base.safetensors")
+    (folder / "SHA256SUMS").write_text((folder / "SHA256SUMS").read_text().replace("toy", "yolo11n-base"))
+    make_dataset(tmp_path / "drawn", train=4, val=3, test=3)
+    config = small_config(tmp_path / "drawn", tmp_path / "run", weights=None)
+    run, state = set_up(config)
+    assert "yolo11n-base; --weights scratch starts from random ones\n" in capsys.readouterr().out
+    assert run.config.weights == str(folder / "yolo11n-base.safetensors")
+    assert torch.equal(state.model.stem[0].conv.weight, load_weights("yolo11n-base")[0].stem[0].conv.weight)
+    for other in (
+        replace(config, out=str(tmp_path / "second"), weights="scratch"),
+        replace(config, out=str(tmp_path / "third"), model="yolo11s"),
+    ):
+        run, state = set_up(other)
+        assert run.config.weights == "scratch"
+        torch.manual_seed(0)
+        assert torch.equal(
+            state.model.stem[0].conv.weight,
+            create_model(other.model, len(run.train_dataset.categories)).stem[0].conv.weight,
+        )
+        assert "--weights" not in capsys.readouterr().out
+
+
 def test_what_is_shipped_is_whole_and_small() -> None:
     """The repository's own folder: every file has its checksum, loads by name and is in half precision."""
     files = {path.name: path for path in (REPOSITORY / "weights").glob("*.safetensors")}
-    assert shipped.checksums().keys() == files.keys() == {"yolo11n-bccd.safetensors"}
+    assert shipped.checksums().keys() == files.keys() == {"yolo11n-base.safetensors", "yolo11n-bccd.safetensors"}
     for name, path in files.items():
         load_weights(name.removesuffix(".safetensors"))
         assert path.stat().st_size < 6_000_000

@@ -89,6 +89,18 @@ def one_line(caught: pytest.ExceptionInfo[DetectorError]) -> str:
     return str(caught.value)
 
 
+def require_resumable(server: FileServer, home: Path) -> None:
+    """What is there are no weights, but the next command goes on from it and ends with weights."""
+    with pytest.raises(WeightsError, match="not on this machine yet"):
+        load_weights(NAME)
+    server.stop_after = server.held = None
+    server.asked.clear()
+    get_weights(NAME, server.url)
+    assert [asked["Range"] for asked in server.asked] == ["bytes=1000000-"]
+    assert files(home) == GOT
+    load_weights(NAME)
+
+
 def test_a_published_name_works_after_one_command(
     server: FileServer, model: DetectionModel, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,14 +267,7 @@ def test_a_broken_transfer_is_one_line_and_goes_on_later(server: FileServer, hom
         get_weights(NAME, server.url)
     one_line(e)
     assert files(home) == PARTIAL
-    with pytest.raises(WeightsError, match="not on this machine yet"):
-        load_weights(NAME)
-    server.stop_after = None
-    server.asked.clear()
-    get_weights(NAME, server.url)
-    assert [asked["Range"] for asked in server.asked] == ["bytes=1000000-"]
-    assert files(home) == GOT
-    load_weights(NAME)
+    require_resumable(server, home)
 
 
 @pytest.mark.parametrize(
@@ -365,14 +370,7 @@ def test_a_get_that_is_stopped_goes_on_later(server: FileServer, home: Path, num
     killed = number == signal.SIGKILL
     assert (process.returncode, errors) == ((-number, "") if killed else (2, INTERRUPTED))
     assert files(home) - {".lock"} == PARTIAL
-    with pytest.raises(WeightsError, match="not on this machine yet"):
-        load_weights(NAME)
-    server.stop_after = server.held = None
-    server.asked.clear()
-    get_weights(NAME, server.url)
-    assert [asked["Range"] for asked in server.asked] == ["bytes=1000000-"]
-    assert files(home) == GOT
-    load_weights(NAME)
+    require_resumable(server, home)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     folder = options.resume or options.out
     write_labels(options.photos, folder / "data")
-    start = [f"--resume={folder}"] if options.resume else ["--config=finetune", f"--out={folder}"]
+    start = [f"--resume={folder}"] if options.resume else ["--config=finetune", "--weights=scratch", f"--out={folder}"]
     for split in ("train", "val"):
         start += [
             f"--paths.{split}_json={folder / 'data' / f'{split}.json'}",
@@ -69,7 +69,7 @@ def write_labels(photos: Path, out: Path) -> None:
     kept = {number for number, _ in counts.most_common(MAX_CLASSES - 1)}
     other = 1 + max(each["id"] for each in content["categories"])
     categories = [{"id": each["id"], "name": each["name"]} for each in content["categories"] if each["id"] in kept]
-    if len(kept) < len(counts):
+    if any(each["category_id"] not in kept for each in content["annotations"]):
         categories.append({"id": other, "name": "other object"})
     out.mkdir(parents=True, exist_ok=True)
     for split in ("train", "val"):
@@ -121,10 +121,10 @@ class Guided(nn.Module):
         assert isinstance(model, YOLO11)
         self.model, self.weight = model, weight
         self._teacher = [Teacher().to(memory_format=torch.channels_last)]  # in a list: neither trained nor saved
-        maps = self._with_maps(torch.zeros(2, 3, 64, 64))[1]
-        self.auxiliary = nn.ModuleDict(
-            {name: nn.Conv2d(maps[name].shape[1], TEACHER_WIDTHS[stride], 1) for name, stride in STUDENT.items()}
-        )
+        self.auxiliary = nn.ModuleDict()
+        for name, stride in STUDENT.items():
+            last: Any = model.get_submodule(name).merge
+            self.auxiliary[name] = nn.Conv2d(last.conv.out_channels, TEACHER_WIDTHS[stride], 1)
 
     def forward(self, images: Tensor) -> GuidedPredictions:
         raw, maps = self._with_maps(images)

@@ -167,7 +167,7 @@ class AnnotationFile:
             if type(stated) in (int, float) and 0 <= stated <= LARGEST_AREA:
                 areas[index] = stated
             else:
-                areas[index] = _polygon_area(entry.get("segmentation"), of_boxes[index])
+                areas[index] = polygon_area(entry.get("segmentation"), of_boxes[index])
                 self.noticed["areas missing, negative or not finite, computed from polygon or box"] += 1
         larger = np.count_nonzero(of_boxes > areas)
         if larger and len(areas) > 1 and areas.min() == areas.max():
@@ -219,7 +219,7 @@ def _is_box(value: Any) -> bool:
     )
 
 
-def _polygon_area(segmentation: Any, of_box: float) -> float:
+def polygon_area(segmentation: Any, of_box: float) -> float:
     """The area of the polygons, at most that of the box; that of the box if they are none, or run-length encoded."""
     try:
         rings = [np.array(ring, np.float64).reshape(-1, 2) for ring in segmentation]

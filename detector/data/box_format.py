@@ -61,3 +61,20 @@ def _other_format(boxes: Float64[np.ndarray, "boxes 4"], sizes: Int64[np.ndarray
 
 def _nearly_all(*conditions: Bool[np.ndarray, "boxes _"]) -> bool:
     return bool(np.column_stack(conditions).all(axis=1).mean() >= NEARLY_ALL)
+
+
+def require_fractions_from_center(boxes: Float64[np.ndarray, "boxes 4"], path: Path) -> None:
+    """Raise DataError naming `path` where nearly all boxes can't be center x, center y, width, height, but corners or x, y of
+    the upper left corner with width, height. boxes: in fractions of their image."""
+    boxes = boxes[(boxes[:, 2:] > 0).all(axis=1)]
+    first, second = boxes[:, :2], boxes[:, 2:]
+    outside = (first - second / 2 < -SLACK) | (first + second / 2 > 1 + SLACK)
+    if len(boxes) < FEWEST_BOXES or outside.any(axis=1).mean() < MISREAD:
+        return
+    if _nearly_all(second > first):
+        found = "the corners x1, y1, x2, y2: write (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1"
+    elif _nearly_all(first + second <= 1 + SLACK):
+        found = "x, y of the upper left corner, width, height: add half of width and height to x and y"
+    else:
+        return
+    raise DataError(f"{path}: labels must be center x, center y, width, height, but nearly all boxes are {found}")

@@ -6,7 +6,6 @@ they are started.
 
 import hashlib
 import ntpath
-import os
 import posixpath
 import sys
 from collections import Counter
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from detector.data.annotation_file import AnnotationFile
 from detector.data.box_format import require_pixels_xywh
-from detector.data.layouts import SplitPaths
+from detector.data.layouts import SplitPaths, files_in
 from detector.data.sample import Sample
 from detector.errors import DataError
 from detector.images.read import UnreadableImageError, image_size, read_image
@@ -349,7 +348,7 @@ def _require_on_disk(names: Sequence[str], paths: SplitPaths) -> None:
     for name in names:
         folder, base = posixpath.split(name)
         if folder not in present:
-            present[folder] = _files_in(paths.images / folder)
+            present[folder] = files_in(paths.images / folder)
         # The second look is for file systems that know a file by other spellings too (upper case, composed letters).
         if base not in present[folder] and not _is_file(paths.images / name):
             missing.append(name)
@@ -358,14 +357,6 @@ def _require_on_disk(names: Sequence[str], paths: SplitPaths) -> None:
             f"{len(missing)} of {len(names)} images named in {paths.annotations} are not in {paths.images}, the first: "
             f"{missing[0]!r}; correct file_name there, or name the folder with {FOLDER_OPTIONS}"
         )
-
-
-def _files_in(folder: Path) -> set[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except (OSError, ValueError):
-        return set()
 
 
 def _is_file(path: Path) -> bool:

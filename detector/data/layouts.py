@@ -1,6 +1,7 @@
 """Finds the annotation file and the image folder of a split in the two directory layouts people have."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,12 +57,30 @@ def find_split(root: Path, split: Split) -> SplitPaths:
         raise DataError(f"{root}: several {split} splits: {', '.join(str(path) for path in found)}; {remedy}")
     if not found:
         looked_for = f"annotations/instances_{split}*.json and {ROBOFLOW_FOLDERS[split]}/{ROBOFLOW_FILE}"
+        if not has_coco_splits(root):
+            looked_for += (
+                f", and for YOLO labels data.yaml, images/{split} beside labels/{split}, {split}/images and so on"
+            )
         existing = ", ".join(other for other in SPLITS if _annotation_files(root, other)) or "none"
         raise DataError(f"{root}: no {split} split: looked for {looked_for}; splits found: {existing}; {remedy}")
     annotations = found[0]
     if annotations.name == ROBOFLOW_FILE:
         return SplitPaths(annotations, annotations.parent)
     return SplitPaths(annotations, _image_folder(root, split, annotations))
+
+
+def has_coco_splits(root: Path) -> bool:
+    """Whether there is a COCO annotation file of any split."""
+    return any(_annotation_files(root, split) for split in SPLITS)
+
+
+def files_in(folder: Path) -> set[str]:
+    """The names of the regular files in a folder, and of links to such; none if it can't be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except (OSError, ValueError):
+        return set()
 
 
 def _annotation_files(root: Path, split: Split) -> list[Path]:

@@ -4,6 +4,7 @@ Pillow decodes: unlike OpenCV it notices a file that ends too early.
 """
 
 import io
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -31,6 +32,7 @@ IMAGE_FORMATS = {
 }
 """The extensions of files of each format."""
 ORIENTATION_TAG = 0x0112
+PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 BITS_TAG, BANDS_TAG, MAXIMUM_TAG, NUMBERS_TAG = 258, 277, 281, 339  # of TIFF
 LARGEST_16_BIT = 65535
 ROWS = 512  # that are converted at a time
@@ -77,7 +79,8 @@ def image_size(path: Path) -> tuple[int, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as in `_decode`
             with Image.open(path, formats=_known_formats()) as image:
-                return image.size if _orientation(image) <= 4 else image.size[::-1]
+                decode = image.format == "PNG" and _has_late_metadata(path)
+                return image.size if _orientation(image, decode) <= 4 else image.size[::-1]
     except Exception as error:  # as in `_decode`
         raise UnreadableImageError(f"{path}: {_reason(path, error)}") from error
 
@@ -143,13 +146,30 @@ def _known_formats() -> tuple[str, ...]:
     return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)  # AVIF came with Pillow 11.3
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 where there is none or it can't be understood: broken metadata don't spoil an image."""
+def _orientation(image: Image.Image, decode: bool = True) -> int:
+    """EXIF orientation, 1 where there is none or it can't be understood: broken metadata don't spoil an image.
+
+    decode: of a PNG file, decode the pixels for metadata that follow them.
+    """
     try:
-        value = image.getexif().get(ORIENTATION_TAG, 1)
+        value = (image.getexif() if decode else Image.Image.getexif(image)).get(ORIENTATION_TAG, 1)
     except Exception:  # as above
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _has_late_metadata(path: Path) -> bool:
+    """Whether a PNG file has metadata behind its pixels, where Pillow finds them only by decoding these."""
+    pixels = False
+    with path.open("rb") as file:
+        file.seek(len(b"\x89PNG\r\n\x1a\n"))
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if pixels and kind in PNG_METADATA:
+                return True
+            pixels |= kind == b"IDAT"
+            file.seek(length + 4, os.SEEK_CUR)  # 4 bytes of checksum
+    return False
 
 
 def _pages(image: Image.Image) -> int:

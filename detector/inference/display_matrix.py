@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-MOST_BOXES = 10_000
+MAX_BOXES = 10_000
 """Boxes of a file that are looked at; before its video's own there are a few dozens."""
 BOX_HEADER = struct.Struct(">I4sQ")  # size, type, and the size where that takes 64 bits
 AT_IN_MOVIE, AT_IN_TRACK = 36, 40  # bytes before the matrix in the headers `mvhd` and `tkhd`
@@ -31,7 +31,7 @@ def read_display_matrix(path: Path) -> Float64[np.ndarray, "2 2"] | None:
     movie = track = None
     with path.open("rb") as file:
         end, place = file.seek(0, os.SEEK_END), 0
-        for _ in range(MOST_BOXES):
+        for _ in range(MAX_BOXES):
             file.seek(place)
             size, kind, long_size = BOX_HEADER.unpack(file.read(BOX_HEADER.size).ljust(BOX_HEADER.size, b"\0"))
             start = place + (16 if size == 1 else 8)

@@ -21,7 +21,7 @@ VIDEOS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "mts",
 TS_PACKET, TS_SYNC = 188, 0x47  # of MPEG transport streams; other .ts files are programs
 RECURSIVE = re.compile(r"(?:^|(?<=[/\\]))\*\*(?:[/\\]|$)")
 CAMERA = re.compile(r"camera:(\d+)")
-MOST_DIGITS = 4  # of a camera's number
+MAX_DIGITS = 4  # of a camera's number
 
 
 class Source(NamedTuple):
@@ -71,9 +71,9 @@ def find_sources(names: Sequence[str]) -> list[Source]:
     found: dict[str, Source] = {}
     for name in names:
         if camera := CAMERA.fullmatch(name):
-            if len(camera[1]) > MOST_DIGITS:
+            if len(camera[1]) > MAX_DIGITS:
                 raise DataError(
-                    f"{name}: the number of a camera has {MOST_DIGITS} digits at most, the first is camera:0"
+                    f"{name}: the number of a camera has {MAX_DIGITS} digits at most, the first is camera:0"
                 )
             found.setdefault(name, Source(name, "video", live=True))
         elif is_url(name):

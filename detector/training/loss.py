@@ -78,14 +78,15 @@ def training_loss(
 ) -> tuple[Losses, Float[Tensor, ""]]:
     """The losses of the main branch, and what a step minimizes: their total and, where there is one, the guidance, or the
     auxiliary branch's weighted loss, with an assignment of its own. Arguments as for `detection_loss`."""
-    if isinstance(raw, RawPredictions):
-        losses = detection_loss(raw, anchors, batch, config, over_processes)
-        return losses, losses.total()
+    main = raw if isinstance(raw, RawPredictions) else raw.main
+    losses = detection_loss(main, anchors, batch, config, over_processes)
+    total = losses.total()
     if isinstance(raw, GuidedPredictions):
-        losses = detection_loss(raw.main, anchors, batch, config, over_processes)
-        return losses, losses.total() + raw.guidance
-    losses, auxiliary = (detection_loss(each, anchors, batch, config, over_processes) for each in raw)
-    return losses, losses.total() + config.auxiliary * auxiliary.total()
+        total = total + raw.guidance
+    elif isinstance(raw, AuxiliaryPredictions):
+        auxiliary = detection_loss(raw.auxiliary, anchors, batch, config, over_processes)
+        total = total + config.auxiliary * auxiliary.total()
+    return losses, total
 
 
 def distribution_loss(logits: Float[Tensor, "n 4 bins"], distances: Float[Tensor, "n 4"]) -> Float[Tensor, " n"]:

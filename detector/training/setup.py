@@ -44,7 +44,7 @@ from detector.training.resume import inexact, require_same, run_provenance
 from detector.utils.device import resolve_device
 from detector.utils.fileio import write_json, write_text
 from detector.weights.files import WeightsInfo, load_weights
-from detector.weights.shipped import find_weights
+from detector.weights.shipped import base_weights, find_weights
 from detector.weights.transfer import transfer
 
 
@@ -101,6 +101,10 @@ def set_up(
 ) -> tuple[Run, TrainState]:
     """Read the data, build the model, and open or reopen the folder of the run; `beside`: not the model's own branch."""
     config, out = open_or_resume(config, world)
+    if config.weights is None and config.resume is None:
+        config = dataclasses.replace(config, weights=base_weights(config.model) or SCRATCH)
+        if world.is_main and config.weights != SCRATCH:
+            print(f"--weights: pretrained ones, {config.weights}; --weights {SCRATCH} starts from random ones")
     device = choose_device(config.device, world)
     be_deterministic(config.train)
     require_loggers(config.train.loggers)
@@ -190,7 +194,8 @@ def build_model(
     source, class_width = None, None
     if config.resume is not None:
         class_width = read_checkpoint(Path(config.resume) / "last.pt", torch.device("meta")).get("class_width")
-    elif config.weights not in (None, SCRATCH):
+    elif config.weights != SCRATCH:
+        assert config.weights is not None
         source, known = load_start(config.weights, config.model)
         class_width = known.class_width
     torch.manual_seed(config.seed)

@@ -1,5 +1,6 @@
-"""Configuration files: YAML of which a small file stays small in memory."""
+"""Configuration files and descriptions of datasets: YAML of which a small file stays small in memory."""
 
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,20 @@ MAX_BYTES = 100_000
 MAX_DEPTH = 20
 
 
-def read_yaml(path: Path) -> dict[Any, Any]:
+class TextLoader(yaml.BaseLoader):
+    """Scalars are text as they stand in the file: a class named `no` is no boolean, one named 007 no number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        known = set()
+        for key, _ in node.value:
+            if str(key.value) in known:
+                problem = f"the key {reprlib.repr(key.value)} appears twice in one mapping"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            known.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path, loader: type[yaml.SafeLoader] | type[yaml.BaseLoader] = yaml.SafeLoader) -> dict[Any, Any]:
     """The mapping that a YAML file holds. Raises ConfigError naming the file.
 
     Aliases are refused, as a few lines of them unfold to more than any memory holds, and so are tags (!!int) and what is longer
@@ -36,7 +50,7 @@ def read_yaml(path: Path) -> dict[Any, Any]:
                 raise ConfigError(f"{line}: the tag {event.tag} is not read here; leave it out")
             if depth > MAX_DEPTH:
                 raise ConfigError(f"{line}: nested more than {MAX_DEPTH} deep; no option is")
-        content = yaml.safe_load(text)
+        content = yaml.load(text, loader)
     except OSError as error:
         raise ConfigError(f"--config: {path} can't be read ({error.strerror}); choose another file") from error
     except yaml.MarkedYAMLError as error:

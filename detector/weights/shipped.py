@@ -41,6 +41,12 @@ def find_weights(weights: str | Path) -> Path:
     return shipped
 
 
+def base_weights(model: str) -> str | None:
+    """The name of the shipped weights that a training of the model starts from if none are asked for; None: there are none."""
+    name = f"{model}-base"
+    return name if name in shipped_names() else None
+
+
 def shipped_names() -> list[str]:
     return [name.removesuffix(".safetensors") for name in checksums()]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector.inference.display_matrix import MOST_BOXES, read_display_matrix
+from detector.inference.display_matrix import MAX_BOXES, read_display_matrix
 from fuzz.mutate import fuzz, mutated
 
 TURN = 1 << 16  # 1 in the fixed-point numbers of a matrix
@@ -51,7 +51,7 @@ OTHERS = {
     "no movie": box(b"moov", VIDEO),
     "no track header": box(b"moov", MOVIE + box(b"trak", handler(b"vide"))),
     "cut off": box(b"moov", MOVIE + TRACK[:60]),
-    "too many boxes": box(b"free", b"") * MOST_BOXES + box(b"moov", MOVIE + VIDEO),
+    "too many boxes": box(b"free", b"") * MAX_BOXES + box(b"moov", MOVIE + VIDEO),
     "boxes within boxes": box(b"trak", b"", 1 << 31) * 99,
     "a box larger than the file": large_box(b"mdat", b"", (1 << 64) - 1) + box(b"moov", MOVIE + VIDEO),
     "a box smaller than its header": box(b"mdat", b"", 7) + box(b"moov", MOVIE + VIDEO),
