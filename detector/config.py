@@ -485,7 +485,12 @@ class InferConfig(PredictionConfig, TileConfig):
 class BatchConfig(PredictionConfig):
     """Detect objects in millions of images, in parts that survive crashes; write Parquet files."""
 
-    RANGES: ClassVar[Ranges] = {**PredictionConfig.RANGES, "workers": (1, 1024), "part_size": (1, MANY)}
+    RANGES: ClassVar[Ranges] = {
+        **PredictionConfig.RANGES,
+        "workers": (1, 1024),
+        "gpus_per_worker": (0, 64),
+        "part_size": (1, MANY),
+    }
 
     sources: list[str]
     """Images, folders, globs, text files (.txt) with a path in each line, Parquet files with a column path."""
@@ -493,10 +498,12 @@ class BatchConfig(PredictionConfig):
     """Weights file, exported file or name (detector weights lists them)."""
     out: str
     """Folder for the results; those of other images, weights or settings are refused there."""
-    engine: Literal["local"] = "local"
-    """What runs the workers; local: processes of this machine."""
+    engine: Literal["local", "ray"] = "local"
+    """What runs the workers; local: processes of this machine; ray: a Ray cluster."""
     workers: int | None = None
-    """Worker processes, each with a network of its own in one thread (or in threads); one per core if not given, on CUDA one."""
+    """Worker processes, each with a network of its own in one thread (or in threads); one per core or GPU."""
+    gpus_per_worker: float | None = None
+    """GPUs for each worker of a Ray cluster, 0.5 for two on one; 1 if not given and there are any."""
     part: str = "1/1"
     """Share of the parts to do here, as in 3/100: the third of a hundred jobs, such as those of a Slurm array."""
     part_size: int = 200

@@ -2,56 +2,60 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from batch_runs import (
+    CATEGORIES,
+    PoisonTask,
+    config_of,
+    content,
+    make_images,
+    make_weights,
+    parts_of,
+    require_quarantined,
+    task_like,
+)
 from command_line import REPOSITORY
 from lively_model import lively_model
 
-from detector.batch.ledger import Job, Ledger
+from detector.batch.ledger import Ledger
 from detector.batch.local import run_local
-from detector.batch.plan import PARTS, Part, cut, list_images
+from detector.batch.plan import PARTS, Job, Part, list_images
 from detector.batch.progress import BatchProgress
 from detector.batch.run import batch, join_batch
 from detector.batch.table import error_row, table_of
 from detector.batch.work import Task
 from detector.cli import main
 from detector.config import BatchConfig, InferConfig, JoinBatchConfig
-from detector.demo.scenes import make_dataset
 from detector.errors import ConfigError, DataError, DetectorError, WriteError
-from detector.inference import streaming
+from detector.images.remote import read_remote
 from detector.inference.detector import Detector
 from detector.inference.infer import infer
-from detector.structures import Categories
 from detector.weights.files import WeightsInfo, save_weights
-
-CATEGORIES = Categories((3, 7, 90), ("cat", "dog", "cow"))
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
-    save_weights(path, lively_model(len(CATEGORIES)), WeightsInfo("yolo11n", CATEGORIES, 96, {}, {}, "CC0-1.0"))
-    return path
+    return make_weights(tmp_path_factory.mktemp("weights") / "w.safetensors")
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten drawn images and a damaged one."""
-    root = tmp_path_factory.mktemp("scenes")
-    make_dataset(root, seed=1, train=10, val=3, test=3)
-    (root / "train" / "damaged.jpg").write_bytes(b"no image")
-    return root / "train"
+    return make_images(tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture(scope="module")
@@ -60,27 +64,6 @@ def undisturbed(images: Path, weights: Path, tmp_path_factory: pytest.TempPathFa
     out = tmp_path_factory.mktemp("batch") / "out"
     batch(config_of(images, weights, out))
     return out
-
-
-def config_of(images: Path, weights: Path, out: Path, **options: Any) -> BatchConfig:
-    given = {"part_size": 3, "workers": 1, "device": "cpu"} | options
-    return BatchConfig(sources=[str(images)], weights=str(weights), out=str(out), **given)
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def parts_of(task: Task) -> list[Part]:
-    return cut(list_images(task.config.sources), task.config.part_size)
-
-
-def task_like(undisturbed: Path, config: BatchConfig, kind: type[Task] = Task) -> Task:
-    """A task whose folder is claimed with the settings of the undisturbed one."""
-    settings = (undisturbed / "settings.json").read_text()
-    (Path(config.out) / PARTS).mkdir(parents=True)
-    (Path(config.out) / "settings.json").write_text(settings)
-    return kind(config, json.loads(settings))
 
 
 @pytest.mark.slow
@@ -136,22 +119,6 @@ def test_results_of_something_else_are_refused(images: Path, weights: Path, tmp_
     assert content(undisturbed) == before
 
 
-@dataclass(frozen=True)
-class PoisonTask(Task):
-    """The decoder ends the process at one image."""
-
-    def load(self) -> Detector:
-        read = streaming.read_image
-
-        def read_image(path: Path) -> Any:
-            if path.name == sorted(Path(self.config.sources[0]).iterdir())[4].name:
-                os._exit(11)
-            return read(path)
-
-        streaming.read_image = read_image  # type: ignore[assignment]
-        return super().load()
-
-
 @pytest.mark.slow
 def test_an_image_that_ends_the_process_is_found_and_quarantined(
     images: Path, weights: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -159,19 +126,11 @@ def test_an_image_that_ends_the_process_is_found_and_quarantined(
     task = task_like(undisturbed, config_of(images, weights, tmp_path / "out"), PoisonTask)
     poison = list_images(task.config.sources)[4]
     with BatchProgress(11) as progress:
-        assert run_local(task, parts_of(task), 1, progress)
+        assert run_local(task, parts_of(task), progress)
     assert (progress.images, progress.errors) == (11, 2)
     line = f"{poison}: quarantined: 2 worker processes ended on this image (exit code 11)"
     assert line in capsys.readouterr().err
-    found, expected = content(tmp_path / "out"), content(undisturbed)
-    (changed,) = [name for name in expected if found[name] != expected[name]]
-    assert found.keys() == expected.keys()
-    rows, sound = (pq.read_table(folder / changed).to_pylist() for folder in (tmp_path / "out", undisturbed))
-    assert rows == [error_row_of(row, line) if row["image"] == poison else row for row in sound]
-
-
-def error_row_of(row: dict[str, Any], line: str) -> dict[str, Any]:
-    return dict.fromkeys(row) | {"image": row["image"], "image_id": row["image_id"], "error": line}
+    require_quarantined(tmp_path / "out", undisturbed, poison, line)
 
 
 class Killing(BatchProgress):
@@ -188,9 +147,9 @@ class Killing(BatchProgress):
 
 @pytest.mark.slow
 def test_killed_workers_leave_no_trace(images: Path, weights: Path, undisturbed: Path, tmp_path: Path) -> None:
-    task = task_like(undisturbed, config_of(images, weights, tmp_path / "out"))
+    task = task_like(undisturbed, config_of(images, weights, tmp_path / "out", workers=2))
     with Killing(11) as progress:
-        assert run_local(task, parts_of(task), 2, progress)
+        assert run_local(task, parts_of(task), progress)
     assert progress.left == 0
     assert content(tmp_path / "out") == content(undisturbed)
 
@@ -207,10 +166,10 @@ class Stopping(BatchProgress):
 def test_a_stop_signal_lets_the_image_finish(images: Path, weights: Path, undisturbed: Path, tmp_path: Path) -> None:
     task = task_like(undisturbed, config_of(images, weights, tmp_path / "out"))
     with Stopping(11) as progress:
-        assert not run_local(task, parts_of(task), 1, progress)
+        assert not run_local(task, parts_of(task), progress)
     assert len(list((tmp_path / "out" / PARTS).iterdir())) <= 1
     with BatchProgress(11) as progress:
-        assert run_local(task, parts_of(task), 1, progress)
+        assert run_local(task, parts_of(task), progress)
     assert content(tmp_path / "out") == content(undisturbed)
 
 
@@ -225,7 +184,7 @@ def test_workers_that_cannot_begin_are_an_error_and_no_images_fault(
 ) -> None:
     task = task_like(undisturbed, config_of(images, weights, tmp_path / "out"), BrokenTask)
     with pytest.raises(DetectorError, match=r"3 worker processes ended before they could begin \(exit code 7\)"):
-        run_local(task, parts_of(task), 1, BatchProgress(11))
+        run_local(task, parts_of(task), BatchProgress(11))
     assert list((tmp_path / "out" / PARTS).iterdir()) == []
 
 
@@ -345,6 +304,50 @@ def test_lists_of_paths(images: Path, tmp_path: Path) -> None:
         list_images([str(tmp_path / "film.mp4")])
     with pytest.raises(DataError, match="detector infer takes cameras"):
         list_images(["camera:0"])
+
+
+@pytest.mark.slow
+def test_images_of_object_stores_and_tar_files(images: Path, weights: Path, undisturbed: Path, tmp_path: Path) -> None:
+    store = fsspec.filesystem("memory")
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for number, path in enumerate(sorted(images.glob("*.jpg"))):
+        store.pipe(f"/bucket/train/{path.name}", path.read_bytes())
+        with tarfile.open(shards / f"{number % 2}.tar", "a") as tar:
+            tar.add(path, f"train/{path.name}")
+            tar.add(path, "train/notes.txt")
+    store.pipe("/bucket/train/notes.txt", b"no image")
+    names = [path.name for path in sorted(images.glob("*.jpg"))]
+    in_store = [f"memory:///bucket/train/{name}" for name in names]
+    assert list_images(["memory://bucket"]) == list_images(["memory://bucket/**/*.jpg"]) == in_store
+    assert list_images([in_store[2]]) == in_store[2:3]
+    in_shards = [f"tar://train/{name}::{shards / f'{shard}.tar'}" for shard in range(2) for name in names[shard::2]]
+    assert (
+        list_images([str(shards / "0.tar"), str(shards / "1.tar")]) == list_images([str(shards / "*.tar")]) == in_shards
+    )
+    batch(replace(config_of(images, weights, tmp_path / "out"), sources=[str(shards / "*.tar")]))
+    found, expected = (
+        {Path(row.pop("image").partition("::")[0]).name: row for row in pq.read_table(folder / PARTS).to_pylist()}
+        for folder in (tmp_path / "out", undisturbed)
+    )
+    assert found.keys() == expected.keys()
+    for name, row in found.items():
+        same = ("width", "height", "boxes", "scores", "labels")
+        assert [row[column] for column in same] == [expected[name][column] for column in same]
+        assert (row["error"] is None) == (expected[name]["error"] is None)
+    (tmp_path / "broken.tar").write_bytes(b"no tar file" * 100)
+    refused = {
+        "memory://nothing/**": "holds no image",
+        "nothing://bucket": "can't be read: Protocol not known: nothing",
+        str(tmp_path / "broken.tar"): "can't be read",
+        str(tmp_path / "none.tar"): "does not exist",
+        "memory://none": "does not exist",
+    }
+    for name, reason in refused.items():
+        with pytest.raises(DataError, match=f"{re.escape(name)}: {reason}"):
+            list_images([name])
+    with pytest.raises(DataError, match=r"memory://bucket/none\.jpg: does not exist"):
+        read_remote("memory://bucket/none.jpg")
 
 
 class Published(Task):

@@ -2,25 +2,13 @@
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from typing import NamedTuple
 
-from detector.batch.plan import Part, text_of
+from detector.batch.plan import Job, Part, text_of
 from detector.batch.table import Table, error_row, joined, table_of
 from detector.batch.work import Task
 
 TRIES = 2
 """Deaths on a part, or on a single image, after which it is no accident; half parts, which are suspect, have one."""
-
-
-class Job(NamedTuple):
-    """A part, or a piece of one on which workers have died; whoever does a whole part publishes it."""
-
-    part: Part
-    piece: Part
-
-    @property
-    def whole(self) -> bool:
-        return self.piece == self.part
 
 
 class Ledger:

@@ -20,15 +20,18 @@ from typing import Any
 import cv2
 import torch
 
-from detector.batch.ledger import Job, Ledger
-from detector.batch.plan import Part
+from detector.batch.ledger import Ledger
+from detector.batch.plan import Job, Part
 from detector.batch.progress import BatchProgress
 from detector.batch.table import Table
-from detector.batch.work import StoppedError, Task, detect_part
+from detector.batch.work import StoppedError, Task, do_job
 from detector.data.workers import UNCAUGHT
 from detector.errors import DetectorError
+from detector.inference.detector import Detector
+from detector.utils.device import resolve_device
 from detector.utils.interrupts import interrupt_later, obey_parent_only, stop_requested, stop_signals_blocked
 from detector.utils.memory import tune_malloc
+from detector.utils.threads import available_cores
 
 READY = "ready"
 DONE = "done"
@@ -67,20 +70,12 @@ def _end_with_driver() -> None:
     os._exit(UNCAUGHT)
 
 
-def _do(detector: Any, task: Task, job: Job, pipe: Connection) -> tuple[str, Table | None, int]:
-    if job.whole and task.path(job.part).exists():  # another driver was faster
-        return DONE, None, 0
-
+def _do(detector: Detector, task: Task, job: Job, pipe: Connection) -> tuple[str, Table | None, int]:
     def goes_on(done: int) -> bool:
         pipe.send(done)
         return not pipe.poll()  # while a worker is busy the driver sends nothing but the wish to stop
 
-    rows = detect_part(detector, job.piece, goes_on)
-    errors = len(rows) - rows.column("error").null_count
-    if job.whole:
-        task.publish(job.part, rows)
-        return DONE, None, errors
-    return DONE, rows, errors
+    return DONE, *do_job(detector, task, job, goes_on)
 
 
 @dataclass(eq=False)
@@ -201,13 +196,15 @@ def _pool(task: Task, ledger: Ledger, progress: BatchProgress) -> Iterator[_Pool
                 worker.pipe.close()
 
 
-def run_local(task: Task, parts: Sequence[Part], workers: int, progress: BatchProgress) -> bool:
+def run_local(task: Task, parts: Sequence[Part], progress: BatchProgress) -> bool:
     """Do the parts; false if a stop signal came first.
 
     Raises the DetectorError of a worker that can't load or write, and DetectorError if workers can't even begin.
     """
     shuffled = random.sample(parts, len(parts))  # so that two drivers seldom meet
     ledger = Ledger(task, shuffled)
+    config = task.config
+    workers = config.workers or (available_cores() if resolve_device(config.device).type == "cpu" else 1)
     with stop_requested() as stop, _pool(task, ledger, progress) as pool:
         for _ in range(min(workers, sum(len(part.paths) for part in parts))):
             pool.start()

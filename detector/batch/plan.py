@@ -10,6 +10,7 @@ from detector.batch.table import read_paths
 from detector.config import BatchConfig, names_in
 from detector.errors import DataError, WriteError
 from detector.formats.table import format_of
+from detector.images.remote import find_remote, is_remote
 from detector.inference.sources import find_sources, is_url
 from detector.utils.fileio import file_sha256, put_json_if_absent
 from detector.weights.shipped import find_weights
@@ -32,6 +33,17 @@ class Part(NamedTuple):
         return Part(self.first_id, self.paths[:middle]), Part(self.first_id + middle, self.paths[middle:])
 
 
+class Job(NamedTuple):
+    """A part, or a piece of one on which workers have died; whoever does a whole part publishes it."""
+
+    part: Part
+    piece: Part
+
+    @property
+    def whole(self) -> bool:
+        return self.piece == self.part
+
+
 def text_of(path: str) -> str:
     """A path as text; what of a file's name is none becomes \\udc80 and the like."""
     return path.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -40,9 +52,9 @@ def text_of(path: str) -> str:
 def list_images(names: Sequence[str]) -> list[str]:
     """The paths of all images, in the order given, each once.
 
-    A name is what `find_sources` takes, a text file (.txt) with a path in each line or a Parquet file (.parquet) with a column
-    `path`. What a list names is not looked for: an image that is missing becomes a row with the error. Raises DataError for
-    what is no image file: videos, cameras and URLs.
+    A name is what `find_sources` or `find_remote` takes, a text file (.txt) with a path in each line or a Parquet file (.parquet)
+    with a column `path`. What a list names is not looked for: an image that is missing becomes a row with the error. Raises
+    DataError for what is no image file: videos, cameras and URLs of web servers.
     """
     found: dict[str, None] = {}
     for name in names:
@@ -54,6 +66,9 @@ def list_images(names: Sequence[str]) -> list[str]:
             if not listed:
                 raise DataError(f"{name}: this list holds no path")
             found |= dict.fromkeys(listed)
+            continue
+        if is_remote(name) or path.suffix.lower() == ".tar":
+            found |= dict.fromkeys(find_remote(name))
             continue
         sources = [] if is_url(name) else find_sources([name])
         if not sources or sources[0].camera is not None:

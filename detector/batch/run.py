@@ -1,5 +1,6 @@
 """`detector batch`: the plan, the engine, the summary; `detector join_batch`: one COCO file of all parts."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from detector.batch.local import run_local
@@ -8,11 +9,9 @@ from detector.batch.progress import BatchProgress
 from detector.batch.table import detections_of, read_table
 from detector.batch.work import Task
 from detector.config import BatchConfig, JoinBatchConfig
-from detector.errors import DataError, DetectorError
+from detector.errors import DataError, DetectorError, WriteError
 from detector.inference.sinks import image_entries, json_writer
-from detector.utils.device import resolve_device
 from detector.utils.fileio import remove_unfinished, require_writable, writing
-from detector.utils.threads import available_cores
 
 
 def batch(config: BatchConfig) -> None:
@@ -23,9 +22,9 @@ def batch(config: BatchConfig) -> None:
     """
     out = Path(config.out)
     require_writable(out)
+    run = _engine(config)
     images = list_images(config.sources)
     settings = settings_of(config, images)
-    workers = config.workers or (available_cores() if resolve_device(config.device).type == "cpu" else 1)
     claim(out, settings)
     with writing(out / PARTS):
         (out / PARTS).mkdir(exist_ok=True)
@@ -39,18 +38,31 @@ def batch(config: BatchConfig) -> None:
         return
     try:
         with BatchProgress(sum(len(part.paths) for part in left)) as progress:
-            finished = run_local(task, left, workers, progress)
+            finished = run(task, left, progress)
     finally:
         remove_unfinished(out / PARTS)  # of workers that were killed
+    missing = sum(not task.path(part).exists() for part in mine)
     if not finished:
-        missing = sum(not task.path(part).exists() for part in mine)
         raise DetectorError(
             f"stopped; {missing} of {len(mine)} parts are left, and the same command goes on from there"
+        )
+    if missing:
+        raise WriteError(
+            f"--out: workers have written {missing} parts that are not in {out / PARTS} here; choose a folder that all machines"
+            " of the cluster share"
         )
     errors = f"; {progress.errors} of them have an error in their row" if progress.errors else ""
     print(
         f"written: {len(left)} parts in {out / PARTS}; {progress.images} images, {progress.images_per_second:.1f} images/s{errors}"
     )
+
+
+def _engine(config: BatchConfig) -> Callable[[Task, Sequence[Part], BatchProgress], bool]:
+    if config.engine == "local":
+        return run_local
+    from detector.batch.on_ray import run_ray  # an optional package
+
+    return run_ray
 
 
 def join_batch(config: JoinBatchConfig) -> None:

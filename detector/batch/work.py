@@ -1,5 +1,6 @@
 """The work on a part, the same for every engine: detect in its images, publish its rows."""
 
+import socket
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -8,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from detector.batch.plan import Part, part_path, text_of
+from detector.batch.plan import Job, Part, part_path, text_of, weights_sha256
 from detector.batch.table import Table, error_row, found_row, table_of, write_table
 from detector.config import BatchConfig
+from detector.errors import WeightsError
 from detector.inference.detector import Detector
 from detector.inference.sources import Source
 from detector.inference.streaming import stream
@@ -32,7 +34,16 @@ class Task:
         return part_path(Path(self.config.out), self.settings, part)
 
     def load(self) -> Detector:
-        """The detector, which has run once: what can't run ends here and is no image's fault."""
+        """The detector, which has run once: what can't run ends here and is no image's fault.
+
+        Raises DetectorError kinds; WeightsError, too, if the weights are no longer, or on this machine are not, those of the
+        settings.
+        """
+        if weights_sha256(self.config.weights) != self.settings["weights_sha256"]:
+            raise WeightsError(
+                f"{self.config.weights}: on {socket.gethostname()} this file differs from that of the start; a batch needs"
+                " the same weights on all machines to its end"
+            )
         detector = Detector.load(self.config.weights, self.config, threads=self.config.threads or 1)
         detector(np.zeros((64, 64, 3), np.uint8))
         return detector
@@ -42,7 +53,19 @@ class Task:
         atomic_write(self.path(part), lambda temporary: write_table(rows, temporary))
 
 
-def detect_part(detector: Detector, part: Part, goes_on: Callable[[int], bool]) -> Table:
+def do_job(detector: Detector, task: Task, job: Job, goes_on: Callable[[int], bool]) -> tuple[Table | None, int]:
+    """Detect in a job's images; a whole part is published. The rows of a piece, else None, and how many have an error."""
+    if job.whole and task.path(job.part).exists():  # another driver was faster
+        return None, 0
+    rows = _detect(detector, job.piece, goes_on)
+    errors = len(rows) - rows.column("error").null_count
+    if job.whole:
+        task.publish(job.part, rows)
+        return None, errors
+    return rows, errors
+
+
+def _detect(detector: Detector, part: Part, goes_on: Callable[[int], bool]) -> Table:
     """The rows of a part's images in their order, one for each.
 
     goes_on: called after each image with the number of those that are done; if it returns false, StoppedError is raised.

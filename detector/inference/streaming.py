@@ -16,6 +16,7 @@ from torch import Tensor
 from detector.config import InferConfig
 from detector.errors import DataError
 from detector.images.read import image_from_bytes, read_image
+from detector.images.remote import is_remote, read_remote
 from detector.inference.detector import Detector, ImageLike, as_array, as_list
 from detector.inference.sources import Source, find_sources
 from detector.inference.tiles import TiledDetector
@@ -114,7 +115,7 @@ def _read(source: Source, reconnect: float, stop: Event) -> Iterator[tuple[float
     if source.kind == "image" and source.url:
         yield 0.0, image_from_bytes(fetch(source.location)[0])
     elif source.kind == "image":
-        yield 0.0, read_image(Path(source.name))
+        yield 0.0, read_remote(source.name) if is_remote(source.name) else read_image(Path(source.name))
     elif source.camera is not None:
         yield from _read_camera(source.name, source.camera)
     elif source.live:

@@ -1,0 +1,89 @@
+"""Images that are no local files: on object stores (s3://, gs://, …) and in tar files, through fsspec, which PyTorch brings."""
+
+import glob
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+
+from fsspec.core import url_to_fs
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from detector.errors import DataError
+from detector.images.read import IMAGE_FORMATS, UnreadableImageError, image_from_bytes
+from detector.utils.http import LARGEST, without_secrets
+
+SCHEME = re.compile(r"(?!https?:|rtsps?:)[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+EXTENSIONS = frozenset(f".{extension}" for extensions in IMAGE_FORMATS.values() for extension in extensions)
+
+
+def is_remote(name: str) -> bool:
+    """Whether a name is a URL of fsspec, such as s3://bucket/a.jpg or tar://a.jpg::shard.tar."""
+    return SCHEME.match(name) is not None
+
+
+def find_remote(name: str) -> list[str]:
+    """The names of the images behind an fsspec URL, sorted: of one image, of a folder with its subfolders, of a glob (`**` stands
+    for any depth), or of a tar file, which may be local. The tar files that a folder or glob holds are opened.
+
+    Raises DataError if there is none, or if it can't be listed.
+    """
+    with _errors(name):
+        system, path = url_to_fs(name)
+        if glob.has_magic(path):
+            found = system.glob(path)
+        elif system.exists(path):
+            found = [path] if system.isfile(path) else system.find(path)
+        else:
+            raise FileNotFoundError
+        images: list[str] = []
+        for each in sorted(map(str, found)):
+            if each.lower().endswith(".tar"):
+                images += _members(system.unstrip_protocol(each) if is_remote(name) else each)
+            elif PurePosixPath(each).suffix.lower() in EXTENSIONS:
+                images.append(system.unstrip_protocol(each))
+    if not images:
+        raise DataError(
+            f"{without_secrets(name)}: holds no image; name an image, a folder, a glob or a tar file of images"
+        )
+    return images
+
+
+def read_remote(name: str) -> UInt8[ndarray, "height width 3"]:
+    """The image with a name that `find_remote` gives, as contiguous 8-bit RGB. Raises UnreadableImageError if it can't be had."""
+    with _errors(name, UnreadableImageError):
+        system, path = url_to_fs(name)
+        with system.open(path, "rb") as file:
+            content: bytes = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise UnreadableImageError(
+            f"{without_secrets(name)}: more than {LARGEST >> 20} MiB, which no image should have"
+        )
+    try:
+        return image_from_bytes(content)
+    except DataError as error:
+        raise UnreadableImageError(f"{without_secrets(name)}: {error}") from error
+
+
+def _members(tar: str) -> Iterator[str]:
+    """The images in a tar file, sorted."""
+    system, _ = url_to_fs(f"tar://::{tar}")
+    for member in sorted(map(str, system.find(""))):
+        if PurePosixPath(member).suffix.lower() in EXTENSIONS:
+            yield f"tar://{member}::{tar}"
+
+
+@contextmanager
+def _errors(name: str, kind: type[DataError] = DataError) -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except ImportError as error:  # fsspec names the package
+        raise kind(f"{without_secrets(name)}: can't be read: {error}") from error
+    except FileNotFoundError as error:
+        raise kind(f"{without_secrets(name)}: does not exist") from error
+    except Exception as error:  # each store has errors of its own: no rights, no network, a broken tar file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise kind(f"{without_secrets(name)}: can't be read: {reason}") from error
