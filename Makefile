@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test fuzz soak docs clean
+.PHONY: demo test test-extras fuzz soak docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/detector demo
@@ -14,6 +14,14 @@ test: $(VENV)/installed examples/node_modules/.package-lock.json
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+# The tests of heavy optional packages, which it installs; make test skips them where they are missing.
+test-extras: $(VENV)/extras-installed
+	$(BIN)/pytest --numprocesses 0 tests/extras
+
+$(VENV)/extras-installed: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[dev,ray]'
+	touch $@
 
 # Random inputs for every reader of files from strangers: FUZZ_SECONDS each, other ones every time.
 fuzz: $(VENV)/installed

@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""`detector batch` on its engines: images/s of Ray beside the local engine, faults, and the memory of the driver.
+
+    batch_engines.py speed --images FOLDER   the same images on both engines in turn, 2 workers each: ratio, spilled bytes
+    batch_engines.py faults --images FOLDER  a cluster of two nodes: SIGKILL of 20 workers, of a node, of the driver, and two
+                                             drivers at once; in the end the folder is the undisturbed one, byte for byte
+    batch_engines.py memory                  100,000 images of one pixel: the driver's resident memory over time
+
+Exit code 1 where a folder differs, where bytes were spilled, or where the driver grows by more than 5 % in the second half.
+"""
+
+import argparse
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+RESIDENT = "VmRSS:"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "faults", "memory"))
+    parser.add_argument("--images", help="folder of images")
+    parser.add_argument("--weights", default="yolo11n-bccd")
+    parser.add_argument("--engine", choices=("local", "ray"), default="ray", help="of memory")
+    parser.add_argument("--rounds", type=int, default=3, help="of speed")
+    parser.add_argument("--kills", type=int, default=20, help="workers that faults kills")
+    parser.add_argument("--count", type=int, default=100_000, help="images of memory")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if options.what != "memory" and not options.images:
+        parser.error("--images is needed")
+    with tempfile.TemporaryDirectory() as scratch:
+        return {"speed": speed, "faults": faults, "memory": memory}[options.what](options, Path(scratch))
+
+
+def start(options: argparse.Namespace, engine: str, images: str, out: Path, *more: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "detector", "batch", images, f"--weights={options.weights}", f"--out={out}"]
+    command += [f"--engine={engine}", "--workers=2", "--device=cpu", *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: "subprocess.Popen[str]") -> str:
+    """What it printed last."""
+    out, err = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"detector batch ended with {process.returncode}:\n{out}{err}")
+    return out.strip().splitlines()[-1]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@contextmanager
+def cluster(nodes: int, cpus: int) -> Iterator[Any]:
+    """A Ray cluster on this machine, to which the commands started in the block connect."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    ray_cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(nodes):
+        ray_cluster.add_node(num_cpus=cpus)
+    os.environ["RAY_ADDRESS"] = ray_cluster.address
+    try:
+        yield ray_cluster
+    finally:
+        ray_cluster.shutdown()
+
+
+def spilled_bytes(address: str) -> int:
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+    reply = get_memory_info_reply(get_state_from_address(address))
+    return int(reply.store_stats.spilled_bytes_total)
+
+
+def speed(options: argparse.Namespace, scratch: Path) -> int:
+    ratios = []
+    with cluster(nodes=1, cpus=2) as ray_cluster:
+        for number in range(options.rounds):
+            rates = {}
+            for engine in ("local", "ray") if number % 2 else ("ray", "local"):
+                since = time.monotonic()
+                last = finish(start(options, engine, options.images, scratch / f"{engine}{number}"))
+                images = int(last.partition("; ")[2].split()[0])
+                rates[engine] = images / (time.monotonic() - since)  # of the whole command
+                print(f"{engine}: {rates[engine]:.2f} images/s of the whole command; {last}", flush=True)
+            ratios.append(rates["ray"] / rates["local"])
+        spilled = spilled_bytes(ray_cluster.address)
+    same = content(scratch / "ray0") == content(scratch / "local0")
+    spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+    print(
+        f"ray/local: {statistics.median(ratios):.3f} ({spread}); {spilled} bytes spilled; {'same' if same else 'OTHER'} files"
+    )
+    return 0 if same and not spilled else 1
+
+
+def workers() -> list[int]:
+    """The processes of Ray's workers that detect."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().startswith(b"ray::_Actor.do"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def faults(options: argparse.Namespace, scratch: Path) -> int:
+    choose = random.Random(options.seed)
+    finish(start(options, "local", options.images, scratch / "undisturbed", "--part_size=50"))
+    undisturbed = content(scratch / "undisturbed")
+    result = 0
+
+    def check(name: str, folder: Path, how: str) -> None:
+        nonlocal result
+        same = content(folder) == undisturbed
+        result |= not same
+        print(f"{name}: {how}; {'the same files' if same else 'OTHER FILES'}", flush=True)
+
+    with cluster(nodes=2, cpus=1) as ray_cluster:
+        process, killed = start(options, "ray", options.images, scratch / "workers", "--part_size=50"), 0
+        while process.poll() is None and killed < options.kills:
+            time.sleep(choose.uniform(1, 8))
+            if found := workers():
+                os.kill(choose.choice(found), signal.SIGKILL)
+                killed += 1
+        check("workers", scratch / "workers", f"{killed} killed; {finish(process)}")
+
+        process = start(options, "ray", options.images, scratch / "node", "--part_size=50")
+        while not workers():
+            time.sleep(0.1)
+        time.sleep(choose.uniform(1, 8))
+        ray_cluster.remove_node(ray_cluster.worker_nodes[-1], allow_graceful=False)
+        ray_cluster.add_node(num_cpus=1)
+        check("node", scratch / "node", f"1 of 2 killed, another added; {finish(process)}")
+
+        process = start(options, "ray", options.images, scratch / "driver", "--part_size=50")
+        while not workers():
+            time.sleep(0.1)
+        time.sleep(choose.uniform(1, 8))
+        process.kill()
+        process.communicate()
+        until = time.monotonic() + 60
+        while (left := workers()) and time.monotonic() < until:
+            time.sleep(0.1)
+        result |= bool(left)
+        again = finish(start(options, "ray", options.images, scratch / "driver", "--part_size=50"))
+        check("driver", scratch / "driver", f"killed, {len(left)} of its workers left after 60 s; again: {again}")
+
+        drivers = [
+            start(options, "ray", options.images, scratch / "two", "--part_size=50", "--workers=1") for _ in range(2)
+        ]
+        check("two drivers", scratch / "two", " / ".join(finish(driver) for driver in drivers))
+    return result
+
+
+def memory(options: argparse.Namespace, scratch: Path) -> int:
+    (scratch / "pixels").mkdir()
+    for number in range(options.count):
+        Image.new("RGB", (1, 1)).save(scratch / "pixels" / f"{number:06}.ppm")
+    (scratch / "list.txt").write_text("\n".join(str(path) for path in sorted((scratch / "pixels").iterdir())))
+    resident: list[tuple[float, float]] = []
+    process = start(options, options.engine, str(scratch / "list.txt"), scratch / "out", "--image_size=32")
+    begin = time.monotonic()
+    while process.poll() is None:
+        status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        line = next((line for line in status if line.startswith(RESIDENT)), None)
+        if line and any((scratch / "out").glob("parts/*.parquet")):
+            resident.append((time.monotonic() - begin, int(line.split()[1]) / 1024))
+        time.sleep(1)
+    last = finish(process)
+    half, end = resident[len(resident) // 2][1], resident[-1][1]
+    print(
+        f"{last}; driver: {resident[0][1]:.0f} MiB after its first part, {half:.0f} at half time, {end:.0f} at the end"
+    )
+    return 0 if end <= 1.05 * half else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
