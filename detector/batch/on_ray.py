@@ -130,14 +130,14 @@ class _Pool:
 
     def _lost(self, worker: _Worker, error: Exception) -> None:
         self.workers.remove(worker)
-        how = " ".join(str(error).split("\n\tclass_name")[0].split())
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         if not worker.node:
             self._failed_starts += 1
             if self._failed_starts == STARTS:
-                raise DetectorError(f"{STARTS} workers ended before they could begin ({how})")
+                raise DetectorError(f"{STARTS} workers ended before they could begin ({lines[-1]})")
         elif worker.job is not None and worker.node not in _living_nodes():
             self._ledger.give_back(worker.job)  # of a node that is gone, no image is guilty
-        elif worker.job is not None and (quarantined := self._ledger.died(worker.job, how)):
+        elif worker.job is not None and (quarantined := self._ledger.died(worker.job, lines[0])):
             self._progress.say(quarantined)
             self._progress.done(worker, 1, 1)
         self.start()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,13 @@ def cluster() -> Iterator[Any]:
     """A head without room for workers and two nodes with one CPU each."""
     from ray.cluster_utils import Cluster
 
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # for the classes of this module
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     os.environ["RAY_ADDRESS"] = cluster.address
     yield cluster
-    del os.environ["RAY_ADDRESS"]
+    del os.environ["RAY_ADDRESS"], os.environ["PYTHONPATH"]
     cluster.shutdown()
 
 
