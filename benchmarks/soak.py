@@ -140,6 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("minutes", type=float, nargs="?", default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # by nohup; the jobs would inherit that, and rightly not end
+        signal.signal(signal.SIGHUP, lambda *_: None)
     shared = set(SHARED_MEMORY.iterdir())
     with tempfile.TemporaryDirectory() as name:
         data = Path(name) / "data"
