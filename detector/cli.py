@@ -42,9 +42,14 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 def train(config: TrainConfig) -> int:
-    from detector.training.loop import train
+    if config.engine == "ray":
+        from detector.training.on_ray import train_on_ray
 
-    train(config)
+        train_on_ray(config)
+    else:
+        from detector.training.loop import train
+
+        train(config)
     if int(os.environ.get("RANK", 0)) == 0:  # of the processes that torchrun starts
         report_after(config.resume or config.out)
     return 0

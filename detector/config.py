@@ -304,6 +304,24 @@ class PathsConfig:
 
 
 @dataclass(frozen=True)
+class RayConfig:
+    """Processes of a training on a Ray cluster."""
+
+    RANGES: ClassVar[Ranges] = {"workers": (1, 4096), "cpus_per_worker": (1, 1024), "max_failures": (0, MANY)}
+
+    workers: int = 1
+    """Processes that train together."""
+    cpus_per_worker: int = 1
+    """CPUs that Ray keeps free for each process; the loader's processes run on them, too."""
+    max_failures: int = 3
+    """How often the run goes on from its last checkpoint after processes or machines were lost."""
+
+    def __post_init__(self) -> None:
+        _require_types("ray.", self)
+        _require_range("ray.", self)
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Train a detector on COCO annotations or YOLO labels."""
 
@@ -345,6 +363,9 @@ class TrainConfig:
     """Folder of a run to continue from its last checkpoint, with the configuration it was started with."""
     max_unreadable: float = field(default=0.01, metadata=RESUME_MAY_CHANGE)
     """Largest fraction of unreadable images; these are named, counted and skipped, more of them stop the run."""
+    engine: Literal["local", "ray"] = field(default="local", metadata=RESUME_MAY_CHANGE)
+    """What starts the processes; local: you, or torchrun; ray: a Ray cluster."""
+    ray: RayConfig = field(default_factory=RayConfig, metadata=RESUME_MAY_CHANGE)
     train: TrainLoopConfig = field(default_factory=TrainLoopConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detector.config import AugmentConfig, LossConfig, PathsConfig, TrainConfig, TrainLoopConfig
+from detector.config import AugmentConfig, LossConfig, PathsConfig, RayConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoDataset
 from detector.data.load import load_split
 from detector.errors import ConfigError, DataError
@@ -19,6 +19,7 @@ SECTION_TYPES = {
     "augment": AugmentConfig,
     "loss": LossConfig,
     "paths": PathsConfig,
+    "ray": RayConfig,
 }
 
 

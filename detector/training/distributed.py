@@ -94,7 +94,8 @@ class World:
 
 @contextlib.contextmanager
 def init_distributed() -> Iterator[World]:
-    """The world that torchrun's environment variables describe, connected for the time of the block; else just this process.
+    """The world that torchrun's environment variables describe, which Ray Train sets, too, connected for the time of the block;
+    else just this process.
 
     Only the main process prints. If one process fails, every process ends and one of them says why: a DetectorError is
     raised there, SystemExit (2) in the others. An error that is a bug keeps its traceback.
@@ -102,12 +103,16 @@ def init_distributed() -> Iterator[World]:
     if "RANK" not in os.environ:
         yield World()
         return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store, rank, size = next(iter(rendezvous("env://")))
-    # torchrun's store outlives a restart, and with it the addresses of the processes that are gone
-    store = dist.PrefixStore(f"start {os.environ.get(RESTARTED, 0)}", store)  # type: ignore[attr-defined]
-    world = World(rank, size, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]), store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    local = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if dist.is_initialized():  # by Ray Train
+        world = World(dist.get_rank(), dist.get_world_size(), *local)
+    else:
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        store, rank, size = next(iter(rendezvous("env://")))
+        # torchrun's store outlives a restart, and with it the addresses of the processes that are gone
+        store = dist.PrefixStore(f"start {os.environ.get(RESTARTED, 0)}", store)  # type: ignore[attr-defined]
+        world = World(rank, size, *local, store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         with (
             world.translate_lost_process(),

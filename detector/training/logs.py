@@ -48,9 +48,13 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+LAUNCHER = "DETECTOR_LAUNCHER"
+"""Variable with the name of what started this process, where that is no parent process."""
+
+
 def launcher() -> str:
-    """The process that started this one: torchrun, where it did."""
-    return f"{platform.node()} {os.getppid()}"
+    """What started this process: torchrun or Ray, where they did."""
+    return os.environ.get(LAUNCHER) or f"{platform.node()} {os.getppid()}"
 
 
 def processor_name(device: torch.device) -> str:

@@ -1,0 +1,152 @@
+"""Training on a Ray cluster: Ray Train starts the processes and starts them again; each runs the loop that torchrun runs."""
+
+import contextlib
+import dataclasses
+import io
+import logging
+import os
+import shlex
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from detector.config import TrainConfig
+from detector.errors import DetectorError, missing_package
+from detector.training.distributed import RESTARTED, LostProcessError
+from detector.training.logs import LAUNCHER
+from detector.training.loop import train
+from detector.training.setup import with_absolute_paths
+from detector.utils.fileio import require_writable
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing phones home; read when Ray starts a cluster
+try:
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+except ImportError as error:
+    raise missing_package("--engine ray", error, "ray") from error
+
+
+os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"  # it would show what processes are not to print
+NAME = ".ray"
+"""Folder in that of the run, for what Ray Train notes; it goes at the end."""
+
+
+class _Mailbox:
+    """What the processes tell the driver."""
+
+    def __init__(self) -> None:
+        self._error: DetectorError | None = None
+        self._printed: list[str] = []
+
+    def fail(self, error: DetectorError) -> None:
+        """Keep the first error that the user can fix; for such ones no process is started again."""
+        self._error = self._error or error
+
+    def error(self) -> DetectorError | None:
+        return self._error
+
+    def write(self, text: str) -> None:
+        self._printed.append(text)
+
+    def take(self) -> str:
+        """What was printed since the last time."""
+        text, self._printed = "".join(self._printed), []
+        return text
+
+
+class _ToDriver(io.TextIOBase):
+    """A standard stream of a process that is shown by the driver. (Ray's own way shows the logs of all its helpers, too.)"""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+
+    def write(self, text: str) -> int:
+        self._mailbox.write.remote(text)
+        return len(text)
+
+
+def _train(told: dict[str, Any]) -> None:
+    """A process of the run, once it has its rank; started again, it resumes from last.pt, as under torchrun."""
+    mailbox = told["mailbox"]
+    if ray.get(mailbox.error.remote()) is not None:  # of another process, which ended the connection with this one
+        return
+    os.environ[LAUNCHER], os.environ[RESTARTED] = told["launcher"], "1"
+    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # Ray would show what it notes
+    stream = _ToDriver(mailbox)
+    try:
+        with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+            train(told["config"])
+    except LostProcessError:
+        raise
+    except DetectorError as error:
+        ray.get(mailbox.fail.remote(error))
+
+
+@contextlib.contextmanager
+def _shown(mailbox: Any) -> Iterator[None]:
+    """Print within the block what the processes print."""
+    done = threading.Event()
+
+    def show() -> None:
+        while True:
+            last = done.wait(0.5)
+            print(ray.get(mailbox.take.remote()), end="", flush=True)
+            if last:
+                return
+
+    thread = threading.Thread(target=show, name="shows what processes print", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def train_on_ray(config: TrainConfig) -> None:
+    """Train as `config` says in `config.ray.workers` processes of the cluster that runs on this machine or that RAY_ADDRESS names,
+    else of one started here. `config.out` and the data must be there, by the same paths, on all machines.
+
+    Raises DetectorError kinds for what the user can fix, and if processes were lost more than `config.ray.max_failures` times.
+    """
+    out = Path(config.resume or config.out).absolute()
+    require_writable(out)
+    settings = config.ray
+    config = with_absolute_paths(dataclasses.replace(config, out=str(Path(config.out).absolute())))
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+    try:
+        on_gpus = config.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+        mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
+        trainer = TorchTrainer(
+            _train,
+            train_loop_config={"config": config, "launcher": f"Ray {uuid.uuid4()}", "mailbox": mailbox},
+            torch_config=TorchConfig(backend="nccl" if on_gpus else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=settings.workers, use_gpu=on_gpus, resources_per_worker={"CPU": settings.cpus_per_worker}
+            ),
+            run_config=RunConfig(
+                name=NAME, storage_path=str(out), failure_config=FailureConfig(max_failures=settings.max_failures)
+            ),
+        )
+        try:
+            with _shown(mailbox):
+                trainer.fit()
+        except (TrainingFailedError, KeyboardInterrupt) as error:
+            cause = ray.get(mailbox.error.remote())
+            if cause is None and isinstance(error, KeyboardInterrupt):
+                cause = DetectorError(
+                    f"interrupted; continue with: detector train --engine ray --resume {shlex.quote(str(out))}"
+                )
+            if cause is None:
+                raise
+            raise cause from error
+        if (cause := ray.get(mailbox.error.remote())) is not None:
+            raise cause
+    finally:
+        ray.shutdown()
+        shutil.rmtree(out / NAME, ignore_errors=True)

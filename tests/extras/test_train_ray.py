@@ -1,0 +1,80 @@
+"""Training on a Ray cluster of this machine: the same bits as under torchrun, whatever happens on the way."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from test_distributed import OPTIONS, REPOSITORY, Started, checkpoints_written, digests, pair, rows, wait
+
+from detector.demo.scenes import make_dataset
+
+pytest.importorskip("ray", reason="needs the extra ray: make test-extras")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    make_dataset(root, seed=1, train=9, val=5, test=3)
+    return root
+
+
+def on_ray(data: Path, out: Path) -> Started:
+    options = [*OPTIONS, f"--data={data}", f"--out={out}", "--engine=ray", "--ray.workers=2", "--device=cpu"]
+    return Started(sys.executable, "-m", "detector", "train", *options)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes under torchrun."""
+    out = tmp_path_factory.mktemp("torchrun") / "run"
+    done = pair(
+        str(REPOSITORY / "tools" / "train.py"), *OPTIONS, f"--data={data}", f"--out={out}", "--device=cpu"
+    ).finish()
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_ray_trains_as_torchrun_does(data: Path, whole: Path, tmp_path: Path) -> None:
+    done = on_ray(data, tmp_path / "run").finish()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch   2/2") == 1
+    assert "Average Precision" not in done.stdout
+    assert digests(tmp_path / "run") == digests(whole)
+    assert rows(tmp_path / "run") == rows(whole)
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {path.name for path in whole.iterdir()}
+    assert not (tmp_path / "run" / ".ray").exists()
+
+
+def train_processes() -> list[int]:
+    """The processes of Ray that train."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            name = path.read_bytes()
+        except OSError:
+            continue
+        if name.startswith(b"ray::") and b"TrainWorker" in name:
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_a_killed_process_is_started_again_and_the_run_goes_on(data: Path, whole: Path, tmp_path: Path) -> None:
+    started = on_ray(data, tmp_path / "run")
+    wait(checkpoints_written(tmp_path / "run", 3))
+    os.kill(train_processes()[0], signal.SIGKILL)
+    done = started.finish()
+    assert done.returncode == 0, done.stderr
+    assert digests(tmp_path / "run") == digests(whole)
+    assert rows(tmp_path / "run") == rows(whole)
+
+
+def test_what_the_user_can_fix_is_one_line_and_is_not_tried_again(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    done = on_ray(data, tmp_path / "run").finish()
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line]
+    assert line.startswith(f"error: --out: {tmp_path / 'run'} already holds a run")
