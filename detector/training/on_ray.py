@@ -70,17 +70,17 @@ class _ToDriver(io.TextIOBase):
         return len(text)
 
 
-def _train(told: dict[str, Any]) -> None:
+def _train(settings: dict[str, Any]) -> None:
     """A process of the run, once it has its rank; started again, it resumes from last.pt, as under torchrun."""
-    mailbox = told["mailbox"]
+    mailbox = settings["mailbox"]
     if ray.get(mailbox.error.remote()) is not None:  # of another process, which ended the connection with this one
         return
-    os.environ[LAUNCHER], os.environ[RESTARTED] = told["launcher"], "1"
+    os.environ[LAUNCHER], os.environ[RESTARTED] = settings["launcher"], "1"
     logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # Ray would show what it notes
     stream = _ToDriver(mailbox)
     try:
         with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
-            train(told["config"])
+            train(settings["config"])
     except LostProcessError:
         raise
     except DetectorError as error:
