@@ -157,6 +157,8 @@ class ImageFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._listings: dict[str, Listing] = {}
+        self._places = [_parts(place.as_posix()) for place in dict.fromkeys((path.absolute(), path.resolve()))]
+        self._own_names = {IMAGES}.union(*self._places)
 
     def holds(self, name: str) -> bool:
         """Whether there is a file of this very name, relative to the folder."""
@@ -174,9 +176,12 @@ class ImageFolder:
         """
         spellings = _spellings(name)
         same = [parts for text in spellings for parts in self._same_path(text)]
-        other = [parts for text in spellings for parts in self._other_folders(text)]
-        unhashed = [[*parts[:-1], HASH.sub("", parts[-1], count=1)] for parts in same + other if parts and hashed]
-        found = self._files(same) or self._files(other) or self._files(unhashed)
+        found = self._files(same)
+        if not found:
+            other = [parts for text in spellings for parts in self._other_folders(text)]
+            found = self._files(other)
+            if not found and hashed:
+                found = self._files([*parts[:-1], HASH.sub("", parts[-1], count=1)] for parts in same + other if parts)
         if len(found) > 1:  # links to one file are no doubt
             found = list({(self.path / file).resolve(): file for file in found}.values())
         return found
@@ -187,10 +192,9 @@ class ImageFolder:
         if not text.startswith("/"):
             yield parts
             return
-        for folder in (self.path.absolute(), self.path.resolve()):
-            start = _parts(folder.as_posix())
-            if parts[: len(start)] == start:
-                yield parts[len(start) :]
+        for place in self._places:
+            if parts[: len(place)] == place:
+                yield parts[len(place) :]
 
     def _other_folders(self, text: str) -> Iterator[list[str]]:
         """Each end of an absolute path; another without `images` or names of the folder itself before it, or with `images`."""
@@ -199,8 +203,7 @@ class ImageFolder:
             yield from (parts[start:] for start in range(len(parts)))
             return
         yield [IMAGES, *parts]
-        own = {IMAGES, *self.path.resolve().parts}
-        repeated = takewhile(lambda start: parts[start - 1] in own, range(1, len(parts)))
+        repeated = takewhile(lambda start: parts[start - 1] in self._own_names, range(1, len(parts)))
         yield from (parts[start:] for start in repeated)
 
     def _files(self, paths: Iterable[list[str]]) -> list[str]:
