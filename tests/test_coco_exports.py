@@ -530,6 +530,16 @@ def test_as_roboflow_writes_it(tmp_path: Path) -> None:
     assert val.boxes(0).tolist() == [[0, 2, 10, 7]]
 
 
+@pytest.mark.parametrize("name", ["annotations/instances_default.json", "result.json"])
+def test_a_file_of_no_split_is_named(tmp_path: Path, name: str) -> None:
+    """CVAT writes the former without subsets, Label Studio the latter."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(DataError, match=r"no train split: .* is of no split; .*--paths\.train_json") as caught:
+        load_split(str(tmp_path), "train")
+    assert f"; {tmp_path / name} is of no split; splits found: none; name the paths" in str(caught.value)
+
+
 def test_as_cvat_writes_it(tmp_path: Path) -> None:
     """Subsets by the names of CVAT's interface, image names with the folders of the task, an attribute on each object."""
     for subset in ("Train", "Validation", "Test"):

@@ -251,14 +251,13 @@ def read_ids(annotations: Path, categories: Categories) -> tuple[Categories, dic
     """The categories as an annotation file numbers them, and the id of each of its images by normalized file name: as in the
     dataset, that of the first entry for a file.
 
-    categories: see `CocoDataset.load`, which raises the same DataError.
+    categories: see `CocoDataset.load`, which raises the same DataError; names must be relative here.
     """
     file = AnnotationFile.parse(annotations)
-    names = file_names(file)
+    names = [posixpath.normpath(name) for name in file_names(file)]
     for index, name in enumerate(names):
         if is_absolute(name):
             raise leads_out(file, index, name)
-    names = [posixpath.normpath(name) for name in names]
     first = _first_entries(names)
     ids = file.unique_integers("images", "id", first)
     return _agreed_categories(file, categories), dict(zip(names, ids[first].tolist(), strict=True))

@@ -66,10 +66,10 @@ def leads_out(file: AnnotationFile, index: int, name: str) -> DataError:
 
 
 def find_images(file: AnnotationFile, names: list[str], folder: Path) -> list[str]:
-    """Each name as the file is called in `folder`; one that is not there as it stands is found where it can mean one file only.
+    """Each name as the file is called in `folder`; one that is not there as it stands is read where it can mean one file only.
 
-    Counts those in `file.noticed`. Raises DataError, one line with the remedy, where a file is missing, where a name may
-    mean two files, or two names one.
+    Counts those in `file.noticed`. Raises DataError, one line with the remedy, where the folder or a file is missing, where a
+    name may mean two files, or two names one.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: this image folder of {file.path} does not exist: name it with {FOLDER_OPTIONS}")
@@ -77,8 +77,7 @@ def find_images(file: AnnotationFile, names: list[str], folder: Path) -> list[st
     odd = [index for index, name in enumerate(names) if not images.holds(name)]
     if not odd:
         return names
-    found = list(names)
-    hashed = has_hashes(names)
+    found, hashed = list(names), has_hashes(names)
     missing = []
     for index in odd:
         files = images.find(names[index], hashed)
@@ -91,10 +90,10 @@ def find_images(file: AnnotationFile, names: list[str], folder: Path) -> list[st
             found[index] = files[0]
         else:
             missing.append(index)
+    outside = next((index for index in missing if is_absolute(names[index])), None)
+    if outside is not None:
+        raise leads_out(file, outside, names[outside])
     if missing:
-        first = next((index for index in missing if is_absolute(names[index])), None)
-        if first is not None:
-            raise leads_out(file, first, names[first])
         raise DataError(
             f"{len(missing)} of {len(names)} images named in {file.path} are not in {folder}, the first: "
             f"{names[missing[0]]!r}; correct file_name there, or name the folder with {FOLDER_OPTIONS}"

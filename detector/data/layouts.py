@@ -63,6 +63,8 @@ def find_split(root: Path, split: Split) -> SplitPaths:
             looked_for += (
                 f", and for YOLO labels data.yaml, images/{split} beside labels/{split}, {split}/images and so on"
             )
+            if others := sorted([*root.glob("annotations/*.json"), *root.glob("*.json")]):
+                looked_for += f"; {others[0]} is of no split"
         existing = ", ".join(other for other in SPLITS if _annotation_files(root, other)) or "none"
         raise DataError(f"{root}: no {split} split: looked for {looked_for}; splits found: {existing}; {remedy}")
     annotations = found[0]
