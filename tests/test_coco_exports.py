@@ -242,10 +242,28 @@ def test_a_name_that_leads_out_of_the_folder_stays_refused(tmp_path: Path, name:
     assert ("%" in name and "?d=" not in name) != text.endswith(leads_out)
 
 
-def test_a_mistaken_folder_is_noticed(tmp_path: Path) -> None:
-    """Relative names keep their folders: those of another split do not pass for the ones in this folder."""
+@pytest.mark.parametrize(
+    "name", ["val/0001.jpg", "/data/val/0001.jpg", "C:\\Validation\\1\\0001.jpg", "s3://a/val2017/0001.jpg"]
+)
+def test_images_of_another_split_do_not_pass_for_those_in_the_folder(tmp_path: Path, name: str) -> None:
     put_images(tmp_path / "train", "0001.jpg")
-    assert "1 of 1 images" in error_of(tmp_path / "train", content_of("val/0001.jpg"))
+    text = error_of(tmp_path / "train", content_of(name))
+    assert "1 of 1 images" in text or "leads out of the image folder" in text
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("valid", "/data/val/0001.jpg"),
+        ("train2017", "/home/test/Train/0001.jpg"),
+        ("images", "/data/val/0001.jpg"),
+        ("train", "/data/trains/valley/0001.jpg"),
+    ],
+)
+def test_images_of_the_same_split_or_of_none_are_found(tmp_path: Path, folder: str, name: str) -> None:
+    put_images(tmp_path / folder, "0001.jpg")
+    dataset, _ = load(tmp_path / folder, content_of(name))
+    assert dataset.file_name(0) == "0001.jpg"
 
 
 def test_each_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,6 +501,19 @@ def test_the_category_that_groups_all_others_is_no_class(tmp_path: Path) -> None
     assert CocoDataset.load(paths, given).problems == ()
     renumbered = CocoDataset.load(paths, Categories((0, 1), ("cat", "dog")))
     assert renumbered.categories == Categories((1, 2), ("cat", "dog"))
+
+
+def test_a_group_may_be_called_as_its_class(tmp_path: Path) -> None:
+    """The validation split is read with the categories of the training split."""
+    put_images(tmp_path / "images", "x.jpg")
+    content = content_of("x.jpg")
+    del content["categories"][1]
+    train, _ = load(tmp_path / "images", roboflow(content, group="cat"))
+    assert train.categories == Categories((1,), ("cat",))
+    paths = SplitPaths(tmp_path / "annotations.json", tmp_path / "images")
+    assert CocoDataset.load(paths, train.categories).categories == train.categories
+    with_group = Categories((0, 1), ("cat", "cat"))
+    assert CocoDataset.load(paths, with_group).categories == with_group
 
 
 @pytest.mark.parametrize("category_id", [0, "0", 0.0])

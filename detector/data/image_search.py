@@ -26,6 +26,8 @@ IMAGES = "images"
 """The folder that tools put before the names of images, or leave out."""
 HASH = re.compile(r"[0-9a-f]{8}-(?=.)")
 """What Label Studio puts before the name of each file that is uploaded."""
+SPLIT = re.compile(r"(train|val|test)(id|idation)?(\d{4})?", re.IGNORECASE)
+"""The name of a folder of a split, such as valid or train2017."""
 ADDRESS = re.compile(r"/?data/(upload/|local-files/\?d=)")
 """How the addresses of files in Label Studio begin."""
 
@@ -196,10 +198,14 @@ class ImageFolder:
                 yield parts[len(place) :]
 
     def _other_folders(self, text: str) -> Iterator[list[str]]:
-        """Each end of an absolute path; another without `images` or names of the folder itself before it, or with `images`."""
+        """Each end of an absolute path, if it does not come from another split; a relative one without `images` or names of the
+        folder itself before it, or with `images`."""
         parts = _parts(text)
         if text.startswith("/"):
-            yield from (parts[start:] for start in range(len(parts)))
+            own_split = _split(self._places[0][-1:])
+            for start in range(len(parts)):
+                if own_split is None or _split(parts[:start]) in (None, own_split):
+                    yield parts[start:]
             return
         yield [IMAGES, *parts]
         repeated = takewhile(lambda start: parts[start - 1] in self._own_names, range(1, len(parts)))
@@ -234,6 +240,12 @@ def _spellings(name: str) -> list[str]:
     start, path = ("/", ADDRESS.sub("", name, count=1)) if ADDRESS.match(name) or is_absolute(name) else ("", name)
     texts = (start + text.replace("\\", "/") for text in (path, unquote(path)))
     return list(dict.fromkeys(map(posixpath.normpath, texts)))
+
+
+def _split(folders: list[str]) -> str | None:
+    """The split of the last folder that is called by one, as train, val or test; None without such."""
+    splits = [match[1].lower() for match in map(SPLIT.fullmatch, folders) if match]
+    return splits[-1] if splits else None
 
 
 def _parts(text: str) -> list[str]:
