@@ -15,13 +15,12 @@ import pytest
 from PIL import Image
 
 from detector.data.coco import CocoDataset, read_categories
-from detector.data.layouts import SplitPaths, find_split
+from detector.data.layouts import Split, SplitPaths, find_split
 from detector.data.load import load_split
 from detector.errors import DataError
 from detector.structures import Categories
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
-BCCD = SHARED_DATA / "bccd"
 needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="needs ../shared/data")
 NFC, NFD = unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")
 
@@ -641,7 +640,7 @@ def test_as_label_studio_writes_it(tmp_path: Path, variant: str, kept: bool) -> 
 CHANGES: dict[str, Change] = {
     "Windows": lambda image: image.update(file_name="images\\" + image["file_name"]),
     "absolute": lambda image: image.update(file_name="/home/me/bccd/" + image["file_name"]),
-    "percent": lambda image: image.update(file_name=image["file_name"].replace("_", "%5F")),
+    "percent": lambda image: image.update(file_name=f"%{ord(image['file_name'][0]):02X}{image['file_name'][1:]}"),
     "suffix": lambda image: image.update(file_name=image["file_name"].replace(".jpg", ".JPG")),
     "local files": lambda image: image.update(file_name="/data/local-files/?d=bccd%2F" + image["file_name"]),
     "upload": lambda image: image.update(file_name=f"/data/upload/1/{image['id']:07x}a-" + image["file_name"]),
@@ -650,8 +649,9 @@ CHANGES: dict[str, Change] = {
 
 @needs_shared_data
 @pytest.mark.parametrize("change", CHANGES)
-def test_odd_copies_of_bccd_load_to_the_same_dataset(tmp_path: Path, change: str) -> None:
-    paths = find_split(BCCD, "test")
+@pytest.mark.parametrize(("data", "split"), [("bccd", "test"), ("coco-tiny", "val")])
+def test_odd_copies_load_to_the_same_dataset(tmp_path: Path, data: str, split: Split, change: str) -> None:
+    paths = find_split(SHARED_DATA / data, split)
     clean = CocoDataset.load(paths)
     content = json.loads(paths.annotations.read_bytes())
     for image in content["images"]:
@@ -660,5 +660,6 @@ def test_odd_copies_of_bccd_load_to_the_same_dataset(tmp_path: Path, change: str
     odd = CocoDataset.load(SplitPaths(tmp_path / "annotations.json", paths.images))
     assert odd.fingerprint() == clean.fingerprint()
     assert odd.ground_truth() == clean.ground_truth()
-    (line,) = odd.problems
-    assert line.endswith(": 72")
+    assert len(odd.problems) == len(clean.problems) + 1
+    (line,) = (line for line in odd.problems if "file names read as" in line)
+    assert line.endswith(f": {len(clean)}")

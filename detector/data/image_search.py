@@ -212,10 +212,13 @@ class ImageFolder:
         yield from (parts[start:] for start in repeated)
 
     def _files(self, paths: Iterable[list[str]]) -> list[str]:
-        """The files that have one of the paths, but for Unicode normalization and the case of the suffix, in order."""
+        """The files that have one of the paths, but for Unicode normalization and the case of the suffix, in order.
+
+        Each part is looked up in a listing, which has no `..`: no path leads out.
+        """
         found: set[str] = set()
         for parts in paths:
-            if not parts or ".." in parts:
+            if not parts:
                 continue
             folders = [""]
             for part in parts[:-1]:
