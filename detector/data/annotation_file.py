@@ -14,6 +14,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from detector.data.repairs import (
+    around_turned,
+    grouping_category,
+    is_box,
+    polygon_area,
+    polygon_box,
+    readings_of_turned,
+    rotation,
+)
 from detector.errors import DataError
 from detector.utils.fileio import require_regular
 
@@ -58,6 +67,10 @@ class AnnotationFile:
             raise DataError(
                 f"{path}: this is not a COCO annotation file: it holds a {kind}, not an object; {EXPORT_AGAIN}"
             )
+        noticed: Counter[str] = Counter()
+        if content.get("annotations", ()) is None:
+            content["annotations"] = []
+            noticed["annotations is null, read as an empty list"] = 1
         for section in LISTS:
             if section not in content:
                 raise DataError(
@@ -73,7 +86,7 @@ class AnnotationFile:
         for section in ("images", "categories"):
             if not content[section]:
                 raise DataError(f"{path}: '{section}' is empty; there must be one entry at least")
-        return cls(path, {section: content[section] for section in LISTS})
+        return cls(path, {section: content[section] for section in LISTS}, noticed)
 
     def column(self, section: str, field: str) -> list[Any]:
         """The values of a field that every entry must have."""
@@ -153,10 +166,84 @@ class AnnotationFile:
             raise self._wrong("annotations", index, "iscrowd", int(values[index]), "must be 0 or 1")
         return values.astype(np.bool_)
 
-    def boxes(self) -> Float64[np.ndarray, "annotations 4"]:
-        """x, y, width, height in pixels, as they stand in the file."""
-        boxes = self.checked_column("annotations", "bbox", _is_box, "4 finite numbers: x, y, width, height")
-        return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
+    def category_names(self) -> list[str]:
+        """The names of the categories, also those written as numbers."""
+
+        def is_name(value: Any) -> bool:
+            return type(value) in (str, int) or (type(value) is float and math.isfinite(value) and value % 1 != 0)
+
+        names = self.checked_column("categories", "name", is_name, "a string")
+        self.noticed["category names written as numbers"] = sum(type(name) is not str for name in names)
+        return [str(name) for name in names]
+
+    def group_without_objects(self) -> int | None:
+        """The index of the category that is the supercategory of all others and has no annotations, as Roboflow adds one."""
+        categories = self.content["categories"]
+        group = grouping_category(categories)
+        if group is None:
+            return None
+        used = {_integer(entry.get("category_id")) for entry in self.content["annotations"]}
+        return None if _integer(categories[group].get("id")) in used else group
+
+    def boxes(self, sizes: Int64[np.ndarray, "annotations 2"]) -> Float64[np.ndarray, "annotations 4"]:
+        """x, y, width, height in pixels as they stand in the file; where a box is missing or turned, those of the upright box
+        around the object. sizes: (width, height) in pixels of the image of each annotation."""
+        entries = self.content["annotations"]
+        boxes = [entry.get("bbox") for entry in entries]
+        turned: list[int] = []
+        for index, entry in enumerate(entries):
+            box = boxes[index]
+            if is_box(box):
+                continue
+            missing, of_five = _is_nothing(box) or box == [], is_box(box, numbers=5)
+            polygon = polygon_box(entry.get("segmentation")) if missing or of_five else None
+            if polygon is not None:
+                boxes[index] = polygon
+                what = "boxes missing" if missing else "boxes of five numbers, the fifth an angle"
+                self.noticed[f"{what}, taken from their polygons"] += 1
+            elif of_five:
+                turned.append(index)
+            else:
+                self.column("annotations", "bbox")  # complains if there is none
+                raise self._wrong("annotations", index, "bbox", box, "must be 4 finite numbers: x, y, width, height")
+        for index, box in zip(turned, self._turned_boxes(turned, sizes).tolist(), strict=True):
+            boxes[index] = box
+        xywh = np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
+        rotations = np.array([rotation(entry) for entry in entries], np.float64)
+        by_attribute = np.flatnonzero(rotations)
+        xywh[by_attribute] = around_turned(xywh[by_attribute], rotations[by_attribute])
+        what = "boxes turned by attributes.rotation, as CVAT writes them, read as the upright boxes around them"
+        self.noticed[what] = len(by_attribute)
+        return xywh
+
+    def _turned_boxes(
+        self, turned: list[int], sizes: Int64[np.ndarray, "annotations 2"]
+    ) -> Float64[np.ndarray, "turned 4"]:
+        """The upright boxes around those of five numbers, the entries `turned` of the annotations."""
+        rows = np.array([self.content["annotations"][index]["bbox"] for index in turned], np.float64).reshape(-1, 5)
+        if not rows[:, 4].any():
+            self.noticed["boxes of five numbers, the fifth an angle of 0"] = len(rows)
+            return rows[:, :4]
+        readings = readings_of_turned(rows, sizes[turned])
+        if len(readings) == 1:
+            ((convention, boxes),) = readings.items()
+            what = f"boxes of five numbers, {convention}, read as the upright boxes around them"
+            self.noticed[what] = len(rows)
+            return boxes
+        at = int(np.flatnonzero(rows[:, 4])[0])
+        shown = " or ".join(f"{boxes[at].round(1).tolist()} ({name})" for name, boxes in [*readings.items()][:2])
+        complaint = (
+            f"turned by its fifth number it may be {shown}" if shown else "turned it is in its image in no reading"
+        )
+        index = turned[at]
+        box = self.content["annotations"][index]["bbox"]
+        raise self._wrong(
+            "annotations",
+            index,
+            "bbox",
+            box,
+            f"{complaint}; write the upright box of 4 numbers, or a polygon beside it",
+        )
 
     def areas(self, boxes: Float64[np.ndarray, "annotations 4"]) -> Float64[np.ndarray, " annotations"]:
         """Areas in square pixels as they stand in the file; that of the polygon, else of the box, where they can't be used."""
@@ -203,28 +290,13 @@ def _is_nothing(value: Any) -> bool:
     return value is None or (type(value) is float and math.isnan(value))  # as pandas writes null
 
 
+def _integer(value: Any) -> int | None:
+    return value if type(value) is int else _whole_number(value)
+
+
 def _whole_number(value: Any) -> int | None:
     if type(value) is float and value.is_integer():
         return int(value)
     if type(value) is str and WHOLE_NUMBER.fullmatch(value):
         return int(value.partition(".")[0])
     return None
-
-
-def _is_box(value: Any) -> bool:
-    return (
-        type(value) is list
-        and len(value) == 4
-        and all(type(number) in (int, float) and abs(number) <= LARGEST_INTEGER for number in value)
-    )
-
-
-def polygon_area(segmentation: Any, of_box: float) -> float:
-    """The area of the polygons, at most that of the box; that of the box if they are none, or run-length encoded."""
-    try:
-        rings = [np.array(ring, np.float64).reshape(-1, 2) for ring in segmentation]
-    except (TypeError, ValueError, OverflowError):
-        return of_box
-    with np.errstate(all="ignore"):
-        area = sum(abs(np.sum(x * np.roll(y, 1) - y * np.roll(x, 1))) / 2 for x, y in (ring.T for ring in rings))
-    return min(float(area), of_box) if area > 0 else of_box

@@ -5,7 +5,6 @@ they are started.
 """
 
 import hashlib
-import ntpath
 import posixpath
 import sys
 from collections import Counter
@@ -22,7 +21,8 @@ from torch import Tensor
 
 from detector.data.annotation_file import AnnotationFile
 from detector.data.box_format import require_pixels_xywh
-from detector.data.layouts import SplitPaths, files_in
+from detector.data.image_search import file_names, find_images, is_absolute, leads_out
+from detector.data.layouts import SplitPaths
 from detector.data.sample import Sample
 from detector.errors import DataError
 from detector.images.read import UnreadableImageError, image_size, read_image
@@ -30,7 +30,6 @@ from detector.structures import Categories
 
 ROUNDING = 0.01  # px; annotation files are written with two decimals: a box this little outside is not worth a line
 DIFFERENCES_SHOWN = 5
-FOLDER_OPTIONS = "--paths.train_images, --paths.val_images or --paths.test_images (train and evaluate take them)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,15 +97,14 @@ class CocoDataset:
     ) -> "CocoDataset":
         """The dataset of annotations in memory, whatever format they were read from: see `load`."""
         expected, categories = categories, _agreed_categories(file, categories)
-        names = _file_names(file)
-        _require_on_disk(names, paths)
+        names = find_images(file, file_names(file), paths.images)
         image_ids, sizes, images, row_of_entry = _images(file, names, paths)
 
         image_of = row_of_entry[file.look_up("image_id", image_ids, "images")]
         image_ids, sizes, names = image_ids[images], sizes[images], [names[entry] for entry in images]
         label_of = file.look_up("category_id", np.array(categories.ids, np.int64), "categories")
         crowd = file.crowd_flags()
-        xywh = file.boxes()
+        xywh = file.boxes(sizes[image_of])
         require_pixels_xywh(xywh, sizes[image_of], file.path)
         areas = file.areas(xywh)
         boxes, keep = _clip_boxes(xywh, sizes[image_of], file.noticed)
@@ -150,7 +148,8 @@ class CocoDataset:
         return int(self._image_ids[index])
 
     def file_name(self, index: int) -> str:
-        """The name as the annotation file has it, perhaps with sub-folders."""
+        """The name as the annotation file has it, or, where the file is spelled otherwise, as the disk has it; perhaps with
+        sub-folders."""
         return self._file_names[index].tobytes().decode("utf-8", "surrogatepass")
 
     def path(self, index: int) -> Path:
@@ -242,35 +241,51 @@ class CocoDataset:
 
 
 def read_categories(annotations: Path) -> Categories:
-    """The categories of an annotation file, by id. Raises DataError as `CocoDataset.load` does."""
-    return _agreed_categories(AnnotationFile.parse(annotations), None)
+    """The categories of an annotation file, by id, also one that only groups the others. Raises DataError as
+    `CocoDataset.load` does."""
+    file = AnnotationFile.parse(annotations)
+    return _by_id(file.unique_integers("categories", "id").tolist(), file.category_names())
 
 
 def read_ids(annotations: Path, categories: Categories) -> tuple[Categories, dict[str, int]]:
     """The categories as an annotation file numbers them, and the id of each of its images by normalized file name: as in the
     dataset, that of the first entry for a file.
 
-    categories: see `CocoDataset.load`, which raises the same DataError.
+    categories: see `CocoDataset.load`, which raises the same DataError; names must be relative here.
     """
     file = AnnotationFile.parse(annotations)
-    names = [posixpath.normpath(name) for name in _file_names(file)]
+    names = [posixpath.normpath(name) for name in file_names(file)]
+    for index, name in enumerate(names):
+        if is_absolute(name):
+            raise leads_out(file, index, name)
     first = _first_entries(names)
     ids = file.unique_integers("images", "id", first)
     return _agreed_categories(file, categories), dict(zip(names, ids[first].tolist(), strict=True))
 
 
-def _agreed_categories(file: AnnotationFile, expected: Categories | None) -> Categories:
-    """The file's categories by id, if they are expected or are the same by name; the expected ones if the file's are among them."""
-    ids = file.unique_integers("categories", "id").tolist()
-    names = file.checked_column("categories", "name", lambda name: isinstance(name, str), "a string")
+def _by_id(ids: list[int], names: list[str]) -> Categories:
     own = sorted(zip(ids, names, strict=True))
-    categories = Categories(tuple(category_id for category_id, _ in own), tuple(name for _, name in own))
+    return Categories(tuple(category_id for category_id, _ in own), tuple(name for _, name in own))
+
+
+def _agreed_categories(file: AnnotationFile, expected: Categories | None) -> Categories:
+    """The file's categories by id, if they are expected or are the same by name; the expected ones if the file's are among them.
+
+    A category that only groups the others is none, unless it is expected.
+    """
+    ids, names = file.unique_integers("categories", "id").tolist(), file.category_names()
+    group = file.group_without_objects()
+    if group is not None and (expected is None or expected.names.count(names[group]) < names.count(names[group])):
+        what = f"category {names[group]!r} without objects, the supercategory of all others, is no class"
+        file.noticed[what] = 1
+        del ids[group], names[group]
+    categories = _by_id(ids, names)
     if expected is None:
         return categories
     name_of = {category_id: repr(name) for category_id, name in zip(expected.ids, expected.names, strict=True)}
     differences = [
         f"id {category_id} is {name!r} here and {name_of.get(category_id, 'unknown')} there"
-        for category_id, name in own
+        for category_id, name in zip(categories.ids, categories.names, strict=True)
         if name_of.get(category_id) != repr(name)
     ]
     distinct = len({name.casefold() for name in names}) == len(names)
@@ -284,21 +299,6 @@ def _agreed_categories(file: AnnotationFile, expected: Categories | None) -> Cat
             f" (give each the same id and name, import a checkpoint with --annotations, or take other weights): {shown}"
         )
     return expected
-
-
-def _file_names(file: AnnotationFile) -> list[str]:
-    def is_name(value: Any) -> bool:
-        return isinstance(value, str) and value != "" and "\0" not in value
-
-    names = file.checked_column("images", "file_name", is_name, "the name of a file")
-    for index, name in enumerate(names):
-        normal = posixpath.normpath(name.replace("\\", "/"))
-        if normal.startswith("/") or ntpath.splitdrive(name)[0] or normal == ".." or normal.startswith("../"):
-            raise DataError(
-                f"{file.path}: images[{index}].file_name is {name!r}: it leads out of the image folder;"
-                " write it relative to that folder"
-            )
-    return names
 
 
 def _first_entries(names: Sequence[str]) -> Int64[np.ndarray, " names"]:
@@ -336,34 +336,6 @@ def _images(
     file.noticed["sizes of images missing or not positive, read from the images"] = len(unknown)
     file.noticed["entries of images whose file an earlier one names, merged with it"] = len(names) - len(images)
     return ids, sizes, images, image_of_entry
-
-
-def _require_on_disk(names: Sequence[str], paths: SplitPaths) -> None:
-    if not paths.images.is_dir():
-        raise DataError(
-            f"{paths.images}: this image folder of {paths.annotations} does not exist: name it with {FOLDER_OPTIONS}"
-        )
-    present: dict[str, set[str]] = {}
-    missing = []
-    for name in names:
-        folder, base = posixpath.split(name)
-        if folder not in present:
-            present[folder] = files_in(paths.images / folder)
-        # The second look is for file systems that know a file by other spellings too (upper case, composed letters).
-        if base not in present[folder] and not _is_file(paths.images / name):
-            missing.append(name)
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(names)} images named in {paths.annotations} are not in {paths.images}, the first: "
-            f"{missing[0]!r}; correct file_name there, or name the folder with {FOLDER_OPTIONS}"
-        )
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name no file can have
-        return False
 
 
 def _clip_boxes(

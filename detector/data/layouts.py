@@ -4,10 +4,12 @@ import json
 import os
 import re
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from detector.config import PathsConfig
+from detector.data.image_search import ImageFolder, has_hashes, is_there
 from detector.errors import ConfigError, DataError
 from detector.utils.fileio import require_regular
 
@@ -61,6 +63,8 @@ def find_split(root: Path, split: Split) -> SplitPaths:
             looked_for += (
                 f", and for YOLO labels data.yaml, images/{split} beside labels/{split}, {split}/images and so on"
             )
+            if others := sorted([*root.glob("annotations/*.json"), *root.glob("*.json")]):
+                looked_for += f"; {others[0]} is of no split"
         existing = ", ".join(other for other in SPLITS if _annotation_files(root, other)) or "none"
         raise DataError(f"{root}: no {split} split: looked for {looked_for}; splits found: {existing}; {remedy}")
     annotations = found[0]
@@ -84,18 +88,25 @@ def files_in(folder: Path) -> set[str]:
 
 
 def _annotation_files(root: Path, split: Split) -> list[Path]:
+    """Files of either layout; CVAT writes instances_Train.json where others write instances_train.json."""
+    coco = (path for path in root.glob("annotations/*.json") if path.name.lower().startswith(f"instances_{split}"))
     roboflow = root / ROBOFLOW_FOLDERS[split] / ROBOFLOW_FILE
-    return sorted(root.glob(f"annotations/instances_{split}*.json")) + ([roboflow] if roboflow.is_file() else [])
+    return sorted(coco) + ([roboflow] if roboflow.is_file() else [])
 
 
 def _image_folder(root: Path, split: Split, annotations: Path) -> Path:
-    """The image folder: of those that may hold the images, the first with the first image in it, else the first that exists."""
+    """The image folder: of those that may hold the images, the first with the first image in it, as it is written or else
+    in another way, else the first that exists."""
     suffix = annotations.stem.removeprefix("instances_")
     candidates = (root / suffix, root / "images" / suffix, root / split, root / "images" / split, root / "images", root)
     existing = [folder for folder in candidates if folder.is_dir()]
     first_image = _first_file_name(annotations)
-    holding = [folder for folder in existing if first_image is not None and _holds(folder, first_image)]
-    return (holding + existing)[0]
+    if first_image is None:
+        return existing[0]
+    hashed = has_hashes([first_image])
+    as_written = (folder for folder in existing if is_there(folder, first_image))
+    otherwise = (folder for folder in existing if ImageFolder(folder).find(first_image, hashed))
+    return next(chain(as_written, otherwise, existing))
 
 
 def _first_file_name(annotations: Path) -> str | None:
@@ -107,10 +118,3 @@ def _first_file_name(annotations: Path) -> str | None:
         return str(json.loads(match[1])) if match else None
     except (OSError, ValueError):  # `CocoDataset.load` says what is wrong with the file
         return None
-
-
-def _holds(folder: Path, file_name: str) -> bool:
-    try:
-        return (folder / file_name).is_file()
-    except (OSError, ValueError):  # a name no file can have
-        return False

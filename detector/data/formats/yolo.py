@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from detector.data.annotation_file import WHOLE_NUMBER, AnnotationFile, polygon_area
+from detector.data.annotation_file import WHOLE_NUMBER, AnnotationFile
 from detector.data.box_format import require_fractions_from_center
 from detector.data.formats.yolo_layout import YoloSplit, find_yolo_split, read_lines
 from detector.data.layouts import Split, SplitPaths
+from detector.data.repairs import polygon_area
 from detector.errors import DataError
 from detector.images.read import UnreadableImageError, image_size
 
