@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from detector.config import (
     BenchmarkConfig,
+    ConvertConfig,
     DemoConfig,
     EvaluateConfig,
     ExportConfig,
@@ -103,6 +104,13 @@ def import_weights(config: ImportConfig) -> int:
     return 0
 
 
+def convert(config: ConvertConfig) -> int:
+    from detector.data.conversion.convert import convert
+
+    convert(config)
+    return 0
+
+
 def weights(config: WeightsConfig) -> int:
     if config.name is None:
         from detector.weights.listing import print_names
@@ -145,6 +153,7 @@ COMMANDS = {
     "benchmark": Command(BenchmarkConfig, benchmark),
     "import_weights": Command(ImportConfig, import_weights, positionals=("checkpoint", "out"), computes=False),
     "weights": Command(WeightsConfig, weights, positionals=("action", "name"), computes=False),
+    "convert": Command(ConvertConfig, convert, positionals=("sources", "out"), computes=False),
     "report": Command(ReportConfig, report, positionals=("run",)),
     "demo": Command(DemoConfig, demo),
 }
@@ -286,7 +295,7 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
     parser.add_class_arguments(command.config, as_group=False, skip={*command.flags, *command.positionals})
     limits_of = ranges(command.config)
     for action in parser._actions:
-        if action.dest == "format":
+        if action.dest == "format" and command.config is ExportConfig:
             kinds = "; ".join(f"{key}: {each.description}" for key, each in FORMATS.items())
             action.help = f"{helps['format']} {kinds}."
         if limits := limits_of.get(action.dest):

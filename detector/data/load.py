@@ -1,16 +1,19 @@
 """From the options of a command to a dataset: the place where the format of the data is chosen.
 
-To add a format: a module in `formats` that reads it into an `AnnotationFile`, and a branch in `load_split` that makes the
-dataset of it by `CocoDataset.from_annotations`.
+To add a format: a module in `formats` that reads it into an `AnnotationFile`, and a branch in `format_of`, `splits_of` and
+`read_split`; every command then reads it. For `detector convert` to write it, too, a module in `conversion`.
 """
 
 from pathlib import Path
 
-from detector.config import PathsConfig
+from detector.config import AnnotationFormat, PathsConfig
+from detector.data.annotation_file import AnnotationFile
 from detector.data.coco import CocoDataset
+from detector.data.formats.voc import read_voc_split
+from detector.data.formats.voc_layout import find_voc_splits
 from detector.data.formats.yolo import read_yolo_split
-from detector.data.formats.yolo_layout import is_yolo
-from detector.data.layouts import Split, has_coco_splits, split_paths
+from detector.data.formats.yolo_layout import is_yolo, yolo_splits
+from detector.data.layouts import Split, SplitPaths, coco_splits, find_split, find_undivided, split_paths
 from detector.structures import Categories
 
 
@@ -22,11 +25,41 @@ def load_split(
 ) -> CocoDataset:
     """A split of the dataset in the folder `data`, or at the explicit `paths`.
 
-    COCO annotations are read where there are any, of whatever split; else YOLO labels. categories: see `CocoDataset.load`.
-    Raises ConfigError or DataError, one line that names the option or the file.
+    COCO annotations are read where there are any, of whatever split; else YOLO labels; else Pascal VOC. categories: see
+    `CocoDataset.load`. Raises ConfigError or DataError, one line that names the option or the file.
     """
     named = getattr(paths, f"{split}_json"), getattr(paths, f"{split}_images")
-    if data is not None and named == (None, None) and not has_coco_splits(Path(data)) and is_yolo(Path(data)):
-        annotations, places = read_yolo_split(Path(data), split)
-        return CocoDataset.from_annotations(annotations, places, categories)
-    return CocoDataset.load(split_paths(data, paths, split), categories)
+    if data is None or named != (None, None):
+        return CocoDataset.load(split_paths(data, paths, split), categories)
+    return CocoDataset.from_annotations(*read_split(Path(data), split), categories)
+
+
+def format_of(data: Path) -> AnnotationFormat:
+    """The format of the annotations of a dataset; coco if it looks like none."""
+    if data.is_file() or coco_splits(data):
+        return "coco"
+    return "yolo" if is_yolo(data) else "voc" if find_voc_splits(data) else "coco"
+
+
+def splits_of(data: Path) -> list[Split | None]:
+    """The splits of a dataset; [None] if it is not divided."""
+    match format_of(data):
+        case "coco":
+            found = [] if data.is_file() else coco_splits(data)
+        case "yolo":
+            found = yolo_splits(data)
+        case "voc":
+            return list(find_voc_splits(data))
+    return [*found] or [None]
+
+
+def read_split(data: Path, split: Split | None) -> tuple[AnnotationFile, SplitPaths]:
+    """The annotations of a split in whatever format, and where they are; None: of a dataset that is not divided, which may
+    also be a COCO file. Raises DataError, one line that names the file and the remedy."""
+    match format_of(data):
+        case "yolo":
+            return read_yolo_split(data, split)
+        case "voc":
+            return read_voc_split(data, split)
+    places = find_undivided(data) if split is None else find_split(data, split)
+    return AnnotationFile.parse(places.annotations), places
