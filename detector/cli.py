@@ -12,7 +12,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import docstring_parser
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -346,9 +346,11 @@ def check_file(name: str, command: Command, path: str) -> None:
     if "config" in content:
         raise ConfigError(f"{path}: config: a configuration file can't name another one; give both as --config")
     parser = build_parser(name, command)
-    required = [f for f in fields(command.config) if f.default is MISSING and f.default_factory is MISSING]
-    # the command line may have them
-    parser.set_defaults({f.name: ["?"] if f.name == "sources" else "?" for f in required})
+    required = [f.name for f in fields(command.config) if f.default is MISSING and f.default_factory is MISSING]
+    for each in required:  # the command line may have them
+        hint = get_type_hints(command.config)[each]
+        choice = get_args(hint)[0] if get_origin(hint) is Literal else "?"
+        parser.set_defaults({each: ["?"] if get_origin(hint) is list else choice})
     try:
         require_known(parser, keys_of(content))
         require_values(parser, content)

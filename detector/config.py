@@ -308,7 +308,7 @@ class PathsConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a detector on COCO annotations or YOLO labels."""
+    """Train a detector on COCO annotations, YOLO labels or Pascal VOC XML."""
 
     RANGES: ClassVar[Ranges] = {
         "epochs": (1, MANY),
@@ -320,7 +320,7 @@ class TrainConfig:
     }
 
     data: str | None = field(default=None, metadata=RESUME_MAY_CHANGE)
-    """Folder of the dataset, in the COCO or the Roboflow layout."""
+    """Folder of the dataset, with COCO, YOLO or Pascal VOC annotations."""
     out: str = field(default="runs/train", metadata=RESUME_MAY_CHANGE)
     """Folder for checkpoints, weights, logs and the resolved configuration."""
     model: str = "yolo11n"
@@ -434,7 +434,7 @@ class EvaluateConfig(PredictionConfig, TileConfig):
     out: str
     """Folder for metrics.json and detections.json."""
     data: str | None = None
-    """Folder of the dataset, in the COCO or the Roboflow layout."""
+    """Folder of the dataset, with COCO, YOLO or Pascal VOC annotations."""
     split: Literal["train", "val", "test"] = "val"
     """Split to evaluate on."""
     conf: float = 0.001
@@ -546,7 +546,7 @@ class BenchmarkConfig:
     weights: str
     """Weights file, exported file or name (detector weights lists them)."""
     data: str
-    """Folder of the dataset, in the COCO or the Roboflow layout."""
+    """Folder of the dataset, with COCO, YOLO or Pascal VOC annotations."""
     out: str
     """Folder for benchmark.json and benchmark.png."""
     split: Literal["train", "val", "test"] = "val"

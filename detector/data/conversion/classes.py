@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from detector.data.conversion.content import LabeledImage, LabeledObject, Part, Report
@@ -53,6 +54,7 @@ def united(parts: Sequence[Part], report: Report) -> list[dict[str, Any]]:
     """The categories of all parts, each name once, by id: with the first entry's id, or a new one if another name has it."""
     entries: dict[str, dict[str, Any]] = {}
     used: set[int] = set()
+    changed: set[tuple[Path, str]] = set()
     for part in parts:
         seen = set()
         for entry in part.categories:
@@ -63,8 +65,9 @@ def united(parts: Sequence[Part], report: Report) -> list[dict[str, Any]]:
                 free = entry["id"] if entry["id"] not in used else max(used) + 1
                 entries[name] = {**entry, "id": free}
                 used.add(free)
-            changed = entries[name]["id"] != entry["id"] and part.format == "coco"
-            report.lost["category ids of classes that have another id in another file"] += changed
+            if entries[name]["id"] != entry["id"] and part.format == "coco":
+                changed.add((part.source, name))
+    report.lost["category ids that another dataset uses otherwise, changed"] += len(changed)
     return sorted(entries.values(), key=lambda entry: entry["id"])
 
 

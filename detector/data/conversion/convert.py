@@ -103,9 +103,9 @@ def _print_report(config: ConvertConfig, splits: Iterable[Split], classes: int, 
         print(printable(f"noticed: {line}"))
     lost = {what: count for what, count in report.lost.most_common() if count}
     for what, count in lost.items():
-        print(printable(f"not carried: {count:,} {what}"))
+        print(printable(f"not carried: {what}: {count:,}"))
     if not lost:
-        print("not carried: nothing, all of it is there")
+        print("not carried: nothing, the format holds all of it")
     for split in splits:
         print(f"written: {split}, {_counts(report.written[split, 'images'], report.written[split, 'objects'])}")
     done = ", ".join(f"{count:,} images {how}" for how, count in place.done.items())

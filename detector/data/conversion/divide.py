@@ -1,10 +1,11 @@
 """Divides images into splits: the same share of every class in each, and what belongs together in one.
 
-Iterative stratification (Sechidis, Tsoumakas and Vlahavas, "On the Stratification of Multi-label Data", ECML PKDD 2011), with
-groups of images in the place of single ones.
+The order is that of iterative stratification (Sechidis, Tsoumakas and Vlahavas, "On the Stratification of Multi-label Data",
+ECML PKDD 2011). A group of images holds many classes, so it goes where all of them fit best, not its rarest alone.
 """
 
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -71,27 +72,39 @@ def _classes(group: Sequence[LabeledImage]) -> Counter[str]:
 def _stratified(classes: Sequence[Counter[str]], sizes: Sequence[int], fractions: Sequence[float]) -> list[int]:
     """The split of each group. classes: the number of its images that hold each class; sizes: its number of images.
 
-    The class with the fewest images left is dealt first, its largest groups first, each to the split that lacks most of it.
+    The class with the fewest images left is dealt first, its largest groups first, each to the split that it fits best.
     """
-    left: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
     for counts in classes:
-        left.update(counts)
-    wanted = [{name: fraction * count for name, count in left.items()} for fraction in fractions]
-    room = [fraction * sum(sizes) for fraction in fractions]
-    holders: dict[str, list[int]] = {name: [] for name in left}
+        totals.update(counts)
+    holders: dict[str, list[int]] = {name: [] for name in totals}
     for group, counts in enumerate(classes):
         for name in counts:
             holders[name].append(group)
+    left = Counter(totals)
+    held: list[Counter[str]] = [Counter() for _ in fractions]
+    images, whole = [0] * len(fractions), sum(sizes)
     split_of: dict[int, int] = {}
+
+    def misfit(split: int, group: int) -> float:
+        """By how much the squared distance of a split from its share grows with the group, over all its classes, each counted
+        in fractions of its images, and over the images, which weigh as much as all classes."""
+        share = fractions[split]
+        terms = [_growth(held[split][name], count, totals[name], share) for name, count in classes[group].items()]
+        return math.fsum([*terms, len(totals) * _growth(images[split], sizes[group], whole, share)])
+
     while holders:
         rarest = min(holders, key=lambda name: (left[name], name))
         for group in sorted(holders.pop(rarest), key=lambda group: -classes[group][rarest]):
-            if group in split_of:
-                continue
-            split = max(range(len(fractions)), key=lambda split: (wanted[split][rarest], room[split], -split))
-            split_of[group] = split
-            room[split] -= sizes[group]
-            for name, count in classes[group].items():
-                wanted[split][name] -= count
-                left[name] -= count
+            if group not in split_of:
+                split = min(range(len(fractions)), key=lambda split: (misfit(split, group), split))
+                split_of[group] = split
+                images[split] += sizes[group]
+                held[split].update(classes[group])
+                left.subtract(classes[group])
     return [split_of[group] for group in range(len(classes))]
+
+
+def _growth(held: int, more: int, total: int, share: float) -> float:
+    """The growth of (held - share * total)^2 / share with `more`, in units of total^2."""
+    return (2 * (held - share * total) * more + more * more) / (share * total * total)

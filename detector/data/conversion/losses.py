@@ -14,7 +14,8 @@ OBJECT_KEYS = {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segm
 def count_losses(
     outputs: Iterable[Output], categories: list[dict[str, Any]], kept: set[str], first_id: int, report: Report
 ) -> None:
-    """kept: the further keys of annotations that the format has; first_id: of the classes as they are read again."""
+    """categories: in the order in which they are read again, with ids from `first_id` on; kept: the further keys of
+    annotations that the format has."""
     own = False
     for output in outputs:
         own |= output.ids
@@ -36,7 +37,7 @@ def _count_object(each: LabeledObject, kept: set[str], report: Report) -> None:
     width, height = each.fields["bbox"][2:]
     report.lost["masks (segmentation)"] += bool(each.fields.get("segmentation"))
     same = math.isclose(each.fields["area"], width * height, rel_tol=1e-3, abs_tol=0.01)
-    report.lost["areas of masks, for which the box's area stands"] += not same
+    report.lost["areas other than their box's"] += not same
     _count_keys("annotations", each.fields, OBJECT_KEYS | kept, report)
 
 

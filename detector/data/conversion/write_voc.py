@@ -25,9 +25,10 @@ def write_voc(
     class_names = [entry["name"] for entry in categories]
     for name in class_names:
         require_text(name, "the class", "rename it with --class_map")
-    used = sorted({each.name for output in splits.values() for image in output.images for each in image.objects})
+    used = {each.name for output in splits.values() for image in output.images for each in image.objects}
     report.lost["classes without objects"] += len(class_names) - len(used)
-    count_losses(splits.values(), [entry for entry in categories if entry["name"] in used], set(FLAGS), 1, report)
+    by_name = sorted((entry for entry in categories if entry["name"] in used), key=lambda entry: entry["name"])
+    count_losses(splits.values(), by_name, set(FLAGS), 1, report)
     names = Names(by_stem=True, report=report)  # all splits share the folders
     for split, output in splits.items():
         require_suffixes(output.images)
