@@ -342,6 +342,12 @@ def test_a_folder_with_several_files_or_none_is_named(tmp_path: Path, capsys: py
     assert "no key 'images'" in refused(capsys, tmp_path, tmp_path / "out", "--format", "yolo")
     (tmp_path / "b.json").write_text("{}")
     assert "give the file instead of the folder" in refused(capsys, tmp_path, tmp_path / "out", "--format", "yolo")
+    described = tmp_path / "described"
+    described.mkdir()
+    (described / "data.yaml").write_text("names: [cat]\n")
+    assert "data.yaml names no split, and there is no images/" in refused(
+        capsys, described, tmp_path / "out", "--format", "voc"
+    )
     (tmp_path / "empty").mkdir()
     assert "no dataset: looked for" in refused(capsys, tmp_path / "empty", tmp_path / "out", "--format", "yolo")
 

@@ -86,6 +86,16 @@ def test_the_classes_are_those_of_all_splits(tmp_path: Path) -> None:
         assert dataset.labels(0).tolist() == [{"train": 1, "val": 0, "test": 2}[split]]
 
 
+def test_the_classes_of_weights_are_found_by_name(tmp_path: Path) -> None:
+    put(tmp_path / "train", {"a": annotation(DOG + HARD_CAT.replace("<difficult>1", "<difficult>0"))})
+    weights = Categories((2, 5, 9), ("dog", "cow", "cat"))
+    dataset = load_split(str(tmp_path), "train", weights)
+    assert dataset.categories == weights
+    assert dataset.labels(0).tolist() == [0, 2]
+    with pytest.raises(DataError, match="its categories are not those of the training split or the weights"):
+        load_split(str(tmp_path), "train", Categories((2, 5), ("dog", "cow")))
+
+
 @pytest.mark.parametrize(
     ("xml", "images", "split"),
     [

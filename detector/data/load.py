@@ -31,7 +31,7 @@ def load_split(
     named = getattr(paths, f"{split}_json"), getattr(paths, f"{split}_images")
     if data is None or named != (None, None):
         return CocoDataset.load(split_paths(data, paths, split), categories)
-    return CocoDataset.from_annotations(*read_split(Path(data), split), categories)
+    return CocoDataset.from_annotations(*read_split(Path(data), split, categories), categories)
 
 
 def format_of(data: Path) -> AnnotationFormat:
@@ -53,13 +53,18 @@ def splits_of(data: Path) -> list[Split | None]:
     return [*found] or [None]
 
 
-def read_split(data: Path, split: Split | None) -> tuple[AnnotationFile, SplitPaths]:
-    """The annotations of a split in whatever format, and where they are; None: of a dataset that is not divided, which may
-    also be a COCO file. Raises DataError, one line that names the file and the remedy."""
+def read_split(
+    data: Path, split: Split | None, categories: Categories | None = None
+) -> tuple[AnnotationFile, SplitPaths]:
+    """The annotations of a split in whatever format, and where they are.
+
+    split: None for a dataset that is not divided, which may also be a COCO file; categories: whose ids a format without ids
+    takes. Raises DataError, one line that names the file and the remedy.
+    """
     match format_of(data):
         case "yolo":
             return read_yolo_split(data, split)
         case "voc":
-            return read_voc_split(data, split)
+            return read_voc_split(data, split, categories)
     places = find_undivided(data) if split is None else find_split(data, split)
     return AnnotationFile.parse(places.annotations), places

@@ -19,6 +19,7 @@ from detector.data.formats.voc_layout import VocPlace, find_voc_splits
 from detector.data.formats.yolo import header_size
 from detector.data.layouts import Split, SplitPaths
 from detector.errors import DataError
+from detector.structures import Categories
 from detector.utils.xml_file import read_xml
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -47,12 +48,14 @@ class VocFile(NamedTuple):
     objects: tuple[VocObject, ...]
 
 
-def read_voc_split(root: Path, split: Split | None) -> tuple[AnnotationFile, SplitPaths]:
+def read_voc_split(
+    root: Path, split: Split | None, expected: Categories | None = None
+) -> tuple[AnnotationFile, SplitPaths]:
     """A split with Pascal VOC annotations as if it came from a COCO file; None: a dataset that is not divided.
 
-    The categories are the names in all splits in alphabetical order, their ids and those of images count from 1. `difficult`
-    objects are `iscrowd` regions: neither objects nor background, as VOC's evaluation has it. Raises DataError, one line
-    with the file, the object and the remedy.
+    The categories are the names in all splits in alphabetical order, their ids and those of images count from 1; where all
+    names are expected ones, they have those ids. `difficult` objects are `iscrowd` regions: neither objects nor background,
+    as VOC's evaluation has it. Raises DataError, one line with the file, the object and the remedy.
     """
     places = find_voc_splits(root)
     if split not in places:
@@ -67,6 +70,9 @@ def read_voc_split(root: Path, split: Split | None) -> tuple[AnnotationFile, Spl
             f"{place.source}: its XML files have no objects, so there are no classes; label some, or correct --data"
         )
     category_ids = {name: number for number, name in enumerate(names, start=1)}
+    if expected is not None and set(names) <= set(expected.names):
+        id_of = dict(zip(expected.names, expected.ids, strict=True))
+        category_ids = {name: id_of[name] for name in names}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     noticed: Counter[str] = Counter()

@@ -71,7 +71,14 @@ def find_yolo_split(root: Path, split: Split | None) -> YoloSplit:
             shown = ", ".join(map(str, places))
             raise DataError(f"{root}: several {split} splits: {shown}; name one in data.yaml as `{split}:`")
     if not places:
-        raise _no_split(root, split)
+        raise (
+            _no_split(root, split)
+            if split is not None
+            else DataError(
+                f"{root}: data.yaml names no split, and there is no images/ beside labels/; write `train:` with the folder or list"
+                " of images"
+            )
+        )
     if description is not None and "kpt_shape" in content:
         raise DataError(
             f"{description}: kpt_shape: labels with keypoints are not read; keep class, center x, center y, width and"
@@ -119,7 +126,7 @@ def _has_labels_beside(root: Path) -> bool:
     return NAMES_FILE in names and any(f"{image.stem}.txt" in names for image in images)
 
 
-def _no_split(root: Path, split: Split | None) -> DataError:
+def _no_split(root: Path, split: Split) -> DataError:
     found = ", ".join(yolo_splits(root)) or "none"
     if found == "none" and _split_folders(root, None):
         found += " (not divided; detector convert --split 0.8,0.2 divides)"
