@@ -16,7 +16,7 @@ from detector.cli import main
 from detector.config import AnnotationFormat
 from detector.data.conversion.convert import WRITERS
 from detector.data.layouts import SPLITS, Split
-from detector.data.load import load_split, splits_of
+from detector.data.load import load_split, splits_in
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SETS = ["bccd", "coco-tiny", *(f"suite/{name}" for name in ("underwater", "pcb", "okra", "tables", "football"))]
@@ -261,7 +261,7 @@ def shares(root: Path) -> Iterator[tuple[Split, int, Counter[str]]]:
 @pytest.mark.slow
 def test_a_split_has_its_share_of_every_class(tmp_path: Path) -> None:
     data = many(tmp_path / "in")
-    assert splits_of(data) == [None]
+    assert splits_in(data) == [None]
     fractions = {"train": Fraction(7, 10), "val": Fraction(2, 10), "test": Fraction(1, 10)}
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         convert(data, tmp_path / name, "--format", "yolo", "--split", "0.7,0.2,0.1", "--seed", seed)

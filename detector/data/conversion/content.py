@@ -13,7 +13,7 @@ from detector.config import AnnotationFormat
 from detector.data.annotation_file import LISTS, AnnotationFile
 from detector.data.coco import CocoDataset
 from detector.data.layouts import Split, SplitPaths
-from detector.data.load import format_of, read_split
+from detector.data.load import annotation_format, read_split
 from detector.errors import DataError
 
 
@@ -81,7 +81,7 @@ class Report:
 def read_part(source: Path, split: Split | None, report: Report) -> Part:
     """A split of a dataset in whatever format; images whose file is missing are skipped and counted. Raises DataError as
     `load_split` does."""
-    file, places = read_split(source, split)
+    file, places = read_split(str(source), split)
     file, dataset = _dataset(file, places, report)
     report.noticed.extend(dataset.problems)
     index_of, entries = _image_entries(file, dataset)
@@ -92,7 +92,7 @@ def read_part(source: Path, split: Split | None, report: Report) -> Part:
         fields = {**entries[index], "id": dataset.image_id(index), "width": width, "height": height}
         objects = tuple(_objects(dataset, index, written[index], report))
         images.append(LabeledImage(dataset.path(index), _name(dataset, index), fields, objects))
-    kind = format_of(source)
+    kind = annotation_format(source)
     return Part(
         source, kind, split, images, _categories(file, dataset), _header(places.annotations) if kind == "coco" else {}
     )

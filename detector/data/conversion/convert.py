@@ -14,7 +14,7 @@ from detector.data.conversion.write_coco import write_coco
 from detector.data.conversion.write_voc import write_voc
 from detector.data.conversion.write_yolo import write_yolo
 from detector.data.layouts import SPLITS, Split
-from detector.data.load import splits_of
+from detector.data.load import splits_in
 from detector.errors import ConfigError, DataError, printable
 from detector.utils.fileio import require_writable, temporary_dir, writing
 
@@ -53,7 +53,7 @@ def convert(config: ConvertConfig) -> None:
 def _splits(source: Path) -> list[Split | None]:
     if not source.exists():
         raise DataError(f"{source}: there is no such dataset; give a folder or a COCO annotation file")
-    return splits_of(source)
+    return splits_in(source)
 
 
 def _outputs(parts: Sequence[Part], config: ConvertConfig, report: Report) -> dict[Split, Output]:
