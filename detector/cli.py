@@ -12,7 +12,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import docstring_parser
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -20,6 +20,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from detector.config import (
     BatchConfig,
     BenchmarkConfig,
+    ConvertConfig,
     DemoConfig,
     EvaluateConfig,
     ExportConfig,
@@ -124,6 +125,13 @@ def import_weights(config: ImportConfig) -> int:
     return 0
 
 
+def convert(config: ConvertConfig) -> int:
+    from detector.data.conversion.convert import convert
+
+    convert(config)
+    return 0
+
+
 def weights(config: WeightsConfig) -> int:
     if config.name is None:
         from detector.weights.listing import print_names
@@ -168,6 +176,7 @@ COMMANDS = {
     "benchmark": Command(BenchmarkConfig, benchmark),
     "import_weights": Command(ImportConfig, import_weights, positionals=("checkpoint", "out"), computes=False),
     "weights": Command(WeightsConfig, weights, positionals=("action", "name"), computes=False),
+    "convert": Command(ConvertConfig, convert, positionals=("sources", "out"), computes=False),
     "report": Command(ReportConfig, report, positionals=("run",)),
     "demo": Command(DemoConfig, demo),
 }
@@ -309,7 +318,7 @@ def build_parser(name: str, command: Command) -> ArgumentParser:
     parser.add_class_arguments(command.config, as_group=False, skip={*command.flags, *command.positionals})
     limits_of = ranges(command.config)
     for action in parser._actions:
-        if action.dest == "format":
+        if action.dest == "format" and command.config is ExportConfig:
             kinds = "; ".join(f"{key}: {each.description}" for key, each in FORMATS.items())
             action.help = f"{helps['format']} {kinds}."
         if limits := limits_of.get(action.dest):
@@ -360,9 +369,11 @@ def check_file(name: str, command: Command, path: str) -> None:
     if "config" in content:
         raise ConfigError(f"{path}: config: a configuration file can't name another one; give both as --config")
     parser = build_parser(name, command)
-    required = [f for f in fields(command.config) if f.default is MISSING and f.default_factory is MISSING]
-    # the command line may have them
-    parser.set_defaults({f.name: ["?"] if f.name == "sources" else "?" for f in required})
+    required = [f.name for f in fields(command.config) if f.default is MISSING and f.default_factory is MISSING]
+    for each in required:  # the command line may have them
+        hint = get_type_hints(command.config)[each]
+        choice = get_args(hint)[0] if get_origin(hint) is Literal else "?"
+        parser.set_defaults({each: ["?"] if get_origin(hint) is list else choice})
     try:
         require_known(parser, keys_of(content))
         require_values(parser, content)

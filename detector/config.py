@@ -4,6 +4,8 @@ The docstring below a field is its text in `--help`.
 """
 
 import difflib
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -19,6 +21,7 @@ RESUME_MAY_CHANGE = {"resume": "may change"}
 """Metadata of the fields that say where things are or how they are fetched: a resumed run may have other values."""
 
 ImageSize = int | tuple[int, int]
+AnnotationFormat = Literal["coco", "yolo", "voc"]
 
 
 _TYPES = {
@@ -323,7 +326,7 @@ class RayConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a detector on COCO annotations or YOLO labels."""
+    """Train a detector on COCO annotations, YOLO labels or Pascal VOC XML."""
 
     RANGES: ClassVar[Ranges] = {
         "epochs": (1, MANY),
@@ -335,7 +338,7 @@ class TrainConfig:
     }
 
     data: str | None = field(default=None, metadata=RESUME_MAY_CHANGE)
-    """Folder of the dataset, in the COCO or the Roboflow layout."""
+    """Folder of the dataset, with COCO, YOLO or Pascal VOC annotations."""
     out: str = field(default="runs/train", metadata=RESUME_MAY_CHANGE)
     """Folder for checkpoints, weights, logs and the resolved configuration."""
     model: str = "yolo11n"
@@ -452,7 +455,7 @@ class EvaluateConfig(PredictionConfig, TileConfig):
     out: str
     """Folder for metrics.json and detections.json."""
     data: str | None = None
-    """Folder of the dataset, in the COCO or the Roboflow layout."""
+    """Folder of the dataset, with COCO, YOLO or Pascal VOC annotations."""
     split: Literal["train", "val", "test"] = "val"
     """Split to evaluate on."""
     conf: float = 0.001
@@ -618,7 +621,7 @@ class BenchmarkConfig:
     weights: str
     """Weights file, exported file or name (detector weights lists them)."""
     data: str
-    """Folder of the dataset, in the COCO or the Roboflow layout."""
+    """Folder of the dataset, with COCO, YOLO or Pascal VOC annotations."""
     out: str
     """Folder for benchmark.json and benchmark.png."""
     split: Literal["train", "val", "test"] = "val"
@@ -677,6 +680,67 @@ class WeightsConfig:
         given = "name" if self.name is not None else "source" if self.source is not None else None
         if self.action == "list" and given is not None:
             raise ConfigError(f"{given}: belongs to detector weights get; leave it out of the list")
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Convert datasets between COCO, YOLO and Pascal VOC; also merge, divide and pick classes."""
+
+    RANGES: ClassVar[Ranges] = {"seed": (0, 2**32 - 1)}
+
+    sources: list[str]
+    """Datasets to read: folders as for --data, also ones that are not divided, or COCO annotation files; several are merged."""
+    out: str
+    """Folder to write, which must not exist yet."""
+    format: AnnotationFormat
+    """Annotations to write: coco (JSON), yolo (text labels) or voc (Pascal VOC XML)."""
+    images: Literal["copy", "link"] = "copy"
+    """Copy the images, or hard-link them: no space, but a file changed in one dataset is changed in both; copied where the file
+    system has no links."""
+    split: list[float] | str | None = None
+    """Fractions of the images for train, val and test, as 0.8,0.1,0.1 or 0.8,0.2; stratified by class. If not given, the
+    splits stay."""
+    group: str | None = None
+    """Regular expression for file names, such as ^clip\\d+: images with the same match (the groups in parentheses, if any)
+    get into the same split."""
+    seed: int = 0
+    """Seed of the split: the same images with the same seed are divided alike."""
+    classes: list[str] | str | None = None
+    """Classes to keep: names separated by commas, or a list; images that have objects of other classes only are skipped."""
+    class_map: dict[str, str] = field(default_factory=dict)
+    """New names of classes: {car: vehicle, truck: vehicle}; those of one name become one class."""
+
+    def __post_init__(self) -> None:
+        _require_types("", self)
+        _require_range("", self)
+        fractions = self.fractions
+        sound = 2 <= len(fractions) <= 3 and all(0 < each < 1 for each in fractions) and abs(sum(fractions) - 1) < 1e-6
+        expected = "two or three fractions, for train, val and test, with the sum 1: 0.8,0.1,0.1"
+        _require(self.split is None or sound, "split", self.split, expected)
+        if self.group is not None:
+            _require(self.split is not None, "group", self.group, "--split beside it")
+            _require(_is_pattern(self.group), "group", self.group, "a regular expression")
+
+    @property
+    def fractions(self) -> list[float]:
+        """The values of `split`, NaN for what is no number; empty if not given."""
+        parts = self.split.split(",") if isinstance(self.split, str) else self.split or []
+        return [_float_or_nan(part) for part in parts]
+
+
+def _float_or_nan(value: float | str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True
 
 
 @dataclass(frozen=True)

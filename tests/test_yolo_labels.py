@@ -321,7 +321,8 @@ def test_a_missing_split_is_named(tmp_path: Path) -> None:
     assert "no val split: looked for `val:` in data.yaml, images/val beside labels/val" in error_of(root, "val")
     assert "; splits found: train; " in error_of(root, "val")
     flat = put(tmp_path / "flat", {"a": BOX}, "images")
-    assert "splits found: none (images/ and labels/ are not divided); write data.yaml" in error_of(flat)
+    divide = "(not divided; detector convert --split 0.8,0.2 divides)"
+    assert f"splits found: none {divide}; write data.yaml" in error_of(flat)
 
 
 def test_images_without_any_label_file_are_refused(tmp_path: Path) -> None:

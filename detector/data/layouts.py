@@ -59,13 +59,14 @@ def find_split(root: Path, split: Split) -> SplitPaths:
         raise DataError(f"{root}: several {split} splits: {', '.join(str(path) for path in found)}; {remedy}")
     if not found:
         looked_for = f"annotations/instances_{split}*.json and {ROBOFLOW_FOLDERS[split]}/{ROBOFLOW_FILE}"
-        if not has_coco_splits(root):
+        if not coco_splits(root):
             looked_for += (
-                f", and for YOLO labels data.yaml, images/{split} beside labels/{split}, {split}/images and so on"
+                f", for YOLO labels data.yaml, images/{split} beside labels/{split}, {split}/images and so on, for Pascal VOC"
+                " XML files beside the images or in Annotations"
             )
             if others := sorted([*root.glob("annotations/*.json"), *root.glob("*.json")]):
                 looked_for += f"; {others[0]} is of no split"
-        existing = ", ".join(other for other in SPLITS if _annotation_files(root, other)) or "none"
+        existing = ", ".join(coco_splits(root)) or "none"
         raise DataError(f"{root}: no {split} split: looked for {looked_for}; splits found: {existing}; {remedy}")
     annotations = found[0]
     if annotations.name == ROBOFLOW_FILE:
@@ -73,9 +74,26 @@ def find_split(root: Path, split: Split) -> SplitPaths:
     return SplitPaths(annotations, _image_folder(root, split, annotations))
 
 
-def has_coco_splits(root: Path) -> bool:
-    """Whether there is a COCO annotation file of any split."""
-    return any(_annotation_files(root, split) for split in SPLITS)
+def coco_splits(root: Path) -> list[Split]:
+    """The splits that have a COCO annotation file."""
+    return [split for split in SPLITS if _annotation_files(root, split)]
+
+
+def find_undivided(source: Path) -> SplitPaths:
+    """The paths of a COCO dataset that is not divided: `source` is its annotation file, or a folder with one in it or in
+    annotations/. Raises DataError if there is none or more than one."""
+    if source.is_dir():
+        files = [*sorted(source.glob("*.json")), *sorted(source.glob("annotations/*.json"))]
+        if len(files) > 1:
+            raise DataError(f"{source}: it may be {' or '.join(map(str, files))}; give the file instead of the folder")
+        if not files:
+            raise DataError(
+                f"{source}: no dataset: looked for COCO annotations (a JSON file here or in annotations/), YOLO labels"
+                " (data.yaml, images/ beside labels/) and Pascal VOC (XML files beside the images or in Annotations/)"
+            )
+        source = files[0]
+    root = source.parent.parent if source.parent.name == "annotations" else source.parent
+    return SplitPaths(source, _image_folder(root, "train", source))
 
 
 def files_in(folder: Path) -> set[str]:
@@ -85,6 +103,29 @@ def files_in(folder: Path) -> set[str]:
             return {entry.name for entry in entries if entry.is_file()}
     except (OSError, ValueError):
         return set()
+
+
+def files_below(folder: Path, suffixes: set[str]) -> list[Path]:
+    """The absolute paths of the files with such suffixes, in lower case, in a folder and those below, in order; hidden ones
+    are skipped, and a folder that links lead to again is read once. Raises DataError naming a folder that can't be read."""
+    visited: set[tuple[int, int]] = set()
+    files: list[Path] = []
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise DataError(f"{error.filename}: this folder can't be read: {error.strerror}; correct its permissions")
+
+    for parent, folders, _ in os.walk(os.path.abspath(folder), followlinks=True, onerror=refuse):  # noqa: PTH100
+        status = Path(parent).stat()
+        if (status.st_dev, status.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        visible = (name for name in folders if not name.startswith("."))
+        folders[:] = sorted(visible, key=lambda name: (Path(parent, name).is_symlink(), name))
+        names = (name for name in files_in(Path(parent)) if not name.startswith("."))
+        files += [Path(parent, name) for name in names if os.path.splitext(name)[1].lower() in suffixes]  # noqa: PTH122
+    return sorted(files)
 
 
 def _annotation_files(root: Path, split: Split) -> list[Path]:

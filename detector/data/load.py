@@ -1,16 +1,19 @@
 """From the options of a command to a dataset: the place where the format of the data is chosen.
 
-To add a format: a module in `formats` that reads it into an `AnnotationFile`, and a branch in `load_split` that makes the
-dataset of it by `CocoDataset.from_annotations`.
+To add a format: a module in `formats` that reads it into an `AnnotationFile`, and a branch in `annotation_format`, `splits_in`
+and `read_split`; every command then reads it. For `detector convert` to write it, too: a module in `conversion`.
 """
 
 from pathlib import Path
 
-from detector.config import PathsConfig
+from detector.config import AnnotationFormat, PathsConfig
+from detector.data.annotation_file import AnnotationFile
 from detector.data.coco import CocoDataset
+from detector.data.formats.voc import read_voc_split
+from detector.data.formats.voc_layout import find_voc_splits
 from detector.data.formats.yolo import read_yolo_split
-from detector.data.formats.yolo_layout import is_yolo
-from detector.data.layouts import Split, has_coco_splits, split_paths
+from detector.data.formats.yolo_layout import is_yolo, yolo_splits
+from detector.data.layouts import Split, SplitPaths, coco_splits, find_undivided, split_paths
 from detector.structures import Categories
 
 
@@ -22,11 +25,52 @@ def load_split(
 ) -> CocoDataset:
     """A split of the dataset in the folder `data`, or at the explicit `paths`.
 
-    COCO annotations are read where there are any, of whatever split; else YOLO labels. categories: see `CocoDataset.load`.
-    Raises ConfigError or DataError, one line that names the option or the file.
+    COCO annotations are read where there are any, of whatever split; else YOLO labels; else Pascal VOC. categories: see
+    `CocoDataset.load`. Raises ConfigError or DataError, one line that names the option or the file.
     """
-    named = getattr(paths, f"{split}_json"), getattr(paths, f"{split}_images")
-    if data is not None and named == (None, None) and not has_coco_splits(Path(data)) and is_yolo(Path(data)):
-        annotations, places = read_yolo_split(Path(data), split)
-        return CocoDataset.from_annotations(annotations, places, categories)
-    return CocoDataset.load(split_paths(data, paths, split), categories)
+    return CocoDataset.from_annotations(*read_split(data, split, paths, categories), categories)
+
+
+def annotation_format(data: Path) -> AnnotationFormat:
+    """The format of the annotations of a dataset; coco if it looks like none."""
+    if data.is_file() or coco_splits(data):
+        return "coco"
+    return "yolo" if is_yolo(data) else "voc" if find_voc_splits(data) else "coco"
+
+
+def splits_in(data: Path) -> list[Split | None]:
+    """The splits of a dataset; [None] if it is not divided."""
+    match annotation_format(data):
+        case "coco":
+            found = [] if data.is_file() else coco_splits(data)
+        case "yolo":
+            found = yolo_splits(data)
+        case "voc":
+            return list(find_voc_splits(data))
+    return [*found] or [None]
+
+
+def read_split(
+    data: str | None,
+    split: Split | None,
+    paths: PathsConfig = PathsConfig(),  # noqa: B008
+    categories: Categories | None = None,
+) -> tuple[AnnotationFile, SplitPaths]:
+    """The annotations of a split as they stand in its files, before they are checked, and where its images lie.
+
+    split: None for a dataset that is not divided, whose `data` may also be a COCO file; categories: whose ids a format without
+    ids takes. Raises as `load_split`.
+    """
+    named = split is not None and (getattr(paths, f"{split}_json"), getattr(paths, f"{split}_images")) != (None, None)
+    if data is not None and not named:
+        match annotation_format(Path(data)):
+            case "yolo":
+                return read_yolo_split(Path(data), split)
+            case "voc":
+                return read_voc_split(Path(data), split, categories)
+    if split is None:
+        assert data is not None
+        places = find_undivided(Path(data))
+    else:
+        places = split_paths(data, paths, split)
+    return AnnotationFile.parse(places.annotations), places

@@ -32,8 +32,9 @@ class Label(NamedTuple):
     numbers: tuple[float, ...]
 
 
-def read_yolo_split(root: Path, split: Split) -> tuple[AnnotationFile, SplitPaths]:
+def read_yolo_split(root: Path, split: Split | None) -> tuple[AnnotationFile, SplitPaths]:
     """A split with YOLO labels as if it came from a COCO file: class numbers are the category ids, images are numbered from 1.
+    None: a dataset that is not divided.
 
     Image sizes come from the images' headers, turned as EXIF says. An image whose header can't be read is 1x1 here, so
     that reading it fails later, where such are counted. Raises DataError, one line with file, line number and remedy.
@@ -45,7 +46,7 @@ def read_yolo_split(root: Path, split: Split) -> tuple[AnnotationFile, SplitPath
     annotations: list[dict[str, Any]] = []
     boxes: list[tuple[float, ...]] = []
     for number, (image, file) in enumerate(zip(files.images, files.labels, strict=True), start=1):
-        size = _size(image)
+        size = header_size(image)
         name = image.relative_to(folder).as_posix()
         images.append({"id": number, "file_name": name, "width": size[0], "height": size[1]})
         labels = [] if file is None else read_labels(file, files)
@@ -120,7 +121,7 @@ def _category(text: str, files: YoloSplit) -> int:
 
 
 def _in_pixels(numbers: tuple[float, ...], size: tuple[int, int]) -> dict[str, Any]:
-    """bbox, x, y, width, height in pixels, and area in square pixels."""
+    """bbox, x, y, width, height in pixels, area in square pixels, and the polygon of one, x1, y1, …"""
     width, height = size
     if len(numbers) == 4:
         x, y, w, h = numbers
@@ -129,10 +130,12 @@ def _in_pixels(numbers: tuple[float, ...], size: tuple[int, int]) -> dict[str, A
     points = np.array(numbers).reshape(-1, 2) * size
     low, high = points.min(axis=0), points.max(axis=0)
     box = [*low.tolist(), *(high - low).tolist()]
-    return {"bbox": box, "area": polygon_area([points], box[2] * box[3])}
+    area = polygon_area([points], box[2] * box[3])
+    return {"bbox": box, "area": area, "segmentation": [points.reshape(-1).tolist()]}
 
 
-def _size(image: Path) -> tuple[int, int]:
+def header_size(image: Path) -> tuple[int, int]:
+    """(width, height) in pixels as the image's header says, turned as EXIF says; 1x1 if it can't be read."""
     try:
         return image_size(image)
     except UnreadableImageError:

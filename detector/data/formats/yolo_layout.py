@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detector.data.layouts import SPLITS, Split, files_in
+from detector.data.layouts import SPLITS, Split, files_below, files_in
 from detector.errors import DataError
 from detector.images.read import IMAGE_FORMATS
 from detector.utils.fileio import require_regular
@@ -40,28 +40,45 @@ class YoloSplit:
 
 def is_yolo(root: Path) -> bool:
     """Whether the folder looks like a dataset with YOLO labels."""
-    return _description(root) is not None or any(_split_folders(root, split) for split in SPLITS) or _is_flat(root)
+    return _description(root) is not None or any(_split_folders(root, split) for split in (*SPLITS, None))
 
 
-def find_yolo_split(root: Path, split: Split) -> YoloSplit:
+def yolo_splits(root: Path) -> list[Split]:
+    """The splits that the description names or that have folders."""
+    description = _description(root)
+    content = {} if description is None else read_yaml(description, TextLoader)
+    return [split for split in SPLITS if content.get(split, "") not in NOTHING or _split_folders(root, split)]
+
+
+def find_yolo_split(root: Path, split: Split | None) -> YoloSplit:
     """The files of `split` of the dataset in the folder `root`:
 
     data.yaml     names the folders of images or lists of images of each split, and the classes
     without it    images/{split}/ beside labels/{split}/, or {split}/images/ beside {split}/labels/; also valid for val
+    not divided   images/ beside labels/, or label files and classes.txt beside the images: split is None
 
     The label file of an image lies where its path has `labels` in place of its last `images`, if there is that folder,
     else beside the image. Raises DataError, one line that names the file and the remedy.
     """
     description = _description(root)
     content = {} if description is None else read_yaml(description, TextLoader)
-    places = [] if description is None else _described_places(description, content, split)
+    places: list[Path] = []
+    if description is not None and split is not None:
+        places = _described_places(description, content, split)
     if not places:
         places = _split_folders(root, split)
         if len(places) > 1:
             shown = ", ".join(map(str, places))
             raise DataError(f"{root}: several {split} splits: {shown}; name one in data.yaml as `{split}:`")
     if not places:
-        raise _no_split(root, content, split)
+        raise (
+            _no_split(root, split)
+            if split is not None
+            else DataError(
+                f"{root}: data.yaml names no split, and there is no images/ beside labels/; write `train:` with the folder or list"
+                " of images"
+            )
+        )
     if description is not None and "kpt_shape" in content:
         raise DataError(
             f"{description}: kpt_shape: labels with keypoints are not read; keep class, center x, center y, width and"
@@ -69,9 +86,10 @@ def find_yolo_split(root: Path, split: Split) -> YoloSplit:
         )
     images: list[Path] = []
     for place in places:
-        images += _listed_images(place, root) if place.is_file() else _images_below(place)
+        images += _listed_images(place, root) if place.is_file() else files_below(place, SUFFIXES)
     if not images:
-        raise DataError(f"{places[0]}: there are no images for the {split} split; correct data.yaml or the folder")
+        whose = "" if split is None else f" for the {split} split"
+        raise DataError(f"{places[0]}: there are no images{whose}; correct data.yaml or the folder")
     labels = _label_files(images)
     if not any(labels):
         raise DataError(
@@ -89,23 +107,29 @@ def _description(root: Path) -> Path | None:
     return next((root / name for name in DESCRIPTIONS if (root / name).is_file()), None)
 
 
-def _split_folders(root: Path, split: Split) -> list[Path]:
+def _split_folders(root: Path, split: Split | None) -> list[Path]:
     """The folders of images of a split that have a folder of labels at the usual place."""
-    names = FOLDERS[split]
-    pairs = [(root / "images" / name, root / "labels" / name) for name in names]
-    pairs += [(root / name / "images", root / name / "labels") for name in names]
-    return [images for images, labels in pairs if images.is_dir() and labels.is_dir()]
+    if split is None:
+        pairs = [(root / "images", root / "labels")]
+    else:
+        names = FOLDERS[split]
+        pairs = [(root / "images" / name, root / "labels" / name) for name in names]
+        pairs += [(root / name / "images", root / name / "labels") for name in names]
+    found = [images for images, labels in pairs if images.is_dir() and labels.is_dir()]
+    return [root] if split is None and not found and _has_labels_beside(root) else found
 
 
-def _is_flat(root: Path) -> bool:
-    return (root / "images").is_dir() and (root / "labels").is_dir()
+def _has_labels_beside(root: Path) -> bool:
+    """Whether a folder holds images with their label files and the names of the classes."""
+    names = files_in(root)
+    images = (Path(name) for name in names if Path(name).suffix.lower() in SUFFIXES)
+    return NAMES_FILE in names and any(f"{image.stem}.txt" in names for image in images)
 
 
-def _no_split(root: Path, content: dict[str, Any], split: Split) -> DataError:
-    existing = [other for other in SPLITS if content.get(other, "") not in NOTHING or _split_folders(root, other)]
-    found = ", ".join(existing) or "none"
-    if not existing and _is_flat(root):
-        found += " (images/ and labels/ are not divided)"
+def _no_split(root: Path, split: Split) -> DataError:
+    found = ", ".join(yolo_splits(root)) or "none"
+    if found == "none" and _split_folders(root, None):
+        found += " (not divided; detector convert --split 0.8,0.2 divides)"
     return DataError(
         f"{root}: no {split} split: looked for `{split}:` in data.yaml, images/{split} beside labels/{split} and"
         f" {split}/images beside {split}/labels; splits found: {found}; write data.yaml with the folder or list of"
@@ -158,30 +182,6 @@ def _exists(path: Path) -> bool:
         return path.is_dir() or path.is_file()
     except (OSError, ValueError):  # a name no file can have
         return False
-
-
-def _images_below(folder: Path) -> list[Path]:
-    """The absolute paths of the images in a folder and those below, in order; hidden ones are no images.
-
-    A folder that links lead to again is read once.
-    """
-    visited: set[tuple[int, int]] = set()
-    images: list[Path] = []
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: this folder can't be read: {error.strerror}; correct its permissions")
-
-    for parent, folders, _ in os.walk(os.path.abspath(folder), followlinks=True, onerror=refuse):  # noqa: PTH100
-        status = Path(parent).stat()
-        if (status.st_dev, status.st_ino) in visited:
-            folders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        visible = (name for name in folders if not name.startswith("."))
-        folders[:] = sorted(visible, key=lambda name: (Path(parent, name).is_symlink(), name))
-        names = (name for name in files_in(Path(parent)) if not name.startswith("."))
-        images += [Path(parent, name) for name in names if os.path.splitext(name)[1].lower() in SUFFIXES]  # noqa: PTH122
-    return sorted(images)
 
 
 def _listed_images(file: Path, root: Path) -> list[Path]:
