@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test fuzz soak docs clean
+.PHONY: demo test test-extras fuzz soak docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/detector demo
@@ -14,6 +14,11 @@ test: $(VENV)/installed examples/node_modules/.package-lock.json
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+# The loggers of other makers, on their packages.
+test-extras: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[mlflow,wandb]'
+	$(BIN)/pytest tests/extras
 
 # Random inputs for every reader of files from strangers: FUZZ_SECONDS each, other ones every time.
 fuzz: $(VENV)/installed

@@ -102,10 +102,10 @@ def test_a_request_to_stop_saves_the_step_under_way(
     try:
         original = loop.take_step
 
-        def asked_to_stop(run: object, state: object, batches: object) -> None:
+        def asked_to_stop(run: object, state: object, batches: object) -> object:
             if state.step == after - 1:  # while the step is under way
                 os.kill(os.getpid(), number)
-            original(run, state, batches)
+            return original(run, state, batches)
 
         with monkeypatch.context() as patch:
             patch.setattr(loop, "take_step", asked_to_stop)
@@ -196,10 +196,10 @@ def test_a_second_training_in_the_same_folder_is_refused(
     out = tmp_path / "run"
     original, lines = loop.take_step, []
 
-    def step(run: object, state: object, batches: object) -> None:
+    def step(run: object, state: object, batches: object) -> object:
         if not lines:
             lines.extend(refusal(capsys, *again) for again in (new_run(data, out), ["train", f"--resume={out}"]))
-        original(run, state, batches)
+        return original(run, state, batches)
 
     monkeypatch.setattr(loop, "take_step", step)
     assert main(new_run(data, out)) == 0
