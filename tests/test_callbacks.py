@@ -58,7 +58,7 @@ class Recorder(Callback):
 
 
 def fail() -> None:
-    raise ValueError("no\nroom at https://somebody:word@host/?token=abc \x1b[31m" + "x" * 1000)
+    raise ValueError("no\nroom \x1b[31m at https://somebody:word@host/?token=abc&then=" + "x" * 1000)
 
 
 def interrupt() -> None:
@@ -134,8 +134,8 @@ def test_callbacks_that_fail_are_off_and_the_run_goes_on(
     lines = [line for line in capsys.readouterr().out.splitlines() if " is off " in line]
     assert len(lines) == len(EVENTS)
     for line in lines:
-        start = "Recorder is off for the rest of this run, which goes on: ValueError: no room at https://***@host/?token=***"
-        assert line.startswith(start)
+        start = "Recorder is off for the rest of this run, which goes on: ValueError: no room \\x1b[31m at"
+        assert line.startswith(f"{start} https://***@host/?token=***&then=xxx")
         assert re.search(r" … \(test_callbacks.py:\d+\)$", line)
         assert len(line) < 500
     kinds = whole.kinds()
@@ -149,15 +149,12 @@ def test_callbacks_that_fail_are_off_and_the_run_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("event", EVENTS)
-def test_ctrl_c_in_a_callback_ends_the_run(event: str, scenes: Path, quiet: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("event", "statuses"), [("step_done", ["interrupted"]), ("run_ended", ["finished"])])
+def test_ctrl_c_in_a_callback_ends_the_run(event: str, statuses: list[str], scenes: Path, tmp_path: Path) -> None:
     out, first = tmp_path / "run", Recorder()
     with pytest.raises(DetectorError, match=f"interrupted after .*--resume {out}"):
-        train(config_of(scenes, out), callbacks=[first, Recorder(event, interrupt)])
-    statuses = [each.status for each in first.of(RunEnded)]
-    assert statuses == ([] if event == "run_started" else ["finished" if event == "run_ended" else "interrupted"])
-    train(replace(config_of(scenes, out), resume=str(out)))
-    assert same_weights(quiet, out)
+        train(config_of(scenes, out, epochs=1), callbacks=[first, Recorder(event, interrupt)])
+    assert [each.status for each in first.of(RunEnded)] == statuses
 
 
 @pytest.mark.slow
@@ -233,7 +230,7 @@ def test_a_listener_adds_no_operation_to_the_steps(
 
         with monkeypatch.context() as patch:
             patch.setattr(loop, "train_epoch", counting)
-            train(config_of(scenes, tmp_path / name), callbacks=callbacks)
+            train(config_of(scenes, tmp_path / name, epochs=1), callbacks=callbacks)
         counted.append(counts)
     assert counted[0] == counted[1]
     assert counted[0][0]["aten._local_scalar_dense.default"] > 0

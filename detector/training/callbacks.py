@@ -3,7 +3,6 @@
 The loop calls them in plain sight (`loop.py`); a callback watches, and changes nothing of what is trained.
 """
 
-import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from torch import Tensor
 from detector.errors import printable
 from detector.utils.http import without_secrets
 
+MAX_REASON = 300
+"""Characters of the text of a foreign error that are shown."""
 Images = dict[str, UInt8[np.ndarray, "height width 3"]]
 """RGB images by name."""
 
@@ -142,5 +143,6 @@ class Callbacks:
 def reason(error: Exception) -> str:
     """One short line on an error of foreign code: its type, its text without secrets, and where it was raised."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    text = textwrap.shorten(printable(without_secrets(str(error))), 300, placeholder=" …")
-    return f"{type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno})"
+    text = printable(without_secrets(str(error)))
+    short = text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]} …"
+    return f"{type(error).__name__}: {short} ({Path(frame.filename).name}:{frame.lineno})"

@@ -149,10 +149,12 @@ LOGGERS: dict[str, Callable[[], Callback]] = {
 
 def make_loggers(names: Sequence[str] | str) -> list[Callback]:
     """The loggers of these names. Raises ConfigError for an unknown one, or one whose package is not installed."""
-    loggers = []
-    for name in dict.fromkeys(names_in(names)):
+    wanted = list(dict.fromkeys(names_in(names)))
+    for name in wanted:
         if name not in LOGGERS:
             raise ConfigError(f"--loggers: there is no logger {name!r}; the loggers are {', '.join(LOGGERS)}")
+    loggers = []
+    for name in wanted:
         try:
             loggers.append(LOGGERS[name]())
         except ImportError as error:
