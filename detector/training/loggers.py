@@ -98,7 +98,7 @@ class MLflowLogger(Callback):
 
     def _log_images(self, images: Images, epoch: int) -> None:
         for name, image in images.items():
-            self._mlflow.log_image(image, key=name, step=epoch)
+            self._mlflow.log_image(image, key=name, step=epoch, synchronous=True)
 
 
 class WandbLogger(Callback):
