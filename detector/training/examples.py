@@ -1,9 +1,17 @@
 """The images that a run hands to its callbacks: what the network sees, and what it detects."""
 
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 
+import numpy as np
+from jaxtyping import UInt8
+
+from detector.data.coco import CocoDataset
 from detector.images.draw import contact_sheet, draw_detections
 from detector.images.grids import fitted, plot_batch
+from detector.images.read import UnreadableImageError
 from detector.inference.detector import Detector
 from detector.training.callbacks import Images
 from detector.training.checkpoint import TrainState
@@ -22,9 +30,17 @@ def first_batch(run: Run) -> Images:
 
 def first_detections(run: Run, state: TrainState) -> Images:
     """A plot of the first validation images with what the EMA weights detect in them."""
-    dataset, size = run.val_dataset, run.config.image_size
-    detector = Detector(state.ema.model, run.train_dataset.categories, size, device=str(run.device))
-    samples = islice(dataset.readable(range(len(dataset))), COLUMNS * ROWS)
-    images = [fitted(sample.image, CELL)[0] for _, sample in samples]
-    plots = [draw_detections(image, detections) for image, detections in zip(images, detector(images), strict=True)]
+    detector = Detector(state.ema.model, run.train_dataset.categories, run.config.image_size, device=str(run.device))
+    plots = []
+    for original in islice(readable_images(run.val_dataset), COLUMNS * ROWS):
+        image, factor = fitted(original, CELL)
+        detections = detector(original)
+        plots.append(draw_detections(image, replace(detections, boxes=detections.boxes * factor)))
     return {"validation images": contact_sheet(plots, COLUMNS, (CELL, CELL))} if plots else {}
+
+
+def readable_images(dataset: CocoDataset) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+    """The images of a split in order; validation has named the others."""
+    for index in range(len(dataset)):
+        with suppress(UnreadableImageError):
+            yield dataset.read(index).image

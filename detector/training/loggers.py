@@ -68,13 +68,12 @@ class TensorBoardLogger(Callback):
 
 
 class MLflowLogger(Callback):
-    """A run on the server of MLFLOW_TRACKING_URI, in the experiment of MLFLOW_EXPERIMENT_NAME; the best weights at its end."""
+    """A run on the server of MLFLOW_TRACKING_URI, in the experiment of MLFLOW_EXPERIMENT_NAME; a finished run has its weights."""
 
     def __init__(self) -> None:
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-        os.environ.setdefault(
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"
-        )  # a server that is gone holds the training up for less
+        # its own 7 hold the training up for minutes when the server is gone
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         import mlflow
 
         self._mlflow = mlflow
@@ -92,7 +91,7 @@ class MLflowLogger(Callback):
         self._log_images(event.images, event.epoch)
 
     def run_ended(self, event: RunEnded) -> None:
-        if event.weights is not None:
+        if event.status == "finished":
             self._mlflow.log_artifact(str(event.weights))
         self._mlflow.end_run({"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[event.status])
 
@@ -102,7 +101,7 @@ class MLflowLogger(Callback):
 
 
 class WandbLogger(Callback):
-    """A run of Weights & Biases as WANDB_MODE, WANDB_PROJECT and the like say; the best weights as an artifact at its end."""
+    """A run of Weights & Biases as WANDB_MODE, WANDB_PROJECT and the like say; a finished run has its weights."""
 
     def __init__(self) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to the makers of wandb
@@ -127,7 +126,7 @@ class WandbLogger(Callback):
         self._log(scalars(event.metrics), event.images, event.epoch)
 
     def run_ended(self, event: RunEnded) -> None:
-        if event.weights is not None:
+        if event.status == "finished":  # later ones of a resumed run would take the place of the file
             weights = self._wandb.Artifact(f"weights-{self._run.id}", type="model")
             weights.add_file(str(event.weights), policy="immutable")  # without a copy of the file
             self._run.log_artifact(weights)
