@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from lively_model import lively_model
 from safetensors.torch import load_file
 from small_run import small_config
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,6 +20,7 @@ import detector.training.loop as loop
 from detector.config import TrainConfig
 from detector.demo.scenes import make_dataset
 from detector.errors import DetectorError
+from detector.images.draw import GAP
 from detector.training.callbacks import (
     Callback,
     Callbacks,
@@ -28,7 +30,9 @@ from detector.training.callbacks import (
     RunStarted,
     StepDone,
 )
+from detector.training.examples import CELL, first_detections
 from detector.training.loop import train
+from detector.training.setup import set_up
 
 EVENTS = ["run_started", "step_done", "epoch_done", "checkpoint_written", "run_ended"]
 
@@ -234,6 +238,25 @@ def test_a_listener_adds_no_operation_to_the_steps(
         counted.append(counts)
     assert counted[0] == counted[1]
     assert counted[0][0]["aten._local_scalar_dense.default"] > 0
+
+
+def test_validation_images_show_what_is_detected_in_them(scenes: Path, tmp_path: Path) -> None:
+    run, state = set_up(config_of(scenes, tmp_path / "run"))
+    (nothing,) = first_detections(run, state).values()
+    state.ema.model = lively_model(len(run.train_dataset.categories))
+    (plot,) = first_detections(run, state).values()
+    assert plot.shape == nothing.shape
+    changed = (plot != nothing).any(axis=2)
+    images = [run.val_dataset.read(index).image for index in range(4)]
+    assert 0 < changed.sum() < changed.size
+    for index, image in enumerate(images):
+        top, left = GAP + index // 2 * (CELL + GAP), GAP + index % 2 * (CELL + GAP)
+        height, width = (round(side * CELL / max(image.shape[:2])) for side in image.shape[:2])
+        cell = changed[top : top + CELL, left : left + CELL].copy()
+        y, x = (CELL - height) // 2, (CELL - width) // 2
+        assert cell.any()
+        cell[max(y - 1, 0) : y + height + 1, max(x - 1, 0) : x + width + 1] = False
+        assert not cell.any()  # nothing beside the image
 
 
 @pytest.mark.slow

@@ -242,6 +242,7 @@ def test_a_run_from_before_a_setting_existed_can_be_resumed(copy: Path, capsys: 
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
     content = torch.load(copy / "last.pt", weights_only=True)
     del content["provenance"]["settings"]["train.patience"], content["provenance"]["settings"]["seed"]
+    content["provenance"]["settings"]["train.loggers"] = ["tensorboard"]  # loggers, now
     torch.save(content, copy / "last.pt")
     assert "seed was 0, is 3" in refusal(capsys, "train", f"--resume={copy}", "--seed=3")
     assert main(["train", f"--resume={copy}"]) == 0

@@ -18,7 +18,7 @@ from detector.training.checkpoint import TrainState
 from detector.training.dataset import augmented_batch
 from detector.training.setup import Run
 
-COLUMNS, ROWS, CELL = 2, 2, 480
+COLUMNS, ROWS, CELL = 2, 2, 320
 """Validation images on a plot, and the side of each in pixels."""
 
 

@@ -23,7 +23,8 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def attempts(out: Path) -> list[Path]:
-    """The file of each attempt at the run, in order."""
+    """The file of each attempt at the run, in order, complete: its process has ended."""
+    wandb.teardown()
     return sorted((out / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
 
 
@@ -81,5 +82,4 @@ def test_a_disabled_one_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     wandb.teardown()  # it reads the environment once
     monkeypatch.setenv("WANDB_MODE", "disabled")
     play(*make_loggers("wandb"), tmp_path / "run", epochs=[1])
-    wandb.teardown()
     assert not attempts(tmp_path / "run")
