@@ -13,7 +13,6 @@ from detector.errors import ConfigError, DataError
 from detector.training.distributed import World
 from detector.training.logs import processor_name
 
-
 MOVED = {"train.loggers"}
 """Former names of settings that may change."""
 

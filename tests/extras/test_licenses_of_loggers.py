@@ -6,6 +6,7 @@ import pytest
 from test_licenses import findings, reachable
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["mlflow", "wandb"])
 def test_nothing_that_an_extra_brings_is_under_the_gpl(package: str) -> None:
     try:

@@ -27,6 +27,7 @@ from detector.weights.files import load_weights
 
 mlflow = pytest.importorskip("mlflow", reason="make test-extras installs mlflow")
 
+pytestmark = pytest.mark.slow
 PATIENCE = 300  # s
 
 

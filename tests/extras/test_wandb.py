@@ -13,6 +13,8 @@ from detector.training.loggers import known_run, make_loggers, scalars
 
 wandb = pytest.importorskip("wandb", reason="make test-extras installs wandb")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
