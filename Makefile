@@ -20,7 +20,7 @@ test-extras: $(VENV)/extras-installed
 	$(BIN)/pytest --numprocesses 0 tests/extras
 
 $(VENV)/extras-installed: $(VENV)/installed
-	$(BIN)/pip install --quiet --editable '.[dev,ray]'
+	$(BIN)/pip install --quiet --editable '.[dev,mlflow,ray,wandb]'
 	touch $@
 
 # Random inputs for every reader of files from strangers: FUZZ_SECONDS each, other ones every time.

@@ -118,7 +118,7 @@ def train(run: Run, options: argparse.Namespace) -> Run:
     else:
         arguments = [f"--data={options.data / run['dataset']}", f"--out={out}", f"--model={run['model']}"]
         arguments += [f"--image_size={run['image_size']}", f"--epochs={run['epochs']}", f"--seed={run['seed']}"]
-        arguments += [f"--weights={run['weights']}", "--workers=0", "--train.patience=0", "--train.loggers=[]"]
+        arguments += [f"--weights={run['weights']}", "--workers=0", "--train.patience=0", "--loggers=[]"]
         arguments += [f"--{option}" for option in run["options"]]
     since = time.monotonic()
     detector("train", *arguments)

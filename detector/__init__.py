@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from detector.inference.streaming import stream
     from detector.inference.tiles import TiledDetector
     from detector.models.catalog import create_model
+    from detector.training.callbacks import Callback
     from detector.training.loop import train
     from detector.weights.files import load_weights as load_model
 
 __all__ = [
+    "Callback",
     "Detector",
     "EvaluateConfig",
     "ExportConfig",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Callback": ("detector.training.callbacks", "Callback"),
     "Detector": ("detector.inference.detector", "Detector"),
     "create_model": ("detector.models.catalog", "create_model"),
     "evaluate": ("detector.evaluation.evaluate", "evaluate"),

@@ -111,7 +111,7 @@ def require_image_size(name: str, size: ImageSize | None) -> None:
 
 
 def names_in(value: Sequence[str] | str) -> list[str]:
-    """Class names from an option: a list as it is, a string split at its commas."""
+    """Names from an option: a list as it is, a string split at its commas."""
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
 
 
@@ -206,8 +206,6 @@ class TrainLoopConfig:
     """Memory for decoded training images in GiB, shared by all workers; at most half of what is free; 0: none."""
     sync_batch_norm: bool = False
     """Compute batch norm statistics over the batch of all processes instead of each process's part."""
-    loggers: list[str] = field(default_factory=lambda: ["tensorboard"], metadata=RESUME_MAY_CHANGE)
-    """Loggers beside metrics.jsonl and metrics.csv, by name: [tensorboard], or [] for none."""
     freeze: list[str] = field(default_factory=list)
     """Modules that are not trained, by name as in model.named_modules(): [stem, stage2]; their statistics stay, too."""
 
@@ -369,6 +367,8 @@ class TrainConfig:
     engine: Literal["local", "ray"] = field(default="local", metadata=RESUME_MAY_CHANGE)
     """What starts the processes; local: you, or torchrun; ray: a Ray cluster."""
     ray: RayConfig = field(default_factory=RayConfig, metadata=RESUME_MAY_CHANGE)
+    loggers: list[str] | str = field(default="tensorboard", metadata=RESUME_MAY_CHANGE)
+    """Loggers beside metrics.jsonl and metrics.csv: tensorboard, mlflow, wandb, several with commas; '[]': none."""
     train: TrainLoopConfig = field(default_factory=TrainLoopConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)

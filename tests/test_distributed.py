@@ -302,6 +302,15 @@ def test_ctrl_c_saves_the_step_under_way(whole: Path, new_run: list[str], out: P
     assert "Traceback" not in done.stderr.split("torch/distributed")[0]
 
 
+def test_callbacks_are_called_in_the_main_process_alone(data: Path, tmp_path: Path) -> None:
+    """One that fails there leaves no process waiting."""
+    done = pair(str(REPOSITORY / "tests" / "callback_run.py"), str(data), str(tmp_path)).finish()
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.glob("rank*")] == ["rank0"]
+    assert (tmp_path / "rank0").read_text().splitlines() == ["step 1", "step 2", "step 3", "epoch 1"]
+    assert done.stdout.count("Notes is off for the rest of this run, which goes on: ValueError: enough") == 1
+
+
 def test_refusals_are_one_line(data: Path, tmp_path: Path) -> None:
     """Of what both processes see, and of an image that only one of them reads."""
     shutil.copytree(data, tmp_path / "data")

@@ -133,11 +133,11 @@ def test_a_run_resumes_exactly_and_leaves_weights_to_start_from(
     with monkeypatch.context() as patch:
         train_epoch, steps = loop.train_epoch, []
 
-        def stop_in_the_second(run: Any, state: Any, progress: Any, stop: Any) -> None:
+        def stop_in_the_second(run: Any, state: Any, progress: Any, stop: Any, callbacks: Any) -> None:
             steps.append(state.step)
             if len(steps) == 2:
                 stop.set()
-            train_epoch(run, state, progress, stop)
+            train_epoch(run, state, progress, stop, callbacks)
 
         patch.setattr(loop, "train_epoch", stop_in_the_second)
         with pytest.raises(Exception, match="interrupted after 1 of 2 epochs and 1 of"):

@@ -102,10 +102,10 @@ def test_a_request_to_stop_saves_the_step_under_way(
     try:
         original = loop.take_step
 
-        def asked_to_stop(run: object, state: object, batches: object) -> None:
+        def asked_to_stop(run: object, state: object, batches: object) -> object:
             if state.step == after - 1:  # while the step is under way
                 os.kill(os.getpid(), number)
-            original(run, state, batches)
+            return original(run, state, batches)
 
         with monkeypatch.context() as patch:
             patch.setattr(loop, "take_step", asked_to_stop)
@@ -196,10 +196,10 @@ def test_a_second_training_in_the_same_folder_is_refused(
     out = tmp_path / "run"
     original, lines = loop.take_step, []
 
-    def step(run: object, state: object, batches: object) -> None:
+    def step(run: object, state: object, batches: object) -> object:
         if not lines:
             lines.extend(refusal(capsys, *again) for again in (new_run(data, out), ["train", f"--resume={out}"]))
-        original(run, state, batches)
+        return original(run, state, batches)
 
     monkeypatch.setattr(loop, "take_step", step)
     assert main(new_run(data, out)) == 0
@@ -242,6 +242,7 @@ def test_a_run_from_before_a_setting_existed_can_be_resumed(copy: Path, capsys: 
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
     content = torch.load(copy / "last.pt", weights_only=True)
     del content["provenance"]["settings"]["train.patience"], content["provenance"]["settings"]["seed"]
+    content["provenance"]["settings"]["train.loggers"] = ["tensorboard"]  # loggers, now
     torch.save(content, copy / "last.pt")
     assert "seed was 0, is 3" in refusal(capsys, "train", f"--resume={copy}", "--seed=3")
     assert main(["train", f"--resume={copy}"]) == 0

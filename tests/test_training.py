@@ -590,10 +590,11 @@ def test_a_run_interrupted_in_its_first_epoch_is_not_overwritten(
     config = small_config(scenes, tmp_path / "run", checkpoint_minutes=0.0)
     original, taken = loop.take_step, []
 
-    def interrupted(*arguments: object) -> None:
+    def interrupted(*arguments: object) -> object:
         if taken:
             raise KeyboardInterrupt
         taken.append(original(*arguments))
+        return taken[0]
 
     monkeypatch.setattr(loop, "take_step", interrupted)
     with pytest.raises(DetectorError, match="interrupted"):

@@ -1,120 +1,161 @@
-"""Where the metrics and images of a run go: metrics.jsonl and metrics.csv always, and the loggers that are asked for.
+"""The callbacks that have a name for --loggers: each hands a run's metrics, settings, images and weights to a tool.
 
-To add a logger: a class with the methods of `Logger`, and an entry in `LOGGERS`.
+To add one: a `Callback`, and an entry in `LOGGERS`. Its package is imported when the logger is made, before the training
+begins; an error after that only turns it off.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
-
-from detector.errors import ConfigError, WriteError
-from detector.training.logs import read_metrics, write_metrics
+from detector.config import names_in
+from detector.errors import ConfigError, missing_package
+from detector.training.callbacks import Callback, EpochDone, Images, RunEnded, RunStarted
+from detector.training.logs import read_environment
+from detector.utils.fileio import write_json
 
 RUN_ROWS = ("step", "learning_rate", "skipped_steps", "images_per_second", "seconds")
 """Entries of an epoch's row that are neither a loss nor a validation metric."""
 
 
-@runtime_checkable
-class Logger(Protocol):
-    """What the training loop calls. Raises WriteError where something can't be written."""
-
-    def log_metrics(self, row: dict[str, Any]) -> None:
-        """Add the row of an epoch: numbers by name, None where there was nothing to measure, and `epoch`."""
-
-    def log_image(self, name: str, image: UInt8[np.ndarray, "height width 3"], epoch: int) -> None:
-        """Add an RGB image."""
-
-    def close(self) -> None:
-        """Finish writing."""
+def scalars(row: dict[str, Any]) -> dict[str, float]:
+    """The numbers in the row of an epoch, each name with its group, as in `loss/box_loss`."""
+    groups = {name: "loss" if name.endswith("_loss") else "run" if name in RUN_ROWS else "validation" for name in row}
+    return {f"{groups[name]}/{name}": value for name, value in row.items() if name != "epoch" and value is not None}
 
 
-class FileLogger:
-    """metrics.jsonl and metrics.csv in the run's folder."""
-
-    def __init__(self, out: Path) -> None:
-        self._out = out
-
-    def log_metrics(self, row: dict[str, Any]) -> None:
-        write_metrics(self._out, [*read_metrics(self._out), row])
-
-    def log_image(self, name: str, image: UInt8[np.ndarray, "height width 3"], epoch: int) -> None:
-        """Files hold no images; the report draws them."""
-
-    def close(self) -> None:
-        """Each row is complete when it is written."""
+def known_run(out: Path, logger: str) -> str | None:
+    """The id under which a logger's server has the run in `out`, if it has been logged before."""
+    runs = read_environment(out).get("logged_as")
+    known = runs.get(logger) if isinstance(runs, dict) else None
+    return known if isinstance(known, str) else None
 
 
-class TensorBoardLogger:
-    """An event file in the folder tensorboard; it forgets the epochs after `done_epochs` of an attempt before."""
+def remember_run(out: Path, logger: str, run_id: str) -> None:
+    """Keep the id in environment.json, so that a resumed run goes on under it."""
+    content = read_environment(out)
+    runs = content.get("logged_as")
+    known = runs if isinstance(runs, dict) else {}
+    write_json(out / "environment.json", {**content, "logged_as": {**known, logger: run_id}})
 
-    def __init__(self, out: Path, done_epochs: int) -> None:
+
+class TensorBoardLogger(Callback):
+    """An event file in the run's folder tensorboard; it forgets the epochs of an attempt before that are done again."""
+
+    def __init__(self) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        self._folder = out / "tensorboard"
-        with self._writing():
-            self._events = SummaryWriter(str(self._folder), purge_step=done_epochs + 1 if done_epochs else 0)
+        self._open = SummaryWriter
 
-    def log_metrics(self, row: dict[str, Any]) -> None:
-        with self._writing():
-            for name, value in row.items():
-                if name != "epoch" and value is not None:
-                    group = "loss" if name.endswith("_loss") else "run" if name in RUN_ROWS else "validation"
-                    self._events.add_scalar(f"{group}/{name}", value, row["epoch"])
-            self._events.flush()
+    def run_started(self, event: RunStarted) -> None:
+        done = event.done_epochs
+        self._events = self._open(str(event.out / "tensorboard"), purge_step=done + 1 if done else 0)
+        self._add_images(event.images, 0)
 
-    def log_image(self, name: str, image: UInt8[np.ndarray, "height width 3"], epoch: int) -> None:
-        with self._writing():
+    def epoch_done(self, event: EpochDone) -> None:
+        for name, value in scalars(event.metrics).items():
+            self._events.add_scalar(name, value, event.epoch)
+        self._add_images(event.images, event.epoch)
+
+    def run_ended(self, _: RunEnded) -> None:
+        self._events.close()
+
+    def _add_images(self, images: Images, epoch: int) -> None:
+        for name, image in images.items():
             self._events.add_image(name, image, epoch, dataformats="HWC")
-            self._events.flush()
-
-    def close(self) -> None:
-        with self._writing():
-            self._events.close()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            reason = error.strerror or error
-            raise WriteError(f"{self._folder}: can't be written ({reason}); free some space there") from error
+        self._events.flush()
 
 
-LOGGERS: dict[str, Callable[[Path, int], Logger]] = {"tensorboard": TensorBoardLogger}
-"""Logger by its name in train.loggers, made with the run's folder and the number of epochs that are done."""
+class MLflowLogger(Callback):
+    """A run on the server of MLFLOW_TRACKING_URI, in the experiment of MLFLOW_EXPERIMENT_NAME; a finished run has its weights."""
+
+    def __init__(self) -> None:
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        # its own 7 hold the training up for minutes when the server is gone
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        import mlflow
+
+        self._mlflow = mlflow
+
+    def run_started(self, event: RunStarted) -> None:
+        known = known_run(event.out, "mlflow")
+        run = self._mlflow.start_run(known, run_name=event.out.name, nested=True)
+        if known is None:
+            remember_run(event.out, "mlflow", run.info.run_id)
+            self._mlflow.log_params(event.settings)
+        self._log_images(event.images, 0)
+
+    def epoch_done(self, event: EpochDone) -> None:
+        self._mlflow.log_metrics(scalars(event.metrics), step=event.epoch)
+        self._log_images(event.images, event.epoch)
+
+    def run_ended(self, event: RunEnded) -> None:
+        if event.status == "finished":
+            self._mlflow.log_artifact(str(event.weights))
+        self._mlflow.end_run({"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[event.status])
+
+    def _log_images(self, images: Images, epoch: int) -> None:
+        for name, image in images.items():
+            self._mlflow.log_image(image, key=name, step=epoch, synchronous=True)
 
 
-class RunLog:
-    """All loggers of a run as one."""
+class WandbLogger(Callback):
+    """A run of Weights & Biases as WANDB_MODE, WANDB_PROJECT and the like say; a finished run has its weights."""
 
-    def __init__(self, loggers: Sequence[Logger]) -> None:
-        self._loggers = loggers
+    def __init__(self) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to the makers of wandb
+        import wandb
 
-    def log_metrics(self, row: dict[str, Any]) -> None:
-        for logger in self._loggers:
-            logger.log_metrics(row)
+        self._wandb = wandb
 
-    def log_image(self, name: str, image: UInt8[np.ndarray, "height width 3"], epoch: int) -> None:
-        for logger in self._loggers:
-            logger.log_image(name, image, epoch)
+    def run_started(self, event: RunStarted) -> None:
+        self._run = self._wandb.init(
+            id=known_run(event.out, "wandb"),
+            name=os.environ.get("WANDB_NAME", event.out.name),
+            dir=os.environ.get("WANDB_DIR", str(event.out)),
+            config=event.settings,
+            resume="allow",
+            reinit="create_new",
+            settings=self._wandb.Settings(console="off"),
+        )
+        remember_run(event.out, "wandb", self._run.id)
+        self._log({}, event.images, 0)
+
+    def epoch_done(self, event: EpochDone) -> None:
+        self._log(scalars(event.metrics), event.images, event.epoch)
+
+    def run_ended(self, event: RunEnded) -> None:
+        if event.status == "finished":  # later ones of a resumed run would take the place of the file
+            weights = self._wandb.Artifact(f"weights-{self._run.id}", type="model")
+            weights.add_file(str(event.weights), policy="immutable")  # without a copy of the file
+            self._run.log_artifact(weights)
+        self._run.finish(exit_code=0 if event.status == "finished" else 1)
+
+    def _log(self, values: dict[str, float], images: Images, epoch: int) -> None:
+        media = {name: self._wandb.Image(image) for name, image in images.items()}
+        if values or media:
+            self._run.log({**values, **media}, step=epoch, commit=True)
 
 
-def require_loggers(names: Sequence[str]) -> None:
-    """Raise ConfigError for an unknown name."""
-    for name in names:
+LOGGERS: dict[str, Callable[[], Callback]] = {
+    "tensorboard": TensorBoardLogger,
+    "mlflow": MLflowLogger,
+    "wandb": WandbLogger,
+}
+"""Logger by its name in --loggers, which is also that of the extra with its package."""
+
+
+def make_loggers(names: Sequence[str] | str) -> list[Callback]:
+    """The loggers of these names. Raises ConfigError for an unknown one, or one whose package is not installed."""
+    wanted = list(dict.fromkeys(names_in(names)))
+    for name in wanted:
         if name not in LOGGERS:
-            raise ConfigError(f"train.loggers: there is no logger {name!r}; the loggers are {', '.join(LOGGERS)}")
-
-
-@contextmanager
-def open_log(names: Sequence[str], out: Path, done_epochs: int) -> Iterator[RunLog]:
-    """The files and the loggers of these names, closed at the end of the block."""
-    with ExitStack() as stack:
-        loggers: list[Logger] = [FileLogger(out), *(LOGGERS[name](out, done_epochs) for name in names)]
-        for logger in loggers:
-            stack.callback(logger.close)
-        yield RunLog(loggers)
+            raise ConfigError(f"--loggers: there is no logger {name!r}; the loggers are {', '.join(LOGGERS)}")
+    loggers = []
+    for name in wanted:
+        try:
+            loggers.append(LOGGERS[name]())
+        except ImportError as error:
+            raise missing_package(f"--loggers {name}", error, name) from error
+    return loggers

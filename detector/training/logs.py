@@ -126,6 +126,11 @@ def write_metrics(out: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_text(out / "metrics.csv", table.getvalue())
 
 
+def append_metrics(out: Path, row: dict[str, Any]) -> None:
+    """Add the row of an epoch: numbers by name, None where there was nothing to measure, and `epoch`."""
+    write_metrics(out, [*read_metrics(out), row])
+
+
 def drop_metrics_after(out: Path, epoch: int) -> None:
     """Take back the rows of epochs that a resumed run does again."""
     if (out / "metrics.jsonl").exists():

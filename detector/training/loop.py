@@ -6,10 +6,10 @@ import shlex
 import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader
@@ -20,18 +20,27 @@ from detector.data.workers import batches_of
 from detector.errors import DataError, DetectorError, WriteError, printable
 from detector.evaluation.coco_metrics import METRICS
 from detector.evaluation.evaluate import detect_all, score
-from detector.images.grids import plot_batch
 from detector.inference.detector import Detector
 from detector.structures import Batch
 from detector.training.batch_size import largest_batch_size
+from detector.training.callbacks import (
+    Callback,
+    Callbacks,
+    CheckpointWritten,
+    EpochDone,
+    RunEnded,
+    RunStarted,
+    StepDone,
+)
 from detector.training.checkpoint import EpochStats, TrainState, save_checkpoint
-from detector.training.dataset import augmented_batch
 from detector.training.distributed import LostProcessError, init_distributed
+from detector.training.examples import first_batch, first_detections
 from detector.training.freeze import train_mode
-from detector.training.loggers import RunLog, open_log
+from detector.training.loggers import make_loggers
+from detector.training.logs import append_metrics
 from detector.training.optim import set_lr
 from detector.training.progress import RunProgress
-from detector.training.resume import may_change
+from detector.training.resume import flat, may_change
 from detector.training.setup import Beside, Run, set_up
 from detector.training.step import take_step
 from detector.utils.fileio import folder_lock, require_writable
@@ -40,8 +49,9 @@ from detector.utils.threads import patient_threads
 from detector.weights.files import WeightsInfo, load_weights, save_weights
 
 
-def train(config: TrainConfig, beside: Beside | None = None) -> dict[str, Any]:
-    """Train as `config` says; returns the metrics of the best epoch (`METRICS` and `epoch`). `beside`: see `set_up`.
+def train(config: TrainConfig, beside: Beside | None = None, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
+    """Train as `config` says; returns the metrics of the best epoch (`METRICS` and `epoch`). `beside`: see `set_up`;
+    callbacks: called after those of config.loggers.
 
     Leaves in `config.out`: best.safetensors and last.safetensors (EMA weights), last.pt (to resume from),
     metrics.jsonl, config.yaml, environment.json. Started by torchrun, it is one of several processes that train together.
@@ -51,10 +61,11 @@ def train(config: TrainConfig, beside: Beside | None = None) -> dict[str, Any]:
     require_writable(out)
     with init_distributed() as world, folder_lock(out, "training") if world.is_main else nullcontext():
         world.from_main(None)  # the others begin when the main process has the folder
+        notified = Callbacks([*make_loggers(config.loggers), *callbacks] if world.is_main else [])
         run, state = set_up(config, world, beside)
         try:
             with world.translate_lost_process():
-                fit(run, state)
+                fit(run, state, notified)
         except KeyboardInterrupt:
             raise DetectorError(f"interrupted {position(run, state)}; {remedy(run)}") from None
         except torch.OutOfMemoryError as error:
@@ -97,30 +108,49 @@ def out_of_memory(run: Run, state: TrainState) -> str:
     )
 
 
-def fit(run: Run, state: TrainState) -> None:
+class StoppedError(DetectorError):
+    """The run was asked to stop, and its state is saved."""
+
+
+def fit(run: Run, state: TrainState, callbacks: Callbacks) -> None:
     """Epoch after epoch: train, validate, keep the best, write the checkpoint."""
     config, world = run.config, run.world
     if world.is_main and state.step == 0:  # so that a run can be resumed from its first minute on
         save_checkpoint(run.out / "last.pt", state, run.provenance)
     done = state.epoch * len(run.sampler) + state.stats.batches
     with (
+        start_and_end(run, state, callbacks),
         stop_requested() as stop,
-        open_log(config.train.loggers, run.out, state.epoch) if world.is_main else nullcontext() as log,
         RunProgress(config.epochs, len(run.sampler), done) as progress,
     ):
-        if log is not None and state.step == 0:
-            log_batch(log, run)
         while state.epoch < config.epochs and not out_of_patience(run, state):
-            train_epoch(run, state, progress, stop)
+            train_epoch(run, state, progress, stop, callbacks)
             started = time.monotonic()
             metrics = validate(run, state)
             state.epoch += 1
             row = epoch_row(state, metrics, validation_seconds=time.monotonic() - started)
             state.stats = EpochStats(losses=torch.zeros_like(state.stats.losses))
-            finish_epoch(run, state, row, log)
+            finish_epoch(run, state, row, callbacks)
             progress.epoch_done(row)
             gc.collect()  # it unshares memory with the workers that were forked: in the first epoch, not in a later one
         report_end(run, state, progress)
+
+
+@contextmanager
+def start_and_end(run: Run, state: TrainState, callbacks: Callbacks) -> Iterator[None]:
+    """Notify the callbacks before the block, and after it, however it ends."""
+    images = first_batch(run) if callbacks and state.step == 0 else {}
+    callbacks.notify(Callback.run_started, RunStarted(run.out, flat(run.config), state.epoch, images))
+    status: Literal["finished", "interrupted", "failed"] = "failed"
+    try:
+        yield
+        status = "finished"
+    except (KeyboardInterrupt, StoppedError):
+        status = "interrupted"
+        raise
+    finally:
+        best = run.out / "best.safetensors"
+        callbacks.notify(Callback.run_ended, RunEnded(status, state.best_epoch, best if best.exists() else None))
 
 
 def epoch_row(state: TrainState, metrics: dict[str, Any], validation_seconds: float) -> dict[str, Any]:
@@ -162,7 +192,9 @@ def out_of_patience(run: Run, state: TrainState) -> bool:
     return patience > 0 and state.epoch - state.best_epoch >= patience
 
 
-def train_epoch(run: Run, state: TrainState, progress: RunProgress, stop: threading.Event) -> None:
+def train_epoch(
+    run: Run, state: TrainState, progress: RunProgress, stop: threading.Event, callbacks: Callbacks
+) -> None:
     """What is left of one pass over the training split. Raises DetectorError, with the state saved, if asked to stop."""
     config, settings, stats = run.config, run.config.train, state.stats
     run.sampler.set_epoch(state.epoch, weak_aug=state.epoch >= config.full_aug_epochs, start=stats.batches)
@@ -172,17 +204,19 @@ def train_epoch(run: Run, state: TrainState, progress: RunProgress, stop: thread
         set_learning_rate(run, state)
         report_unreadable(run, state, batches)
         with patient_threads():
-            take_step(run, state, batches)
+            losses = take_step(run, state, batches)
         stats.batches += len(batches)
         stats.seconds = time.monotonic() - since
         progress.step_done(state.epoch + 1, stats)
+        lr = state.optimizer.param_groups[0]["lr"]
+        callbacks.notify(Callback.step_done, StepDone(state.epoch + 1, state.step, lr, losses))
         stopping = run.world.sum(torch.tensor(int(stop.is_set()))) > 0
         too_old = time.monotonic() - saved > 60 * settings.checkpoint_minutes
         if run.world.is_main and (stopping or too_old):
-            save_checkpoint(run.out / "last.pt", state, run.provenance)
+            write_checkpoint(run, state, callbacks)
             saved = time.monotonic()
         if stopping:
-            raise DetectorError(f"interrupted {position(run, state)}; {remedy(run)}")
+            raise StoppedError(f"interrupted {position(run, state)}; {remedy(run)}")
 
 
 def accumulation_groups(loader: DataLoader[TrainItem], size: int) -> Iterator[list[Batch]]:
@@ -236,21 +270,14 @@ def validate(run: Run, state: TrainState) -> dict[str, Any]:
     return world.from_main(scored.metrics)  # type: ignore[no-any-return]
 
 
-def log_batch(log: RunLog, run: Run) -> None:
-    """Show the first images that the network will see."""
-    batch = augmented_batch(run.config, run.train_dataset, epoch=0)
-    if len(batch.images) > 0:
-        log.log_image("training batch", plot_batch(batch, run.train_dataset.categories), epoch=0)
-
-
-def finish_epoch(run: Run, state: TrainState, row: dict[str, Any], log: RunLog | None) -> None:
-    """Keep the EMA weights as last, and as best if they are; then log and checkpoint. Only the main process has a log."""
+def finish_epoch(run: Run, state: TrainState, row: dict[str, Any], callbacks: Callbacks) -> None:
+    """Keep the EMA weights as last, and as best if they are; then log and checkpoint, in the main process."""
     name = run.config.train.stopping_metric
     value = row[name]
     is_best = value is None or value > state.best  # without a figure the last epoch is the best, and patience waits
     if is_best:
         state.best, state.best_epoch = state.best if value is None else value, state.epoch
-    if log is None:
+    if not run.world.is_main:
         return
     if value is None and state.epoch == 1:
         print(f"no {name}: the validation images hold nothing to measure it on; best.safetensors is the last epoch's")
@@ -271,5 +298,13 @@ def finish_epoch(run: Run, state: TrainState, row: dict[str, Any], log: RunLog |
     if is_best:
         save_weights(run.out / "best.safetensors", state.ema.model, info)
     save_weights(run.out / "last.safetensors", state.ema.model, info)
-    log.log_metrics(row)
-    save_checkpoint(run.out / "last.pt", state, run.provenance)
+    append_metrics(run.out, row)
+    write_checkpoint(run, state, callbacks)
+    images = first_detections(run, state) if callbacks and is_best else {}
+    callbacks.notify(Callback.epoch_done, EpochDone(state.epoch, dict(row), is_best, images))
+
+
+def write_checkpoint(run: Run, state: TrainState, callbacks: Callbacks) -> None:
+    path = run.out / "last.pt"
+    save_checkpoint(path, state, run.provenance)
+    callbacks.notify(Callback.checkpoint_written, CheckpointWritten(path, state.epoch, state.step))

@@ -13,9 +13,14 @@ from detector.errors import ConfigError, DataError
 from detector.training.distributed import World
 from detector.training.logs import processor_name
 
+MOVED = {"train.loggers"}
+"""Former names of settings that may change."""
+
 
 def may_change(name: str) -> bool:
     """Whether a setting, by its dotted name, says where things are or how they are fetched, not what comes out."""
+    if name in MOVED:
+        return True
     kind: Any = TrainConfig
     for part in name.split("."):
         known = {each.name: each for each in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}

@@ -37,7 +37,6 @@ from detector.training.dataset import build_train_dataset
 from detector.training.distributed import World, convert_sync_batch_norm, was_restarted
 from detector.training.ema import ModelEma
 from detector.training.freeze import freeze
-from detector.training.loggers import require_loggers
 from detector.training.logs import drop_metrics_after, drop_skipped_after, environment, launcher, read_environment
 from detector.training.optim import build_optimizer
 from detector.training.resume import inexact, require_same, run_provenance
@@ -107,7 +106,6 @@ def set_up(
             print(f"--weights: pretrained ones, {config.weights}; --weights {SCRATCH} starts from random ones")
     device = choose_device(config.device, world)
     be_deterministic(config.train)
-    require_loggers(config.train.loggers)
     train_dataset, val_dataset = load_datasets(config, world)
     model, network = build_model(config, train_dataset.categories, device, beside)
     precision = choose_precision(config.train.precision, device)

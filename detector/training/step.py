@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,9 +21,10 @@ from detector.training.loss import Losses, training_loss
 from detector.training.setup import Run
 
 
-def take_step(run: Run, state: TrainState, batches: Sequence[Batch]) -> None:
+def take_step(run: Run, state: TrainState, batches: Sequence[Batch]) -> list[Float[Tensor, "3"]]:
     """One step of the optimizer on the gradients of `batches`, summed; skipped if they are not finite.
 
+    Returns the box, class and distribution loss of each forward pass, over all processes, on the device.
     Raises DetectorError when too many steps in a row had to be skipped.
     """
     statistics = [buffer.clone() for buffer in run.network.buffers()]
@@ -30,7 +32,7 @@ def take_step(run: Run, state: TrainState, batches: Sequence[Batch]) -> None:
     if not any(images for _, images in passes):  # not one of the images could be read
         state.optimizer.zero_grad()
         state.step += 1
-        return
+        return []
     state.scaler.unscale_(state.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(
         [p for p in run.network.parameters() if p.requires_grad], run.config.train.clip_gradient_norm
@@ -53,6 +55,7 @@ def take_step(run: Run, state: TrainState, batches: Sequence[Batch]) -> None:
     state.scaler.update()
     state.optimizer.zero_grad()
     state.step += 1
+    return [losses for losses, images in passes if images]
 
 
 def backward(run: Run, state: TrainState, batch: Batch, last: bool) -> tuple[Tensor, int]:

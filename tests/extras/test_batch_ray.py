@@ -27,7 +27,7 @@ from detector.batch.work import Task
 from detector.errors import DetectorError, WeightsError
 from detector.weights.files import WeightsInfo
 
-ray = pytest.importorskip("ray", reason="needs the extra ray: make test-extras")
+ray = pytest.importorskip("ray", reason="make test-extras installs ray")
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 

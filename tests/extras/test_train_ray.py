@@ -10,7 +10,7 @@ from test_distributed import OPTIONS, REPOSITORY, Started, checkpoints_written, 
 
 from detector.demo.scenes import make_dataset
 
-pytest.importorskip("ray", reason="needs the extra ray: make test-extras")
+pytest.importorskip("ray", reason="make test-extras installs ray")
 pytestmark = pytest.mark.slow
 
 
