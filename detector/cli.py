@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from detector.config import (
     BenchmarkConfig,
+    CompareConfig,
     DemoConfig,
     EvaluateConfig,
     ExportConfig,
@@ -73,6 +74,13 @@ def evaluate(config: EvaluateConfig) -> int:
     from detector.evaluation.evaluate import evaluate
 
     evaluate(config)
+    return 0
+
+
+def compare(config: CompareConfig) -> int:
+    from detector.reporting.compare import compare
+
+    compare(config)
     return 0
 
 
@@ -139,7 +147,8 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command(TrainConfig, train),
-    "evaluate": Command(EvaluateConfig, evaluate),
+    "evaluate": Command(EvaluateConfig, evaluate, flags=("explain",)),
+    "compare": Command(CompareConfig, compare, positionals=("first", "second")),
     "infer": Command(InferConfig, infer, positionals=("sources",), flags=("attention",)),
     "export": Command(ExportConfig, export, flags=("batched", "raw", "dynamic", "force")),
     "benchmark": Command(BenchmarkConfig, benchmark),

@@ -44,6 +44,11 @@ class ConfidenceCurves:
         mean = class_mean(self.f1)
         return float(CONFIDENCES[mean.argmax()]), float(mean.max())
 
+    def best_of_each(self) -> list[tuple[float, float] | None]:
+        """The lowest confidence of the largest F1 of each class, and that F1; None for a class of which nothing is found."""
+        best = np.nan_to_num(self.f1)
+        return [(float(CONFIDENCES[curve.argmax()]), float(curve.max())) if curve.max() > 0 else None for curve in best]
+
 
 def over_confidence(matches: ClassMatches) -> ConfidenceCurves:
     """Precision, recall and F1 of each class at `CONFIDENCES`."""
