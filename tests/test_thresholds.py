@@ -3,19 +3,22 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from lively_model import lively_model
+from shaken import shaken
 from test_inference import overlap, random_predictions
 
 from detector.cli import main
 from detector.config import DEFAULT_CONF, EvaluateConfig
+from detector.data.coco import CocoDataset
 from detector.demo.scenes import make_dataset
 from detector.demo.shapes import CATEGORIES
 from detector.errors import ConfigError, WeightsError
-from detector.evaluation.evaluate import evaluate
+from detector.evaluation.evaluate import Evaluation, SplitDetections, evaluate, score
 from detector.inference.detector import Detector
 from detector.models.postprocess import select
 from detector.structures import Categories, Detections
@@ -34,6 +37,16 @@ NAMES = tuple(name for _, name, *_ in CATEGORIES)
 def scenes(tmp_path: Path) -> Path:
     make_dataset(tmp_path / "scenes", seed=1, train=3, val=5, test=3)
     return tmp_path / "scenes"
+
+
+@pytest.fixture
+def sighted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation that finds some of the objects, whatever the network."""
+
+    def found(_detector: Detector, dataset: CocoDataset, *_options: Any) -> Evaluation:
+        return score([SplitDetections(shaken(dataset, 0.06, 0))], dataset, 0)
+
+    monkeypatch.setattr("detector.evaluation.evaluate.evaluate_model", found)
 
 
 @pytest.fixture
@@ -118,6 +131,7 @@ def test_a_weak_box_of_a_strict_class_suppresses_nothing(seed: int) -> None:
     assert len(kept) > 20
 
 
+@pytest.mark.usefixtures("sighted")
 def test_evaluate_writes_the_best_ones_and_keeps_its_own_conf(
     scenes: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,14 +140,15 @@ def test_evaluate_writes_the_best_ones_and_keeps_its_own_conf(
     printed = capsys.readouterr().out
     explained = json.loads((tmp_path / "a" / "explain.json").read_text())
     thresholds = load_weights(weights)[1].thresholds
-    assert list(thresholds or ()) == [each["confidence"] for each in explained["per_category"].values()]
-    assert any(thresholds or ())
+    assert thresholds is not None
+    assert list(thresholds) == [each["confidence"] for each in explained["per_category"].values()]
     assert f"written into {weights}" in printed
     assert NAMES[0] in printed
     again = evaluate(EvaluateConfig(out=str(tmp_path / "b"), **given))
     assert again == first
 
 
+@pytest.mark.usefixtures("sighted")
 def test_what_explain_writes(scenes: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     arguments = ["--weights", str(weights), "--data", str(scenes), "--out", str(out), "--workers", "0"]
@@ -141,7 +156,7 @@ def test_what_explain_writes(scenes: Path, weights: Path, tmp_path: Path, capsys
     metrics, explained = (json.loads((out / f"{name}.json").read_text()) for name in ("metrics", "explain"))
     for name, values in explained["sizes"].items():
         assert values["AP"] == pytest.approx(metrics[name], abs=1e-12)
-        assert values["low"] <= values["high"]
+        assert values["low"] <= values["AP"] <= values["high"]
     assert explained["errors"]["AP50"] == pytest.approx(metrics["AP50"], abs=1e-12)
     for name, values in explained["per_category"].items():
         assert values["AP"] == pytest.approx(metrics["per_category"][name]["AP"], abs=1e-12)
@@ -149,7 +164,8 @@ def test_what_explain_writes(scenes: Path, weights: Path, tmp_path: Path, capsys
         if kind != "AP50":
             assert each["dAP50"] >= -1e-12
             assert each["count"] == sum(of_class["errors"][kind] for of_class in explained["per_category"].values())
-    assert sum(each["detections"] for each in explained["calibration"]["bins"]) > 100
+    assert sum(each["detections"] for each in explained["calibration"]["bins"]) > 10
+    assert 0.1 < metrics["AP"] < 0.9
     assert {path.name for path in out.iterdir()} == {
         "metrics.json",
         "detections.json",

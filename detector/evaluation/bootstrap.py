@@ -21,10 +21,11 @@ Weights = Int16[np.ndarray, "resamples images"]
 
 
 def draw_images(images: int, resamples: int = RESAMPLES, seed: int = SEED) -> Weights:
-    """Draw as many images as there are, with replacement, for each resample."""
+    """Draw as many images as there are, with replacement, for each resample; before them in the first row each image once."""
     generator = np.random.default_rng(seed)
     drawn = (generator.integers(0, max(images, 1), images) for _ in range(resamples))
-    return np.stack([np.bincount(each, minlength=images).astype(np.int16) for each in drawn])
+    counts = [np.bincount(each, minlength=images) for each in drawn]
+    return np.stack([np.ones(images), *counts]).astype(np.int16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,16 +62,14 @@ def rankings(scores: Any) -> Iterator[tuple[int, int, Ranking]]:
             yield label, area, ranking
 
 
-def average_precisions(scores: Any, *weights: Weights) -> list[Float64[np.ndarray, "resamples areas classes"]]:
-    """For each of `weights` AP by COCO's rule, in each range of `AREAS` and of each class; NaN where no object is drawn."""
-    shape = len(AREAS), len(scores.params.catIds)
-    values = [np.full((len(each), *shape), np.nan) for each in weights]
+def average_precisions(scores: Any, weights: Weights) -> Float64[np.ndarray, "resamples areas classes"]:
+    """AP by COCO's rule, in each range of `AREAS` and of each class; NaN where no object is drawn."""
+    values = np.full((len(weights), len(AREAS), len(scores.params.catIds)), np.nan)
     for label, area, ranking in rankings(scores):
-        for each, of_resamples in zip(values, weights, strict=True):
-            size = max(AT_A_TIME // max(len(ranking.images), 1), 1)
-            for start in range(0, len(of_resamples), size):
-                some = slice(start, start + size)
-                each[some, area, label] = average_precision(ranking, of_resamples[some], scores.params.recThrs)
+        size = max(AT_A_TIME // max(len(ranking.images), 1), 1)
+        for start in range(0, len(weights), size):
+            some = slice(start, start + size)
+            values[some, area, label] = average_precision(ranking, weights[some], scores.params.recThrs)
     return values
 
 

@@ -232,7 +232,7 @@ def write_explanation(out: Path, explanation: Mapping[str, Any]) -> None:
 
 def set_thresholds(path: Path, confidences: Sequence[float | None], categories: Categories) -> None:
     """Write the confidences into the weights file, and say which they are."""
-    if not any(confidences):
+    if all(confidence is None for confidence in confidences):
         print(f"{path} keeps its confidences: nothing is found on this split")
         return
     write_thresholds(path, confidences)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
 from detector.data.coco import CocoDataset
 from detector.evaluation.bootstrap import AREAS, INTERVAL, RESAMPLES, SEED, average_precisions, draw_images, interval
@@ -72,17 +73,11 @@ def ap_intervals(
 ) -> tuple[dict[str, dict[str, float | None]], list[dict[str, float | None]]]:
     """AP by size and of each class in label order, each with its interval."""
     scores = run_cocoeval(*coco_input(dataset, detections), max_dets=max_dets)
-    once = np.ones((1, len(detections)), np.int16)
-    (value,), drawn = average_precisions(scores, once, draw_images(len(detections)))
-    sizes = {
-        name: {
-            "AP": metric_value(float(class_mean(value[area, :, None])[0])),
-            **interval(class_mean(drawn[:, area].T)),
-        }
-        for area, name in enumerate(AREAS)
-    }
-    of_classes = [
-        {"AP": metric_value(float(value[0, label])), **interval(drawn[:, 0, label])}
-        for label in range(len(dataset.categories))
-    ]
-    return sizes, of_classes
+    values = average_precisions(scores, draw_images(len(detections)))
+    sizes = {name: with_interval(class_mean(values[:, area].T)) for area, name in enumerate(AREAS)}
+    return sizes, [with_interval(values[:, 0, label]) for label in range(len(dataset.categories))]
+
+
+def with_interval(values: Float64[np.ndarray, " resamples"]) -> dict[str, float | None]:
+    """AP of the split, which comes first, and its interval."""
+    return {"AP": metric_value(float(values[0])), **interval(values[1:])}

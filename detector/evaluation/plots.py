@@ -50,7 +50,7 @@ def reliability_chart(calibration: Mapping[str, Any]) -> Figure:
     )
     for each in bins:
         place = (each["from"] + each["to"]) / 2
-        axes.text(place, each["precision"] + 0.03, f"{each['detections']:,}", ha="center", fontsize=8)
+        axes.text(place, 1.04, f"{each['detections']:,}", ha="center", fontsize=8)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.1)
     axes.set_xticks(np.linspace(0, 1, 11))

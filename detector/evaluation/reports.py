@@ -30,7 +30,7 @@ def print_explanation(explanation: Mapping[str, Any]) -> None:
     for name, values in explanation["sizes"].items():
         sizes.add_row(name, text(values["AP"]), interval_text(values))
     console.print(sizes)
-    errors = Table("error", "count", "dAP50", title="Errors: what AP50 would gain if they were mended")
+    errors = Table("error", "count", "dAP50", title="Errors (TIDE)")
     for kind, each in explanation["errors"].items():
         if kind != "AP50":
             errors.add_row(kind, f"{each['count']:,}", text(each["dAP50"]))

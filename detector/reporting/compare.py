@@ -15,7 +15,7 @@ from detector.data.coco import CocoDataset
 from detector.data.load import load_split
 from detector.errors import WeightsError, printable
 from detector.evaluation.bootstrap import AREAS, INTERVAL, RESAMPLES, SEED, average_precisions, draw_images, interval
-from detector.evaluation.coco_metrics import category_names, coco_input, metric_value, run_cocoeval
+from detector.evaluation.coco_metrics import category_names, coco_input, run_cocoeval
 from detector.evaluation.curves import class_mean
 from detector.evaluation.evaluate import evaluate_model
 from detector.evaluation.matching import ImageMatch, image_boxes, match_image
@@ -88,35 +88,25 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 
 def differences(dataset: CocoDataset, first: Found, second: Found) -> dict[str, Any]:
     """`metrics` and `per_category` of `compare`: both are scored on the same resamples of the images."""
-    samples = np.ones((1, len(first)), np.int16), draw_images(len(first))
-    scored = [average_precisions(run_cocoeval(*coco_input(dataset, found)), *samples) for found in (first, second)]
-    (one, one_drawn), (other, other_drawn) = scored
+    weights = draw_images(len(first))
+    one, other = (average_precisions(run_cocoeval(*coco_input(dataset, found)), weights) for found in (first, second))
     metrics = {
-        name: difference(*(class_mean(each[:, area].T) for each in (one, other, one_drawn, other_drawn)))
-        for area, name in enumerate(AREAS)
+        name: difference(class_mean(one[:, area].T), class_mean(other[:, area].T)) for area, name in enumerate(AREAS)
     }
-    names = category_names(dataset.categories)
     per_category = {
-        name: difference(*(each[:, 0, label] for each in (one, other, one_drawn, other_drawn)))
-        for label, name in names.items()
+        name: difference(one[:, 0, label], other[:, 0, label])
+        for label, name in category_names(dataset.categories).items()
     }
     return {"metrics": metrics, "per_category": per_category}
 
 
 def difference(
-    first: Float64[np.ndarray, "1"],
-    second: Float64[np.ndarray, "1"],
-    first_drawn: Float64[np.ndarray, " resamples"],
-    second_drawn: Float64[np.ndarray, " resamples"],
+    first: Float64[np.ndarray, " resamples"], second: Float64[np.ndarray, " resamples"]
 ) -> dict[str, float | None]:
-    """The values on the split, their difference, and its interval from the resamples."""
-    values = first.item(), second.item()
-    return {
-        "first": metric_value(values[0]),
-        "second": metric_value(values[1]),
-        "difference": None if np.isnan(values).any() else values[1] - values[0],
-        **interval(second_drawn - first_drawn),
-    }
+    """The values of the split, which come first, their difference, and its interval."""
+    values = {"first": first[0], "second": second[0], "difference": second[0] - first[0]}
+    known = {key: None if np.isnan(value) else float(value) for key, value in values.items()}
+    return {**known, **interval((second - first)[1:])}
 
 
 def pairs(dataset: CocoDataset, first: Found, second: Found) -> list[Pair]:
@@ -143,7 +133,7 @@ def print_differences(report: Mapping[str, Any]) -> None:
     table = Table("", "first", "second", "difference", "95 % interval", "", title="AP")
     for name, each in rows(report):
         values = *(page.number(each[key]) for key in ("first", "second")), page.number(each["difference"], "+")
-        table.add_row(Text(printable(name)), *values, page.interval(each, "+"), verdict(each))
+        table.add_row(Text(printable(name)), *values, page.interval(each), verdict(each))
     Terminal().print(table)
 
 
@@ -173,7 +163,7 @@ def compare_page(report: Mapping[str, Any], dataset: CocoDataset, images: list[P
             name,
             *(page.number(each[key]) for key in ("first", "second")),
             page.number(each["difference"], "+"),
-            page.interval(each, "+"),
+            page.interval(each),
             verdict(each),
         )
         for name, each in rows(report)

@@ -53,7 +53,7 @@ def draw_truth(
         boxes.truth_labels[objects].tolist(),
         [
             join_text(name_in_image(label, categories), "missed" if missed else "")
-            for label, missed in zip(boxes.truth_labels[objects], match.missed[objects], strict=True)
+            for label, missed in zip(boxes.truth_labels[objects].tolist(), match.missed[objects], strict=True)
         ],
     )
 
@@ -72,7 +72,7 @@ def draw_found(
         boxes.labels.tolist(),
         [
             join_text(name_in_image(label, categories), f"{score:.2f}", str(fault))
-            for label, score, fault in zip(boxes.labels, boxes.scores, faults, strict=True)
+            for label, score, fault in zip(boxes.labels.tolist(), boxes.scores, faults, strict=True)
         ],
     )
 

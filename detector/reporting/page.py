@@ -82,9 +82,9 @@ def number(value: float | None, sign: str = "") -> str:
     return "–" if value is None else f"{value:{sign}.3f}"
 
 
-def interval(values: Mapping[str, Any], sign: str = "") -> str:
+def interval(values: Mapping[str, Any]) -> str:
     """`low` and `high` as text."""
-    return "–" if values["low"] is None else f"{number(values['low'], sign)} to {number(values['high'], sign)}"
+    return "–" if values["low"] is None else f"{number(values['low'])} to {number(values['high'])}"
 
 
 def folded(title: str, html: str) -> str:
