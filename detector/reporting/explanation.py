@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from detector.evaluation.plots import error_chart, reliability_chart
+from detector.evaluation.tide import KINDS
 from detector.reporting import page
 from detector.reporting.drawing import Drawing
 
@@ -12,10 +13,11 @@ def explanation(explained: Mapping[str, Any], drawing: Drawing) -> str:
     """The section of what `explain` returns."""
     resamples = explained["bootstrap"]["resamples"]
     html = page.paragraph(
-        "Left, what AP50 would gain if all errors of one kind were mended (TIDE). Localization: the right class, but an IoU"
-        " from 0.1 to 0.5. Classification: an object of another class. Both: too little of another class. Duplicate: an"
-        " object that a better detection has. Background: an IoU below 0.1. Missed: an object without any of these. The"
-        " gains don't add up. Right, how many detections of a score are right; on the line scores are probabilities."
+        "The first chart shows what AP50 would gain if all errors of one kind were mended (TIDE). Localization: the right class,"
+        " but an IoU from 0.1 to 0.5. Classification: an object of another class. Both: too little of another class. Duplicate:"
+        " an object that a better detection has. Background: an IoU below 0.1 with all objects. Missed: an object that was not"
+        " found, nor by an error of the first two kinds. The gains don't add up. The second chart shows how many detections of"
+        " a score are right; on the line, scores are probabilities."
     )
     charts = [
         drawing.chart("errors", error_chart(explained["errors"]), "The cost of each kind of error, and its number."),
@@ -33,16 +35,16 @@ def explanation(explained: Mapping[str, Any], drawing: Drawing) -> str:
         [(name, page.number(each["AP"]), page.interval(each)) for name, each in explained["sizes"].items()],
         numbers=2,
     )
-    kinds = [kind for kind in explained["errors"] if kind != "AP50"]
-    headings = ("class", "AP", "95 % interval", "best confidence", "F1 there", "ECE", *kinds)
+    of_class = explained["per_category"].items()
     rows = [
         (
             name,
             page.number(each["AP"]),
             page.interval(each),
             *(page.number(each[key]) for key in ("confidence", "F1", "ECE")),
-            *(f"{each['errors'][kind]:,}" for kind in kinds),
         )
-        for name, each in explained["per_category"].items()
+        for name, each in of_class
     ]
-    return html + page.table(headings, rows, numbers=len(headings) - 1)
+    html += page.table(("class", "AP", "95 % interval", "best confidence", "F1 there", "ECE"), rows, numbers=5)
+    counts = [(name, *(f"{each['errors'][kind]:,}" for kind in KINDS)) for name, each in of_class]
+    return html + page.folded("Errors of each class", page.table(("class", *KINDS), counts, numbers=len(KINDS)))
