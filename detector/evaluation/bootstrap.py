@@ -11,6 +11,8 @@ RESAMPLES = 1000
 SEED = 0
 INTERVAL = (2.5, 97.5)
 """Percentiles: in 95 of 100 datasets like this one the interval would hold the value."""
+METHOD = {"resamples": RESAMPLES, "seed": SEED, "over": "images", "percentiles": INTERVAL}
+"""How intervals are made, for JSON files."""
 AREAS = ("AP", "APsmall", "APmedium", "APlarge")
 """AP of all objects and by their size, in COCOeval's order of ranges."""
 AT_A_TIME = 1 << 22

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from detector.data.coco import CocoDataset
-from detector.evaluation.bootstrap import AREAS, INTERVAL, RESAMPLES, SEED, average_precisions, draw_images, interval
+from detector.evaluation.bootstrap import AREAS, METHOD, average_precisions, draw_images, interval
 from detector.evaluation.calibration import reliability
 from detector.evaluation.coco_metrics import category_names, coco_input, metric_value, run_cocoeval
 from detector.evaluation.curves import class_mean, over_confidence
@@ -56,7 +56,7 @@ def explain(
         "errors": {"AP50": ap50, **by_kind},
         "calibration": reliability(matches.scores, matches.right).to_json(),
         "per_category": per_category,
-        "bootstrap": {"resamples": RESAMPLES, "seed": SEED, "over": "images", "percentiles": INTERVAL},
+        "bootstrap": METHOD,
     }
 
 

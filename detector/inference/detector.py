@@ -123,10 +123,8 @@ class Detector:
             )
         detector = cls(runtime, info.categories, config.image_size or info.image_size, config)
         if config.conf is None and info.class_conf is not None:
-            detector._conf, detector.class_conf = (
-                min(info.class_conf),
-                torch.tensor(info.class_conf, dtype=torch.float32),
-            )
+            detector._conf = min(info.class_conf)
+            detector.class_conf = torch.tensor(info.class_conf, dtype=torch.float32)
         return detector
 
     @property

@@ -14,7 +14,7 @@ from detector.config import CompareConfig
 from detector.data.coco import CocoDataset
 from detector.data.load import load_split
 from detector.errors import WeightsError, printable
-from detector.evaluation.bootstrap import AREAS, INTERVAL, RESAMPLES, SEED, average_precisions, draw_images, interval
+from detector.evaluation.bootstrap import AREAS, METHOD, RESAMPLES, average_precisions, draw_images, interval
 from detector.evaluation.coco_metrics import category_names, coco_input, run_cocoeval
 from detector.evaluation.curves import class_mean
 from detector.evaluation.evaluate import evaluate_model
@@ -77,8 +77,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         print(f"skipped: {printable(line)}")
     a, b = (evaluation.detections for evaluation in evaluations)
     given = {"first": config.first, "second": config.second, "annotations": str(dataset.annotations_path)}
-    bootstrap = {"resamples": RESAMPLES, "seed": SEED, "over": "images", "percentiles": INTERVAL}
-    report = {**given, "split": config.split, "images": len(a), **differences(dataset, a, b), "bootstrap": bootstrap}
+    report = {**given, "split": config.split, "images": len(a), **differences(dataset, a, b), "bootstrap": METHOD}
     write_json(out / "compare.json", report)
     print_differences(report)
     write_text(out / "compare.html", compare_page(report, dataset, pairs(dataset, a, b), Drawing(out / IMAGES)))
