@@ -20,6 +20,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from detector.config import (
     BatchConfig,
     BenchmarkConfig,
+    CompareConfig,
     ConvertConfig,
     DemoConfig,
     EvaluateConfig,
@@ -81,6 +82,13 @@ def evaluate(config: EvaluateConfig) -> int:
     from detector.evaluation.evaluate import evaluate
 
     evaluate(config)
+    return 0
+
+
+def compare(config: CompareConfig) -> int:
+    from detector.reporting.compare import compare
+
+    compare(config)
     return 0
 
 
@@ -168,7 +176,8 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command(TrainConfig, train),
-    "evaluate": Command(EvaluateConfig, evaluate),
+    "evaluate": Command(EvaluateConfig, evaluate, flags=("explain",)),
+    "compare": Command(CompareConfig, compare, positionals=("first", "second")),
     "infer": Command(InferConfig, infer, positionals=("sources",), flags=("attention",)),
     "batch": Command(BatchConfig, batch, positionals=("sources",)),
     "join_batch": Command(JoinBatchConfig, join_batch, positionals=("folder",), computes=False),

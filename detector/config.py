@@ -22,6 +22,8 @@ RESUME_MAY_CHANGE = {"resume": "may change"}
 
 ImageSize = int | tuple[int, int]
 AnnotationFormat = Literal["coco", "yolo", "voc"]
+DEFAULT_CONF = 0.25
+"""Lowest score of a detection where neither the user nor the weights say another."""
 
 
 _TYPES = {
@@ -393,8 +395,8 @@ class PredictionConfig:
 
     image_size: int | tuple[int, int] | None = None
     """Side of the network input in pixels, or [height, width]; multiples of 32; that of the training if not given."""
-    conf: float = 0.25
-    """Lowest score of a detection."""
+    conf: float | None = None
+    """Lowest score of a detection; if not given that of its class in the weights (evaluate --thresholds best), or 0.25."""
     iou: float = 0.7
     """IoU above which NMS drops the weaker of two boxes of one class."""
     max_detections: int = 300
@@ -466,7 +468,40 @@ class EvaluateConfig(PredictionConfig, TileConfig):
     """Processes that read images; 0: the main process; -1: one per core, at most 8."""
     max_unreadable: float = 0.01
     """Largest fraction of unreadable images; these are named, counted and skipped, more of them are an error."""
+    explain: bool = False
+    """Also explain the metrics, in explain.json and two charts: errors by kind, calibration, intervals, best confidences."""
+    thresholds: Literal["best"] | None = None
+    """best: write the confidence of each class's largest F1 into the weights file, as its default for infer and exports."""
     paths: PathsConfig = field(default_factory=PathsConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        possible = self.thresholds is None or self.classes is None
+        _require(possible, "thresholds", self.thresholds, "no --classes beside it: every class gets its confidence")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(PredictionConfig):
+    """Compare two weights on a split: the difference of their AP with its interval, and the images where they differ most."""
+
+    RANGES: ClassVar[Ranges] = {**PredictionConfig.RANGES, "workers": (-1, 256), "max_unreadable": (0, 1)}
+
+    first: str
+    """Weights file, exported file or name (detector weights lists them)."""
+    second: str
+    """The other one, with the same classes; differences are those of the second to the first."""
+    data: str
+    """Folder of the dataset, as train takes it."""
+    out: str = "runs/compare"
+    """Folder for compare.json and compare.html."""
+    split: Literal["train", "val", "test"] = "val"
+    """Split to compare on."""
+    conf: float = 0.001
+    """Lowest score of a detection."""
+    workers: int = -1
+    """Processes that read images; 0: the main process; -1: one per core, at most 8."""
+    max_unreadable: float = 0.01
+    """Largest fraction of unreadable images; these are named, counted and skipped, more of them are an error."""
 
 
 OUTPUTS = ("images", "json", "csv", "crops")

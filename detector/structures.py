@@ -20,6 +20,9 @@ from detector.errors import ConfigError, printable
 if TYPE_CHECKING:
     import supervision
 
+BOX_DIGITS, SCORE_DIGITS = 3, 6
+"""Decimals of boxes, in pixels, and of scores in the COCO results format."""
+
 
 @dataclass(frozen=True)
 class Categories:
@@ -175,8 +178,8 @@ class Detections:
             {
                 "image_id": image_id,
                 "category_id": ids[label],
-                "bbox": [round(value, 3) for value in box],
-                "score": round(score, 6),
+                "bbox": [round(value, BOX_DIGITS) for value in box],
+                "score": round(score, SCORE_DIGITS),
             }
             for box, score, label in zip(boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
         ]

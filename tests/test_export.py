@@ -289,6 +289,34 @@ def test_a_forked_child_answers_or_is_told_to_load_itself(kind: str, files: File
     assert bool(done.stdout) == bool(expected)
 
 
+@pytest.mark.parametrize("kind", ["onnx", "batched", "torchscript"])
+def test_files_use_the_confidences_of_the_weights(kind: str, model: DetectionModel, tmp_path: Path) -> None:
+    """In `Detector`, and those with NMS inside also in other programs. Each lies far from the scores of its class."""
+    image, weights = photographs()[0], tmp_path / "w.safetensors"
+    every = Detector(model, CATEGORIES, SIDE, conf=0.02, max_detections=3000, device="cpu")(image)
+    confidences: list[float | None] = [None]
+    for label in range(1, len(CATEGORIES)):
+        scores = every.scores[every.labels == label].sort().values.double()
+        gap = int(scores.diff().argmax())
+        confidences.append(round(float(scores[gap : gap + 2].mean()), 3))
+    info = WeightsInfo("yolo11n", CATEGORIES, SIDE, {}, {}, "CC0", thresholds=tuple(confidences))
+    save_weights(weights, model, info)
+    path = tmp_path / f"file{FORMATS[KINDS[kind]['format']].suffix}"
+    assert export(ExportConfig(weights=str(weights), out=str(path), **KINDS[kind])).passes()
+    expected = {conf: Detector.load(weights, conf=conf, device="cpu")(image) for conf in (None, 0.25)}
+    assert len(expected[None]) != len(expected[0.25]) > 3
+    for conf, found in expected.items():
+        require_same(Detector.load(path, conf=conf, device="cpu")(image), found)
+        if kind == "onnx":
+            feeds = {"image": image} | ({} if conf is None else {"conf": np.array(conf, np.float32)})
+            boxes, scores, labels, _ = onnxruntime.InferenceSession(str(path)).run(None, feeds)
+            require_same(Detections(*map(torch.from_numpy, (boxes, scores, labels)), CATEGORIES), found)
+    if kind != "torchscript":
+        metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+        assert metadata["conf"] == "-1.0"
+        assert json.loads(metadata["thresholds"]) == confidences
+
+
 @pytest.mark.parametrize("format", ["onnx", "torchscript", "safetensors"])
 def test_yolov9_is_exported_as_yolo11_is(format: str, tmp_path: Path) -> None:
     """The comparison that `export` makes itself."""

@@ -12,7 +12,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detector.structures import Categories
+from detector.data.coco import CocoDataset
+from detector.structures import Categories, Detections
 
 METRICS = (
     "AP",
@@ -30,6 +31,30 @@ METRICS = (
 )
 
 
+def run_cocoeval(
+    truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    image_ids: Sequence[int] | None = None,
+    reference: bool = True,
+    max_dets: int = 100,
+) -> Any:
+    """The COCOeval after all of its steps; see `coco_metrics`."""
+    loader, evaluator = (COCO, COCOeval) if reference else (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = loader()
+        coco.dataset = {**truth, "annotations": [dict(entry) for entry in truth["annotations"]]}  # both write into them
+        coco.createIndex()
+        found = coco.loadRes([dict(entry) for entry in results]) if results else empty_results(loader, truth)
+        scores = evaluator(coco, found, "bbox")
+        scores.params.maxDets = [1, 10, max_dets]
+        if image_ids is not None:
+            scores.params.imgIds = sorted(image_ids)
+        scores.evaluate()
+        scores.accumulate()
+        scores.summarize()
+    return scores
+
+
 def coco_metrics(
     truth: Mapping[str, Any],
     results: Sequence[Mapping[str, Any]],
@@ -45,19 +70,7 @@ def coco_metrics(
     faster-coco-eval, which computes the same faster. max_dets: detections of a class in an image that count, 10 or more;
     with another number than 100, AR100 is named after it.
     """
-    loader, evaluator = (COCO, COCOeval) if reference else (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster)
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = loader()
-        coco.dataset = {**truth, "annotations": [dict(entry) for entry in truth["annotations"]]}  # both write into them
-        coco.createIndex()
-        found = coco.loadRes([dict(entry) for entry in results]) if results else empty_results(loader, truth)
-        scores = evaluator(coco, found, "bbox")
-        scores.params.maxDets = [1, 10, max_dets]
-        if image_ids is not None:
-            scores.params.imgIds = sorted(image_ids)
-        scores.evaluate()
-        scores.accumulate()
-        scores.summarize()
+    scores = run_cocoeval(truth, results, image_ids, reference, max_dets)
     precision = scores.eval["precision"]  # IoU thresholds x recalls x categories x areas x detections per image
     ap = mean_precision(precision[:, :, :, 0, -1])  # COCOeval's own is that of 100 detections, whatever was asked for
     stats = zip(METRICS, [ap, *scores.stats[1:]], strict=False)  # the first 12
@@ -72,6 +85,19 @@ def coco_metrics(
         for k, category_id in enumerate(scores.params.catIds)
     }
     return metrics
+
+
+def coco_input(
+    dataset: CocoDataset, detections: Mapping[int, Detections]
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[int]]:
+    """Ground truth, results and ids of the images for COCOeval, from detections by the index of their image.
+
+    Images and classes are numbered from 0 on for the evaluator, which takes ids as floating-point numbers.
+    """
+    labels = Categories(tuple(range(len(dataset.categories))), dataset.categories.names)
+    eval_ids = dataset.eval_ids()
+    results = [entry for i, each in detections.items() for entry in each.to_coco(eval_ids[i], labels)]
+    return dataset.ground_truth(), results, [eval_ids[index] for index in detections]
 
 
 def category_names(categories: Categories) -> dict[int, str]:

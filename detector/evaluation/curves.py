@@ -44,6 +44,19 @@ class ConfidenceCurves:
         mean = class_mean(self.f1)
         return float(CONFIDENCES[mean.argmax()]), float(mean.max())
 
+    def best_of_each(self) -> list[tuple[float, float] | None]:
+        """The confidence of the largest F1 of each class, and that F1; None for a class of which nothing is found.
+
+        Where a stretch of confidences has it, its middle, far from what would change the count; of several, the first.
+        """
+        best: list[tuple[float, float] | None] = []
+        for curve in np.nan_to_num(self.f1):
+            first = int(curve.argmax())
+            lower = np.flatnonzero(curve[first:] < curve[first])
+            last = first + int(lower[0]) - 1 if len(lower) else len(curve) - 1
+            best.append((float(CONFIDENCES[(first + last) // 2]), float(curve[first])) if curve[first] > 0 else None)
+        return best
+
 
 def over_confidence(matches: ClassMatches) -> ConfidenceCurves:
     """Precision, recall and F1 of each class at `CONFIDENCES`."""

@@ -1,6 +1,6 @@
 """Evaluation of a detector on a split of a dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,13 +11,14 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from detector.config import EvaluateConfig
+from detector.config import DEFAULT_CONF, EvaluateConfig
 from detector.data.coco import CocoDataset
 from detector.data.load import load_split
 from detector.data.workers import batches_of, start_worker, worker_count
 from detector.errors import DataError, printable
-from detector.evaluation.coco_metrics import category_names, coco_metrics
-from detector.evaluation.reports import print_metrics
+from detector.evaluation.coco_metrics import category_names, coco_input, coco_metrics
+from detector.evaluation.explain import best_confidences, explain
+from detector.evaluation.reports import print_explanation, print_metrics
 from detector.images.input_size import InputSize
 from detector.images.letterbox import Letterbox
 from detector.images.read import UnreadableImageError
@@ -25,6 +26,11 @@ from detector.inference.detector import Detector
 from detector.inference.tiles import TiledDetector
 from detector.structures import Categories, Detections
 from detector.utils.fileio import require_apart, require_writable, write_json
+from detector.weights.files import write_thresholds
+from detector.weights.shipped import own_weights
+
+EXPLANATION = ("explain.json", "errors.png", "reliability.png")
+"""What `--explain` writes."""
 
 
 @dataclass
@@ -121,8 +127,7 @@ def score(
 ) -> Evaluation:
     """Metrics of detections that may come from several processes, each with a shard of the images.
 
-    Unreadable images are skipped, in the metrics too; raises DataError if their fraction is above `max_unreadable`. Images
-    and classes are numbered from 0 on for the evaluator, which takes ids as floating-point numbers.
+    Unreadable images are skipped, in the metrics too; raises DataError if their fraction is above `max_unreadable`.
     """
     detections = {index: each for shard in shards for index, each in shard.detections.items()}
     unreadable = [line for shard in shards for line in shard.unreadable]
@@ -131,12 +136,8 @@ def score(
             f"{len(unreadable)} of {len(dataset)} images of {dataset.annotations_path} can't be read, the first:"
             f" {unreadable[0]}; fix or remove them, or allow more with --max_unreadable (train and evaluate take it)"
         )
-    labels = Categories(tuple(range(len(dataset.categories))), dataset.categories.names)
-    eval_ids = dataset.eval_ids()
-    results = [entry for i, each in detections.items() for entry in each.to_coco(eval_ids[i], labels)]
-    names = category_names(dataset.categories)
-    read = [eval_ids[index] for index in detections]
-    metrics = coco_metrics(dataset.ground_truth(), results, read, names, reference, max_dets)
+    truth, results, read = coco_input(dataset, detections)
+    metrics = coco_metrics(truth, results, read, category_names(dataset.categories), reference, max_dets)
     return Evaluation(metrics, detections, tuple(unreadable))
 
 
@@ -174,9 +175,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """
     out = Path(config.out)
     require_writable(out)
+    changed = None if config.thresholds is None else own_weights(config.weights)
     detector = Detector.load(config.weights, config)
     dataset = load_split(config.data, config.split, detector.categories, paths=config.paths)
-    require_apart([config.weights, dataset.annotations_path], [out / "metrics.json", out / "detections.json"])
+    names = ["metrics.json", "detections.json", *(EXPLANATION if config.explain else ())]
+    require_apart([config.weights, dataset.annotations_path], [out / name for name in names])
     for line in dataset.problems:
         print(printable(line))
     used = detector if config.tiles is None else TiledDetector(detector, config.tiles, config.overlap)
@@ -208,5 +211,33 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         )
     metrics = {name: value for name, value in evaluation.metrics.items() if name != "per_category"}
     print_metrics(metrics, evaluation.metrics["per_category"])
-    print(f"written: {out / 'metrics.json'}, {out / 'detections.json'}")
+    if config.explain:
+        write_explanation(out, explain(dataset, evaluation.detections, config.max_dets))
+    print(f"written: {', '.join(str(out / name) for name in names)}")
+    if changed is not None:
+        set_thresholds(changed, best_confidences(dataset, evaluation.detections, config.max_dets), dataset.categories)
     return report
+
+
+def write_explanation(out: Path, explanation: Mapping[str, Any]) -> None:
+    """Print what `explain` returns, and write it and its charts into `out`."""
+    from detector.evaluation.plots import error_chart, reliability_chart  # matplotlib, which takes a second to load
+    from detector.utils.charts import save_chart
+
+    print_explanation(explanation)
+    write_json(out / EXPLANATION[0], explanation)
+    save_chart(error_chart(explanation["errors"]), out / EXPLANATION[1])
+    save_chart(reliability_chart(explanation["calibration"]), out / EXPLANATION[2])
+
+
+def set_thresholds(path: Path, confidences: Sequence[float | None], categories: Categories) -> None:
+    """Write the confidences into the weights file, and say which they are."""
+    if all(confidence is None for confidence in confidences):
+        print(f"{path} keeps its confidences: nothing is found on this split")
+        return
+    write_thresholds(path, confidences)
+    texts = [
+        f"{name} {DEFAULT_CONF if confidence is None else confidence:g}"
+        for name, confidence in zip(categories.names, confidences, strict=True)
+    ]
+    print(printable(f"written into {path}, the lowest score of a detection by default: {', '.join(texts)}"))

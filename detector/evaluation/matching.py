@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float64, Int64
 from pycocotools import mask
 
 from detector.data.coco import CocoDataset
-from detector.structures import Detections
+from detector.structures import BOX_DIGITS, SCORE_DIGITS, Detections
 
 DETECTIONS_PER_CLASS = 100
 """Detections of a class in an image that count, the best by score: COCOeval's limit."""
@@ -38,20 +39,21 @@ class ImageBoxes:
 
 
 def image_boxes(dataset: CocoDataset, detections: Mapping[int, Detections]) -> list[ImageBoxes]:
-    """Annotations and detections of the images that have an entry in `detections`, by index."""
-    images = []
-    for index in sorted(detections):
+    """Annotations and detections of the images that have an entry in `detections`, by index; in the order and with the digits
+    in which COCOeval gets them."""
+    images, eval_ids = [], dataset.eval_ids()
+    for index in sorted(detections, key=eval_ids.__getitem__):
         truth, found = dataset.annotations(index), detections[index]
-        boxes = found.boxes.double().numpy()
+        xywh = torch.cat((found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]), dim=1)
         images.append(
             ImageBoxes(
                 index,
                 truth_boxes=truth.boxes,
                 truth_labels=truth.labels,
                 crowd=truth.crowd,
-                boxes=np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1),
+                boxes=xywh.double().numpy().round(BOX_DIGITS),
                 labels=found.labels.numpy(),
-                scores=found.scores.double().numpy(),
+                scores=found.scores.double().numpy().round(SCORE_DIGITS),
             )
         )
     return images
@@ -91,20 +93,36 @@ class ClassMatches:
     objects: Int64[np.ndarray, " classes"]
 
 
-def match_classes(images: Sequence[ImageBoxes], classes: int, min_iou: float) -> ClassMatches:
+def match_own_class(
+    image: ImageBoxes, min_iou: float, max_dets: int
+) -> tuple[ImageBoxes, Int64[np.ndarray, " kept"], Float64[np.ndarray, "kept truths"]]:
+    """Match the best `max_dets` detections of each class within it, as COCOeval does.
+
+    Returns the image with those that count, as the ones on crowd regions don't, the index of the object that each takes
+    (-1: none), and the overlap with all truths.
+    """
+    first = _first_of_each(image.labels, max_dets)
+    kept = replace(image, boxes=image.boxes[first], labels=image.labels[first], scores=image.scores[first])
+    overlap = kept.overlap()
+    same_class = kept.labels[:, None] == image.truth_labels
+    taken = match(np.where(same_class, overlap, 0.0), image.crowd, min_iou)
+    counts = ~np.append(image.crowd, False)[taken]
+    kept = replace(kept, boxes=kept.boxes[counts], labels=kept.labels[counts], scores=kept.scores[counts])
+    return kept, taken[counts], overlap[counts]
+
+
+def match_classes(
+    images: Sequence[ImageBoxes], classes: int, min_iou: float, max_dets: int = DETECTIONS_PER_CLASS
+) -> ClassMatches:
     """Match within each class, as COCOeval does at an IoU threshold of `min_iou`."""
     scores, labels, right = [np.zeros(0)], [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
     objects = np.zeros(classes, np.int64)
     for image in images:
         objects += np.bincount(image.truth_labels[~image.crowd], minlength=classes)
-        same_class = image.labels[:, None] == image.truth_labels
-        taken = match(np.where(same_class, image.overlap(), 0.0), image.crowd, min_iou)
-        on_crowd = np.zeros(len(taken), np.bool_)
-        on_crowd[taken >= 0] = image.crowd[taken[taken >= 0]]
-        counts = _first_of_each(image.labels, DETECTIONS_PER_CLASS) & ~on_crowd
-        scores.append(image.scores[counts])
-        labels.append(image.labels[counts])
-        right.append(taken[counts] >= 0)
+        kept, taken, _ = match_own_class(image, min_iou, max_dets)
+        scores.append(kept.scores)
+        labels.append(kept.labels)
+        right.append(taken >= 0)
     everything = np.concatenate(scores)
     order = np.argsort(-everything, kind="stable")
     return ClassMatches(everything[order], np.concatenate(labels)[order], np.concatenate(right)[order], objects)

@@ -135,7 +135,7 @@ def open_file(file: Path, info: WeightsInfo, config: ExportConfig) -> tuple[Runt
     if config.format == "onnx" and not config.raw:
         from detector.formats.onnx.export import wrong_defaults
 
-        problems += wrong_defaults(file)
+        problems += wrong_defaults(file, info)
     return runtime, problems
 
 

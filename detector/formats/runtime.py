@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from detector.images.input_size import InputSize
@@ -20,6 +20,12 @@ class Selection(NamedTuple):
     iou: float
     max_detections: int
     class_filter: Int64[Tensor, " labels"] | None
+    class_conf: Float[Tensor, " classes"] | None = None
+
+    @property
+    def by_class(self) -> bool:
+        """Whether detections count by their class, so that a file that knows one `conf` for all must give them all."""
+        return self.class_filter is not None or self.class_conf is not None
 
 
 class Runtime(ABC):
@@ -59,11 +65,16 @@ def channels_last(inputs: UInt8[Tensor, "batch 3 height width"]) -> UInt8[Tensor
 
 
 def apply_class_filter(found: NmsResult, selection: Selection) -> NmsResult:
-    """Keep the detections of the classes that `selection` asks for, no more than it allows."""
+    """Keep the detections of the classes that `selection` asks for, with the score that their class needs, no more than it
+    allows."""
     boxes, scores, labels, _ = found
     if selection.class_filter is not None:
         mine = torch.isin(labels, selection.class_filter)
         boxes, scores, labels = boxes[mine], scores[mine], labels[mine]
+    if selection.class_conf is not None:
+        own = labels.clamp(0, len(selection.class_conf) - 1)  # one beyond them is refused later
+        enough = scores >= selection.class_conf[own]
+        boxes, scores, labels = boxes[enough], scores[enough], labels[enough]
     count = selection.max_detections
     return NmsResult(boxes[:count], scores[:count], labels[:count])
 

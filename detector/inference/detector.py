@@ -12,10 +12,10 @@ from weakref import WeakSet
 import numpy as np
 import PIL.Image
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from detector.config import ImageSize, PredictionConfig, names_in, require_image_size
+from detector.config import DEFAULT_CONF, ImageSize, PredictionConfig, names_in, require_image_size
 from detector.errors import ConfigError, DataError, WeightsError
 from detector.formats.load import load_runtime
 from detector.formats.pytorch import EagerRuntime
@@ -60,6 +60,8 @@ class Detector:
     """
 
     BATCH = 16
+    class_conf: Float[Tensor, " classes"] | None
+    """Lowest score of each label, as the weights say it; None where `conf` is that of all."""
 
     def __init__(
         self,
@@ -92,7 +94,7 @@ class Detector:
             )
         self.categories = categories
         self.image_size = image_size
-        self.conf = config.conf
+        self.conf = DEFAULT_CONF if config.conf is None else config.conf
         self.iou = config.iou
         self.max_detections = config.max_detections
         self.threads = config.threads
@@ -119,7 +121,25 @@ class Detector:
                 f"image_size: {path} letterboxes images itself, to {info.image_size} px; leave image_size out, or export"
                 " with that size"
             )
-        return cls(runtime, info.categories, config.image_size or info.image_size, config)
+        detector = cls(runtime, info.categories, config.image_size or info.image_size, config)
+        if config.conf is None and info.class_conf is not None:
+            detector._conf = min(info.class_conf)
+            detector.class_conf = torch.tensor(info.class_conf, dtype=torch.float32)
+        return detector
+
+    @property
+    def conf(self) -> float:
+        """Lowest score of a detection, the lowest of all classes where each has its own. Setting it sets that of all classes."""
+        return self._conf
+
+    @conf.setter
+    def conf(self, score: float) -> None:
+        self._conf, self.class_conf = score, None
+
+    @property
+    def selection(self) -> Selection:
+        """The settings of postprocessing."""
+        return Selection(self.conf, self.iou, self.max_detections, self.class_filter, self.class_conf)
 
     @property
     def batch(self) -> int:
@@ -187,11 +207,10 @@ class Detector:
                 "this Detector was loaded before the process was forked, which only PyTorch on a CPU allows; load it after the"
                 " fork, in each process (on CUDA, in processes started by spawn)"
             )
-        selection = Selection(self.conf, self.iou, self.max_detections, self.class_filter)
         found: list[NmsResult] = []
         with limited_threads(self.threads), patient_threads():
             for start in range(0, len(inputs), self.batch):
-                found += self.runtime.detect(stack_inputs(inputs[start : start + self.batch]), selection)
+                found += self.runtime.detect(stack_inputs(inputs[start : start + self.batch]), self.selection)
         for labels in (
             each.labels for each in found
         ):  # with NMS inside, a file can't be asked for its number of classes

@@ -32,16 +32,18 @@ def select(
     iou: float,
     max_detections: int,
     class_filter: Int64[Tensor, " labels"] | None = None,
+    class_conf: Float[Tensor, " classes"] | None = None,
 ) -> list[NmsResult]:
     """Detections of each image, at most `max_detections`.
 
     An anchor detects its best class only. conf: lowest score kept; iou: IoU above which the weaker of two boxes of one
-    class is dropped; class_filter: labels to detect, all if None. Of equal scores the first anchor wins.
+    class is dropped; class_filter: labels to detect, all if None; class_conf: lowest score of each
+    class, where that is above `conf`. Of equal scores the first anchor wins.
     """
     results = []
     for boxes, class_scores in zip(predictions.boxes, predictions.scores, strict=True):
         scores = class_scores.amax(dim=1)
-        anchors, labels = _candidates(scores, class_scores, conf, class_filter)
+        anchors, labels = _candidates(scores, class_scores, conf, class_filter, class_conf)
         results.append(_nms(boxes[anchors], scores[anchors], labels, anchors, iou, max_detections))
     return results
 
@@ -52,13 +54,14 @@ def select_logits(
     iou: float,
     max_detections: int,
     class_filter: Int64[Tensor, " labels"] | None = None,
+    class_conf: Float[Tensor, " classes"] | None = None,
 ) -> list[NmsResult]:
     """`select` on the output of `DetectionModel.logits`: decodes only the boxes that pass the threshold."""
     results = []
     raw, points = predictions
     for box_logits, class_logits in zip(raw.boxes, raw.scores, strict=True):
         scores = class_logits.amax(dim=0).sigmoid()
-        anchors, labels = _candidates(scores, class_logits.T, conf, class_filter)
+        anchors, labels = _candidates(scores, class_logits.T, conf, class_filter, class_conf)
         own = Anchors(points.points[anchors], points.strides[anchors])
         boxes = decode_boxes(box_logits[None, :, anchors], own)[0]
         results.append(_nms(boxes, scores[anchors], labels, anchors, iou, max_detections))
@@ -70,13 +73,16 @@ def _candidates(
     of_classes: Float[Tensor, "anchors classes"],
     conf: float,
     class_filter: Int64[Tensor, " labels"] | None,
+    class_conf: Float[Tensor, " classes"] | None,
 ) -> tuple[Int64[Tensor, " candidates"], Int64[Tensor, " candidates"]]:
-    """The anchors of at least `conf` whose best class passes the filter, best first, at most `MAX_CANDIDATES`; these classes."""
+    """The anchors with enough score whose best class passes the filter, best first, at most `MAX_CANDIDATES`; these classes."""
     likely = (scores >= conf).nonzero(as_tuple=True)[0]
     labels = of_classes[likely].argmax(dim=1)
     order = scores[likely].argsort(descending=True, stable=True)
     if class_filter is not None:
         order = order[torch.isin(labels[order], class_filter)]
+    if class_conf is not None:
+        order = order[scores[likely[order]] >= class_conf.to(scores.device)[labels[order]]]
     order = order[:MAX_CANDIDATES]
     return likely[order], labels[order]
 

@@ -35,31 +35,51 @@ def choose(matches: Sequence[ImageMatch], limit: int) -> dict[str, list[ImageMat
 def draw_match(
     image: UInt8[np.ndarray, "height width 3"], match: ImageMatch, categories: Categories
 ) -> UInt8[np.ndarray, "new_height new_width 3"]:
-    """The truth on the left (what was missed has a chip), what was found on the right (wrong ones say how)."""
+    """The truth on the left, what was found on the right."""
+    return side_by_side(
+        ("truth", draw_truth(image, match, categories)), ("found", draw_found(image, match, categories))
+    )
+
+
+def draw_truth(
+    image: UInt8[np.ndarray, "height width 3"], match: ImageMatch, categories: Categories
+) -> UInt8[np.ndarray, "new_height new_width 3"]:
+    """The objects; what was missed has a chip."""
     large, factor = fitted(image, CELL)
-    named = len(categories) > LEGEND_CLASSES
     boxes, objects = match.image, ~match.image.crowd
-    truth = draw_boxes(
+    return draw_boxes(
         large,
         corners(boxes.truth_boxes[objects] * factor),
         boxes.truth_labels[objects].tolist(),
         [
-            join_text(categories.names[label] if named else "", "missed" if missed else "")
-            for label, missed in zip(boxes.truth_labels[objects], match.missed[objects], strict=True)
+            join_text(name_in_image(label, categories), "missed" if missed else "")
+            for label, missed in zip(boxes.truth_labels[objects].tolist(), match.missed[objects], strict=True)
         ],
     )
+
+
+def draw_found(
+    image: UInt8[np.ndarray, "height width 3"], match: ImageMatch, categories: Categories
+) -> UInt8[np.ndarray, "new_height new_width 3"]:
+    """The detections with their scores; wrong ones say how."""
+    large, factor = fitted(image, CELL)
+    boxes = match.image
     faults = np.where(match.wrong_class, "wrong class", np.where(match.duplicate, "twice", ""))
     faults = np.where(match.background, "no label", faults)
-    found = draw_boxes(
+    return draw_boxes(
         large,
         corners(boxes.boxes * factor),
         boxes.labels.tolist(),
         [
-            join_text(categories.names[label] if named else "", f"{score:.2f}", str(fault))
-            for label, score, fault in zip(boxes.labels, boxes.scores, faults, strict=True)
+            join_text(name_in_image(label, categories), f"{score:.2f}", str(fault))
+            for label, score, fault in zip(boxes.labels.tolist(), boxes.scores, faults, strict=True)
         ],
     )
-    return side_by_side(("truth", truth), ("found", found))
+
+
+def name_in_image(label: int, categories: Categories) -> str:
+    """The name of a label, empty where a legend has them all."""
+    return categories.names[label] if len(categories) > LEGEND_CLASSES else ""
 
 
 def join_text(*parts: str) -> str:
@@ -73,14 +93,15 @@ def corners(xywh: Float64[np.ndarray, "n 4"]) -> list[list[float]]:
 
 
 def side_by_side(
-    left: tuple[str, UInt8[np.ndarray, "height width 3"]], right: tuple[str, UInt8[np.ndarray, "height width 3"]]
+    *panels: tuple[str, UInt8[np.ndarray, "height width 3"]],
 ) -> UInt8[np.ndarray, "new_height new_width 3"]:
-    """Two RGB images of one size, each with a heading."""
-    height, width = left[1].shape[:2]
-    plot = Image.new("RGB", (2 * width + GAP, height + HEADING), GRID_COLOR)
+    """RGB images of one size, each with a heading."""
+    height, width = panels[0][1].shape[:2]
+    step = width + GAP
+    plot = Image.new("RGB", (len(panels) * step - GAP, height + HEADING), GRID_COLOR)
     draw = ImageDraw.Draw(plot)
-    for x, (heading, image) in ((0, left), (width + GAP, right)):
+    for place, (heading, image) in enumerate(panels):
         text, font, _ = fit_text(heading, 20, width)
-        draw.text((x + 2, HEADING / 2), text, fill=(20, 20, 20), font=font, anchor="lm")
-        plot.paste(Image.fromarray(image), (x, HEADING))
+        draw.text((place * step + 2, HEADING / 2), text, fill=(20, 20, 20), font=font, anchor="lm")
+        plot.paste(Image.fromarray(image), (place * step, HEADING))
     return np.array(plot)

@@ -1,9 +1,10 @@
 """HTML: one page that needs no other file, no script and no network."""
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape as escape_markup
 from pathlib import Path
+from typing import Any
 
 from detector.errors import printable
 
@@ -74,6 +75,16 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: int =
 
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     return f'<div class="scroll"><table><tr>{cells(headings, "th")}</tr>{body}</table></div>'
+
+
+def number(value: float | None, sign: str = "") -> str:
+    """Three decimals; `sign` is "+" where positive ones have one, too."""
+    return "–" if value is None else f"{value:{sign}.3f}"
+
+
+def interval(values: Mapping[str, Any]) -> str:
+    """`low` and `high` as text."""
+    return "–" if values["low"] is None else f"{number(values['low'])} to {number(values['high'])}"
 
 
 def folded(title: str, html: str) -> str:

@@ -1,18 +1,15 @@
 """The report of a run: images in RUN/report/ and RUN/report.html, which holds them all."""
 
-import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
-from matplotlib.figure import Figure
-from PIL import Image
 
 from detector.config import TrainConfig
 from detector.evaluation.coco_metrics import METRICS
 from detector.evaluation.curves import confusion_matrix, over_confidence, precision_recall
 from detector.evaluation.evaluate import Evaluation, evaluate_model
+from detector.evaluation.explain import explain
 from detector.evaluation.matching import ImageBoxes, ImageMatch, image_boxes, match_classes, match_image
 from detector.images.draw import label_color
 from detector.images.grids import LEGEND_CLASSES, plot_batch
@@ -20,12 +17,13 @@ from detector.images.input_size import InputSize
 from detector.images.read import UnreadableImageError
 from detector.inference.detector import Detector
 from detector.reporting import label_charts, page, score_charts, training_charts
+from detector.reporting.drawing import Drawing
 from detector.reporting.examples import choose, draw_match
+from detector.reporting.explanation import explanation
 from detector.reporting.run_record import RunRecord, read_run
 from detector.training.dataset import augmented_batch
 from detector.training.resume import flat
-from detector.utils.charts import save_chart
-from detector.utils.fileio import atomic_write, write_text
+from detector.utils.fileio import write_text
 
 CONFIDENCE = 0.25
 """Lowest score in the confusion matrix and the images."""
@@ -64,31 +62,13 @@ def report(run: Path, data: str | None = None, device: str = "auto") -> Path:
         ("What the network was shown", batches(record, drawing)),
         ("Training", training(record, drawing)),
         ("Precision and recall", scores(record, images, drawing)),
+        ("Errors and calibration", explanation(explain(record.val_dataset, scored.detections), drawing)),
         ("Confusion", confusions(record, matches, drawing)),
         ("Validation images", examples(record, matches, drawing)),
     ]
     path = run / "report.html"
     write_text(path, page.page(f"{record.info.model} on {data_name(record)}", sections))
     return path
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-    """Writes images into `folder` and gives the HTML that shows them."""
-
-    folder: Path
-
-    def chart(self, name: str, figure: Figure, caption: str) -> str:
-        path = self.folder / f"{name}.png"
-        save_chart(figure, path)
-        return page.image(path, caption)
-
-    def photograph(self, name: str, image: UInt8[np.ndarray, "height width 3"], caption: str) -> str:
-        """JPEG, a tenth of what photographs take as PNG."""
-        path = self.folder / f"{name}.jpg"
-        encoder = Image.fromarray(image)
-        atomic_write(path, lambda temporary: encoder.save(temporary, format="JPEG", quality=88))
-        return page.image(path, caption)
 
 
 def data_name(record: RunRecord) -> str:
@@ -115,22 +95,18 @@ def summary(record: RunRecord, scored: Evaluation) -> str:
     ]
     if scored.unreadable:
         facts.append(("skipped", f"{len(scored.unreadable)} validation images that can't be read"))
-    html = page.metrics([(name, number(metrics[name])) for name in ("AP", "AP50", "AP75", "AR100")])
+    html = page.metrics([(name, page.number(metrics[name])) for name in ("AP", "AP50", "AP75", "AR100")])
     if not any(len(each) for each in scored.detections.values()):
         html += page.paragraph("No detection has a score of 0.001 or more, so every metric is 0: train longer.")
     html += page.table(("run", ""), facts)
     html += "<h3>Average precision per class</h3>"
     html += page.table(
         ("class", "AP", "AP50"),
-        [(name, number(each["AP"]), number(each["AP50"])) for name, each in metrics["per_category"].items()],
+        [(name, page.number(each["AP"]), page.number(each["AP50"])) for name, each in metrics["per_category"].items()],
         numbers=2,
     )
-    all_metrics = page.table(("metric", "value"), [(name, number(metrics[name])) for name in METRICS], numbers=1)
+    all_metrics = page.table(("metric", "value"), [(name, page.number(metrics[name])) for name in METRICS], numbers=1)
     return html + page.folded("All 12 COCO metrics (pycocotools, best weights, validation split)", all_metrics)
-
-
-def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
 
 
 def duration(seconds: float) -> str:
@@ -217,7 +193,8 @@ def scores(record: RunRecord, images: list[ImageBoxes], drawing: Drawing) -> str
     text = (
         f"Best weights on the validation split; a detection is right if it overlaps an object of its class by an IoU of"
         f" {IOU} or more, each object once. The mean F1 of the classes is best, {f1:.3f}, if detections count from a"
-        f" confidence of {confidence:.3f} on: a first choice for --conf in infer."
+        f" confidence of {confidence:.3f} on: a first choice for --conf in infer; detector evaluate --thresholds best gives each"
+        " class its own."
     )
     if (matches.objects > 0).sum() > score_charts.MAX_LINES:
         text += f" The {score_charts.MAX_LINES} classes with the most objects are in color, the others gray."

@@ -1,7 +1,8 @@
 """The weights format: safetensors, with metadata that suffice to use the tensors."""
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from detector.config import MAX_SIDE, ExportConfig, is_image_size
+from detector.config import DEFAULT_CONF, MAX_SIDE, ExportConfig, is_image_size
 from detector.errors import WeightsError
 from detector.formats.table import exported_suffixes, format_of
 from detector.models.base import DetectionModel
@@ -38,7 +39,8 @@ class WeightsInfo:
     """What goes with the tensors.
 
     image_size: side of the square network input in training, in pixels, or (height, width); class_width: channels of the
-    head's class branches, None where they are as many as the model has by rule, and then not in the file.
+    head's class branches, None where they are as many as the model has by rule; thresholds: for each label the lowest score
+    of a detection, None for `DEFAULT_CONF`. What is None is not in the file.
     """
 
     model: str
@@ -48,6 +50,14 @@ class WeightsInfo:
     metrics: dict[str, float | None]
     license: str
     class_width: int | None = None
+    thresholds: tuple[float | None, ...] | None = None
+
+    @property
+    def class_conf(self) -> list[float] | None:
+        """The lowest score of each label; None where the weights don't say."""
+        if self.thresholds is None:
+            return None
+        return [DEFAULT_CONF if score is None else score for score in self.thresholds]
 
     def to_metadata(self) -> dict[str, str]:
         """Everything as strings of JSON, for the header of a file."""
@@ -62,6 +72,8 @@ class WeightsInfo:
         }
         if self.class_width is not None:
             fields["class_width"] = self.class_width
+        if self.thresholds is not None:
+            fields["thresholds"] = self.thresholds
         return {"format": FORMAT} | {key: json.dumps(value) for key, value in fields.items()}
 
     @staticmethod
@@ -89,6 +101,11 @@ class WeightsInfo:
         class_width = json.loads(metadata.get("class_width", "null"))
         if class_width is not None and not (type(class_width) is int and 1 <= class_width <= MAX_CLASS_WIDTH):
             raise ValueError(f"class_width is no number from 1 to {MAX_CLASS_WIDTH}")
+        thresholds = json.loads(metadata.get("thresholds", "null"))
+        if thresholds is not None and not (isinstance(thresholds, list) and len(thresholds) == len(names)):
+            raise ValueError("thresholds are no list with a number for each class")
+        if not all(each is None or (type(each) in (int, float) and 0 <= each <= 1) for each in thresholds or ()):
+            raise ValueError("thresholds holds other values than numbers from 0 to 1 and null")
         return WeightsInfo(
             model=fields["model"],
             categories=Categories(tuple(ids), tuple(names)),
@@ -97,6 +114,7 @@ class WeightsInfo:
             metrics=fields["metrics"],
             license=fields["license"],
             class_width=class_width,
+            thresholds=None if thresholds is None else tuple(thresholds),
         )
 
 
@@ -121,6 +139,22 @@ def write_half(
 ) -> None:
     """Write a weights file of half the size: see `save_weights`."""
     save_weights(path, model, info, half=True)
+
+
+def write_thresholds(path: Path, thresholds: Sequence[float | None]) -> None:
+    """Put `thresholds` into the metadata of a weights file, atomically; its tensors stay as they are, to the byte."""
+
+    def write(temporary: Path) -> None:
+        with path.open("rb") as source, temporary.open("wb") as changed:
+            header = json.loads(source.read(int.from_bytes(source.read(8), "little")))
+            entries = header["__metadata__"] | {"thresholds": json.dumps(thresholds)}
+            header["__metadata__"] = dict(sorted(entries.items()))
+            text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+            text = text.ljust(-(-len(text) // 8) * 8)  # tensors begin at a multiple of 8
+            changed.write(len(text).to_bytes(8, "little") + text)
+            shutil.copyfileobj(source, changed)
+
+    atomic_write(path, write)
 
 
 def sort_metadata(path: Path) -> None:

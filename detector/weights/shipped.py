@@ -4,8 +4,9 @@ that `detector weights get` has downloaded."""
 from pathlib import Path
 
 from detector.errors import WeightsError
+from detector.formats.table import format_of
 from detector.utils.fileio import file_sha256
-from detector.weights.downloaded import find_downloaded
+from detector.weights.downloaded import find_downloaded, weights_path
 from detector.weights.published.table import TABLE
 
 PACKAGED = Path(__file__).parent / "shipped_files"
@@ -39,6 +40,22 @@ def find_weights(weights: str | Path) -> Path:
             " in a clone, else install the package again"
         )
     return shipped
+
+
+def own_weights(weights: str) -> Path:
+    """The weights file at this path, which may be changed. Raises WeightsError for an exported file, and for shipped and
+    downloaded weights, whose checksums are kept."""
+    path = find_weights(weights)
+    if format_of(path) is not None:
+        raise WeightsError(
+            f"{weights}: an exported file can't be changed; give the weights it was made from, then export them"
+        )
+    kept = [*(FOLDER / name for name in checksums()), *map(weights_path, TABLE)]
+    if path.resolve() in [each.resolve() for each in kept]:
+        raise WeightsError(
+            f"{weights}: these weights have a checksum and stay as they are; copy {path}, and give the copy"
+        )
+    return path
 
 
 def base_weights(model: str) -> str | None:

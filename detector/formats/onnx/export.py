@@ -4,11 +4,12 @@ import logging
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from detector.config import ExportConfig
+from detector.config import DEFAULT_CONF, ExportConfig
 from detector.errors import missing_package
 from detector.formats.graphs import HalfGraph, HeadGraph, LogitsGraph, example_images
 from detector.formats.int8 import CalibrationImages
@@ -36,8 +37,10 @@ from detector.formats.onnx.stages import (
 
 logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it tells on stderr which constants are outputs, too
 
-CONF, IOU, MAX_DETECTIONS = 0.25, 0.7, 300
+CONF, IOU, MAX_DETECTIONS = DEFAULT_CONF, 0.7, 300
 """Defaults of the thresholds in a file, those of `Detector`."""
+CONF_OF_CLASS = -1.0
+"""In the place of `CONF` where the weights have a lowest score for each class."""
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Entry of a node's metadata: the modules that it lies in, from the outside in."""
 
@@ -54,7 +57,13 @@ def save_model(model: ModelProto, path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def wrong_defaults(path: Path) -> list[str]:
+def defaults(info: WeightsInfo) -> dict[str, Any]:
+    """The thresholds that a file uses where it gets none."""
+    conf = CONF if info.thresholds is None else CONF_OF_CLASS
+    return {"conf": conf, "iou": IOU, "max_detections": MAX_DETECTIONS}
+
+
+def wrong_defaults(path: Path, info: WeightsInfo) -> list[str]:
     """What is wrong with the thresholds that a file uses by default."""
     graph = onnx.load(path).graph
     values = {
@@ -62,10 +71,9 @@ def wrong_defaults(path: Path) -> list[str]:
         for constant in graph.initializer
         if not constant.dims
     }
-    expected = {"conf": CONF, "iou": IOU, "max_detections": MAX_DETECTIONS}
     return [
         f"its default {name} is {values.get(name)}, not {value}"
-        for name, value in expected.items()
+        for name, value in defaults(info).items()
         if not math.isclose(values.get(name, math.nan), value, rel_tol=1e-6)
     ]
 
@@ -86,10 +94,10 @@ def build_onnx(
 
         graph = quantize_qdq(graph, calibration)
     if not config.raw:
-        graph = wrap(graph, size, len(info.categories), config)
+        graph = wrap(graph, size, info, config)
     entries = info.to_metadata()
     if not config.raw:
-        entries |= {"conf": str(CONF), "iou": str(IOU), "max_detections": str(MAX_DETECTIONS)}
+        entries |= {name: str(value) for name, value in defaults(info).items()}
     for key, value in entries.items():
         entry = graph.metadata_props.add()
         entry.key, entry.value = key, value
@@ -110,9 +118,9 @@ def logits_network(model: DetectionModel, size: InputSize, config: ExportConfig)
     return network(LogitsGraph(model), size, ("box_logits", "class_logits", "points", "strides"), axes)
 
 
-def wrap(network: ModelProto, size: InputSize, num_classes: int, config: ExportConfig) -> ModelProto:
+def wrap(network: ModelProto, size: InputSize, info: WeightsInfo, config: ExportConfig) -> ModelProto:
     """The network of `logits_network` from images, or letterboxed ones if `config.batched`, to detections."""
-    detections = detections_stage(num_classes, CONF, IOU, MAX_DETECTIONS)
+    detections = detections_stage(len(info.categories), **defaults(info), class_conf=info.class_conf)
     if config.batched:
         start = uint8_stage(None if config.dynamic else size)
         return join([start, network, detections])

@@ -156,8 +156,8 @@ class RawFile(HeadRuntime):
 
 
 def thresholds(selection: Selection) -> dict[str, np.ndarray]:
-    """The inputs that have defaults. Classes are filtered afterwards, so all detections must come."""
-    limit = selection.max_detections if selection.class_filter is None else np.iinfo(np.int32).max
+    """The inputs that have defaults. Detections are filtered by class afterwards, so all must come."""
+    limit = np.iinfo(np.int32).max if selection.by_class else selection.max_detections
     return {
         "conf": np.array(selection.conf, np.float32),
         "iou": np.array(selection.iou, np.float32),

@@ -163,8 +163,11 @@ def uint8_stage(input_size: InputSize | None, batch: int | None = None) -> Model
         }}""")
 
 
-def detections_stage(num_classes: int, conf: float, iou: float, max_detections: int) -> ModelProto:
-    """Logits to the detections of each image, best first, in pixels of the network input; the last three are inputs with defaults.
+def detections_stage(
+    num_classes: int, conf: float, iou: float, max_detections: int, class_conf: Sequence[float] | None = None
+) -> ModelProto:
+    """Logits to the detections of each image, best first, in pixels of the network input; conf, iou and max_detections are
+    inputs with defaults. class_conf: the lowest score of each class, which a `conf` below 0 asks for.
 
     batch_boxes (B, K, 4) xyxy, batch_scores (B, K), batch_labels (B, K) and counts (B): K is as many as any image may
     have here, at most max_detections; what lies behind an image's count is 0, its labels -1.
@@ -172,6 +175,20 @@ def detections_stage(num_classes: int, conf: float, iou: float, max_detections: 
     """
     bins = ", ".join(str(value) for value in range(BINS))
     classes = ", ".join(str(label) for label in range(num_classes))
+    confs = "" if class_conf is None else ", ".join(str(float(score)) for score in class_conf)
+    constants = confs and f"float[{num_classes}] confs = {{{confs}}}, "
+    lowest = (
+        confs
+        and """lowest = ReduceMin <keepdims = 0> (confs)
+            by_class = Less (conf, no_value)
+            any_conf = Where (by_class, lowest, conf)"""
+    )
+    own = (
+        confs
+        and """class_conf = Gather (confs, labels)
+            own_conf = Where (by_class, class_conf, conf)"""
+    )
+    any_conf, own_conf = ("any_conf", "own_conf") if confs else ("conf", "conf")
     return _stage(f"""
         detections_stage (
             float[B, {4 * BINS}, A] box_logits, float[B, {num_classes}, A] class_logits, float[A, 2] points, float[A] strides,
@@ -182,19 +199,21 @@ def detections_stage(num_classes: int, conf: float, iou: float, max_detections: 
             int64[1] over_images = {{0}}, int64[1] over_classes = {{1}}, int64[1] over_anchors = {{1}},
             int64[1] over_bins = {{2}}, int64[1] last = {{-1}}, int64[1] no_label = {{-1}}, int64[4] by_bin = {{0, 4, {BINS}, -1}},
             float[1, 1, {BINS}, 1] bins = {{{bins}}}, int64[1, {num_classes}, 1] classes = {{{classes}}},
-            float no_score = {{-1.0}}, float least = {{-0.5}}, float no_value = {{0.0}}, int64[2] first_two = {{0, 2}}
+            {constants}float no_score = {{-1.0}}, float least = {{-0.5}}, float no_value = {{0.0}}, int64[2] first_two = {{0, 2}}
         > {{
             best_logits = ReduceMax <keepdims = 0> (class_logits, over_classes)
             best_scores = Sigmoid (best_logits)
             highest = ReduceMax <keepdims = 0> (best_scores, over_images)
-            enough = GreaterOrEqual (highest, conf)
+            {lowest}
+            enough = GreaterOrEqual (highest, {any_conf})
             positions = NonZero (enough)
             candidates = Squeeze (positions, over_images)
 
             logits = Gather <axis = 2> (class_logits, candidates)
             labels = ArgMax <axis = 1, keepdims = 0> (logits)
             all_scores = Gather <axis = 1> (best_scores, candidates)
-            counts_here = GreaterOrEqual (all_scores, conf)
+            {own}
+            counts_here = GreaterOrEqual (all_scores, {own_conf})
             scores = Where (counts_here, all_scores, no_score)
 
             side_logits = Gather <axis = 2> (box_logits, candidates)

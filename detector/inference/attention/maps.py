@@ -120,7 +120,7 @@ def attention_maps(detector: Detector, image: ImageLike) -> AttentionMaps:
     with torch.no_grad(), _recorded(model) as record:
         predictions = model.logits(images)
         layers = tuple(_layer(name, module, inputs, letterbox) for name, module, inputs in record.attended)
-    (found,) = select_logits(predictions, detector.conf, detector.iou, detector.max_detections, detector.class_filter)
+    (found,) = select_logits(predictions, *detector.selection)
     boxes, scores, labels = found.boxes.cpu(), found.scores.cpu(), found.labels.cpu()
     detections = Detections(letterbox.to_original(boxes), scores, labels, detector.categories)
     assert found.anchors is not None
