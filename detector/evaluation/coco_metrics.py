@@ -3,11 +3,12 @@
 import contextlib
 import io
 import math
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import faster_coco_eval
+import hotcoco
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -39,8 +40,11 @@ def run_cocoeval(
     max_dets: int = 100,
 ) -> Any:
     """The COCOeval after all of its steps; see `coco_metrics`."""
-    loader, evaluator = (COCO, COCOeval) if reference else (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster)
-    with contextlib.redirect_stdout(io.StringIO()):
+    loader, evaluator = (COCO, COCOeval) if reference else (hotcoco.COCO, hotcoco.COCOeval)
+    if image_ids is not None and len(image_ids) == 0:  # which hotcoco takes for all
+        truth, results = {**truth, "images": [], "annotations": []}, []
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="hotcoco: max_dets differ")
         coco = loader()
         coco.dataset = {**truth, "annotations": [dict(entry) for entry in truth["annotations"]]}  # both write into them
         coco.createIndex()
@@ -67,7 +71,7 @@ def coco_metrics(
 
     truth: as `CocoDataset.ground_truth` returns it; results: entries of the COCO results format; image_ids: the images
     that count, all if None; names: by category id, those in `truth` if None. `reference` takes pycocotools, else
-    faster-coco-eval, which computes the same faster. max_dets: detections of a class in an image that count, 10 or more;
+    hotcoco, which computes the same to the bit, faster. max_dets: detections of a class in an image that count, 10 or more;
     with another number than 100, AR100 is named after it.
     """
     scores = run_cocoeval(truth, results, image_ids, reference, max_dets)
