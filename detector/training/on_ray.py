@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import logging
 import os
 import shlex
 import shutil
@@ -76,7 +75,6 @@ def _train(settings: dict[str, Any]) -> None:
     if ray.get(mailbox.error.remote()) is not None:  # of another process, which ended the connection with this one
         return
     os.environ[LAUNCHER], os.environ[RESTARTED] = settings["launcher"], "1"
-    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # Ray would show what it notes
     stream = _ToDriver(mailbox)
     try:
         with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
