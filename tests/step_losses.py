@@ -1,4 +1,4 @@
-"""Run from test_distributed, also by torchrun: takes some steps, and the main process writes the losses of each.
+"""Run from test_distributed, also by torchrun: takes some steps, and the main process writes the losses of each, and last.pt.
 
 Arguments: the file to write, the number of steps, those of `detector train`.
 """
@@ -13,6 +13,7 @@ from sync_batch_norm import convert_sync_batch_norm
 
 from detector.cli import COMMANDS, parse
 from detector.training import setup, step
+from detector.training.checkpoint import save_checkpoint
 from detector.training.distributed import init_distributed
 from detector.training.loop import set_learning_rate
 from detector.training.setup import set_up
@@ -29,19 +30,24 @@ def main(out: Path, steps: int, arguments: list[str]) -> None:
         losses = []
         run.network.train()
         while len(losses) < steps:
-            run.sampler.set_epoch(state.epoch)
+            run.sampler.set_epoch(state.epoch, start=state.stats.batches)
             for batch in run.loader:
                 before = state.stats.losses.clone()
                 set_learning_rate(run, state)
                 take_step(run, state, [batch])
                 losses.append((state.stats.losses - before).tolist())
-            state.epoch += 1
+                state.stats.batches += 1
+                if len(losses) == steps:
+                    break
+            else:
+                state.epoch, state.stats.batches = state.epoch + 1, 0
         models = (state.model, state.auxiliary, state.ema.model)
         tensors = [tensor.numpy().tobytes() for model in models for tensor in model.state_dict().values()]
         shards = world.gather(hashlib.sha256(b"".join(tensors)).hexdigest())
         if world.is_main:
             out.parent.mkdir(exist_ok=True)
-            out.write_text(json.dumps({"losses": losses[:steps], "weights": shards}))
+            out.write_text(json.dumps({"losses": losses, "weights": shards}))
+            save_checkpoint(run.out / "last.pt", state, run.provenance)
 
 
 if __name__ == "__main__":

@@ -192,6 +192,8 @@ class Stepping(Started):
             *("--image_size=64", "--workers=0", "--epochs=15", "--train.optimizer=sgd"),
             *("--lr=0.001", f"--out={place / 'run'}", *options),
         ]
+        if (place / "run" / "last.pt").exists():
+            settings = [f"--resume={place / 'run'}"]
         super().__init__(sys.executable, *prefix, script, str(self.file), str(steps), *settings)
 
     def result(self) -> dict[str, Any]:
@@ -217,6 +219,20 @@ def test_two_processes_take_the_steps_of_one(model: str, steps: int, tmp_path: P
     assert one["losses"][0] != one["losses"][-1]
     assert len(two["weights"]) == 2
     assert two["weights"][0] == two["weights"][1]
+
+
+def test_a_run_goes_on_with_other_numbers_of_processes(tmp_path: Path) -> None:
+    """Two, then one in the middle of an epoch, then two: the losses of two all the time."""
+    make_dataset(tmp_path / "data", seed=1, train=30, val=6, test=3)
+    options = [f"--data={tmp_path / 'data'}", "--batch_size=8", "--train.nominal_batch_size=8"]
+    options += ["--train.sync_batch_norm=true", "--model=yolo11n"]
+    two = ["-m", *TORCHRUN]
+    whole = Stepping(tmp_path / "whole", 20, two, *options)
+    losses = []
+    for steps, prefix in ((7, two), (6, []), (7, two)):
+        losses += Stepping(tmp_path / "changing", steps, prefix, *options).result()["losses"]
+    for step, (changing, same) in enumerate(zip(losses, whole.result()["losses"], strict=True)):
+        assert changing == pytest.approx(same, rel=1e-4, abs=1e-9), f"step {step + 1}"
 
 
 @pytest.mark.parametrize("model", ["yolo11n", "yolov9t"])
