@@ -20,6 +20,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from detector.config import (
     BenchmarkConfig,
     DemoConfig,
+    DoctorConfig,
     EvaluateConfig,
     ExportConfig,
     ImportConfig,
@@ -115,6 +116,12 @@ def weights(config: WeightsConfig) -> int:
     return 0
 
 
+def doctor(config: DoctorConfig) -> int:
+    from detector.doctor.doctor import doctor
+
+    return doctor(config)
+
+
 def demo(config: DemoConfig) -> int:
     from detector.demo.demo import demo
 
@@ -146,6 +153,7 @@ COMMANDS = {
     "import_weights": Command(ImportConfig, import_weights, positionals=("checkpoint", "out"), computes=False),
     "weights": Command(WeightsConfig, weights, positionals=("action", "name"), computes=False),
     "report": Command(ReportConfig, report, positionals=("run",)),
+    "doctor": Command(DoctorConfig, doctor, positionals=("data",), flags=("annotations_only",)),
     "demo": Command(DemoConfig, demo),
 }
 
@@ -213,7 +221,7 @@ def run(arguments: Sequence[str]) -> int:
     config = parse(arguments[0], command, arguments[1:])
     from detector.utils.fileio import require_apart  # only now: --help loads nothing heavy
 
-    out = Path(getattr(config, "out", ""))
+    out = Path(getattr(config, "out", None) or "")
     if not getattr(config, "resume", None):  # a resumed run keeps its config.yaml
         require_apart(
             config_files(with_config_paths(arguments)), [out / "config.yaml" if arguments[0] == "train" else out]

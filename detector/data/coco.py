@@ -116,7 +116,7 @@ class CocoDataset:
             by_name = "classes of other ids than in the training split or the weights, matched by name"
             file.noticed[by_name] = len(categories)
 
-        once = _first_of_equal(np.column_stack((image_of, label_of, crowd, xywh)))
+        once = first_of_equal(np.column_stack((image_of, label_of, crowd, xywh)))
         file.noticed["annotations with image, category and box of an earlier one, counted once"] = len(crowd) - len(
             once
         )
@@ -292,13 +292,18 @@ def _file_names(file: AnnotationFile) -> list[str]:
 
     names = file.checked_column("images", "file_name", is_name, "the name of a file")
     for index, name in enumerate(names):
-        normal = posixpath.normpath(name.replace("\\", "/"))
-        if normal.startswith("/") or ntpath.splitdrive(name)[0] or normal == ".." or normal.startswith("../"):
+        if leads_out(name):
             raise DataError(
                 f"{file.path}: images[{index}].file_name is {name!r}: it leads out of the image folder;"
                 " write it relative to that folder"
             )
     return names
+
+
+def leads_out(name: str) -> bool:
+    """Whether the name of an image is that of a file outside its folder."""
+    normal = posixpath.normpath(name.replace("\\", "/"))
+    return normal.startswith("/") or bool(ntpath.splitdrive(name)[0]) or normal == ".." or normal.startswith("../")
 
 
 def _first_entries(names: Sequence[str]) -> Int64[np.ndarray, " names"]:
@@ -343,20 +348,26 @@ def _require_on_disk(names: Sequence[str], paths: SplitPaths) -> None:
         raise DataError(
             f"{paths.images}: this image folder of {paths.annotations} does not exist: name it with {FOLDER_OPTIONS}"
         )
-    present: dict[str, set[str]] = {}
-    missing = []
-    for name in names:
-        folder, base = posixpath.split(name)
-        if folder not in present:
-            present[folder] = files_in(paths.images / folder)
-        # The second look is for file systems that know a file by other spellings too (upper case, composed letters).
-        if base not in present[folder] and not _is_file(paths.images / name):
-            missing.append(name)
+    missing = missing_files(names, paths.images)
     if missing:
         raise DataError(
             f"{len(missing)} of {len(names)} images named in {paths.annotations} are not in {paths.images}, the first: "
-            f"{missing[0]!r}; correct file_name there, or name the folder with {FOLDER_OPTIONS}"
+            f"{names[missing[0]]!r}; correct file_name there, or name the folder with {FOLDER_OPTIONS}"
         )
+
+
+def missing_files(names: Sequence[str], images: Path) -> list[int]:
+    """The indices of the names that are no files in the folder `images`."""
+    present: dict[str, set[str]] = {}
+    missing = []
+    for index, name in enumerate(names):
+        folder, base = posixpath.split(name)
+        if folder not in present:
+            present[folder] = files_in(images / folder)
+        # The second look is for file systems that know a file by other spellings too (upper case, composed letters).
+        if base not in present[folder] and not _is_file(images / name):
+            missing.append(index)
+    return missing
 
 
 def _is_file(path: Path) -> bool:
@@ -381,7 +392,7 @@ def _clip_boxes(
     return boxes, keep
 
 
-def _first_of_equal(rows: Float64[np.ndarray, "rows columns"]) -> Int64[np.ndarray, " distinct"]:
+def first_of_equal(rows: Float64[np.ndarray, "rows columns"]) -> Int64[np.ndarray, " distinct"]:
     """The places of the rows that no earlier row equals, ascending."""
     order = np.lexsort(rows.T)
     again = (rows[order[1:]] == rows[order[:-1]]).all(axis=1)

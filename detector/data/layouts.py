@@ -57,7 +57,7 @@ def find_split(root: Path, split: Split) -> SplitPaths:
         raise DataError(f"{root}: several {split} splits: {', '.join(str(path) for path in found)}; {remedy}")
     if not found:
         looked_for = f"annotations/instances_{split}*.json and {ROBOFLOW_FOLDERS[split]}/{ROBOFLOW_FILE}"
-        if not has_coco_splits(root):
+        if not coco_splits(root):
             looked_for += (
                 f", and for YOLO labels data.yaml, images/{split} beside labels/{split}, {split}/images and so on"
             )
@@ -69,9 +69,9 @@ def find_split(root: Path, split: Split) -> SplitPaths:
     return SplitPaths(annotations, _image_folder(root, split, annotations))
 
 
-def has_coco_splits(root: Path) -> bool:
-    """Whether there is a COCO annotation file of any split."""
-    return any(_annotation_files(root, split) for split in SPLITS)
+def coco_splits(root: Path) -> list[Split]:
+    """The splits that have a COCO annotation file."""
+    return [split for split in SPLITS if _annotation_files(root, split)]
 
 
 def files_in(folder: Path) -> set[str]:

@@ -1,13 +1,9 @@
 """The report of a run: images in RUN/report/ and RUN/report.html, which holds them all."""
 
-import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
-from matplotlib.figure import Figure
-from PIL import Image
 
 from detector.config import TrainConfig
 from detector.evaluation.coco_metrics import METRICS
@@ -19,13 +15,14 @@ from detector.images.grids import LEGEND_CLASSES, plot_batch
 from detector.images.input_size import InputSize
 from detector.images.read import UnreadableImageError
 from detector.inference.detector import Detector
-from detector.reporting import label_charts, page, score_charts, training_charts
+from detector.reporting import label_charts, score_charts, training_charts
 from detector.reporting.examples import choose, draw_match
 from detector.reporting.run_record import RunRecord, read_run
 from detector.training.dataset import augmented_batch
 from detector.training.resume import flat
-from detector.utils.charts import save_chart
-from detector.utils.fileio import atomic_write, write_text
+from detector.utils import page
+from detector.utils.drawing import Drawing
+from detector.utils.fileio import write_text
 
 CONFIDENCE = 0.25
 """Lowest score in the confusion matrix and the images."""
@@ -70,25 +67,6 @@ def report(run: Path, data: str | None = None, device: str = "auto") -> Path:
     path = run / "report.html"
     write_text(path, page.page(f"{record.info.model} on {data_name(record)}", sections))
     return path
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-    """Writes images into `folder` and gives the HTML that shows them."""
-
-    folder: Path
-
-    def chart(self, name: str, figure: Figure, caption: str) -> str:
-        path = self.folder / f"{name}.png"
-        save_chart(figure, path)
-        return page.image(path, caption)
-
-    def photograph(self, name: str, image: UInt8[np.ndarray, "height width 3"], caption: str) -> str:
-        """JPEG, a tenth of what photographs take as PNG."""
-        path = self.folder / f"{name}.jpg"
-        encoder = Image.fromarray(image)
-        atomic_write(path, lambda temporary: encoder.save(temporary, format="JPEG", quality=88))
-        return page.image(path, caption)
 
 
 def data_name(record: RunRecord) -> str:

@@ -3,8 +3,9 @@
 import os
 import reprlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -31,11 +32,21 @@ class Label(NamedTuple):
     numbers: tuple[float, ...]
 
 
-def read_yolo_split(root: Path, split: Split) -> tuple[AnnotationFile, SplitPaths]:
+Complain: TypeAlias = Callable[[DataError], None]
+"""What to do about a label that can't be read."""
+
+
+def refuse(error: DataError) -> None:
+    raise error
+
+
+def read_yolo_split(root: Path, split: Split, complain: Complain = refuse) -> tuple[AnnotationFile, SplitPaths]:
     """A split with YOLO labels as if it came from a COCO file: class numbers are the category ids, images are numbered from 1.
 
     Image sizes come from the images' headers, turned as EXIF says. An image whose header can't be read is 1x1 here, so
     that reading it fails later, where such are counted. Raises DataError, one line with file, line number and remedy.
+
+    complain: gets the error for each line that is no label; the line is skipped if it returns.
     """
     files = find_yolo_split(root, split)
     folder = Path(os.path.commonpath({image.parent for image in files.images}))
@@ -47,13 +58,16 @@ def read_yolo_split(root: Path, split: Split) -> tuple[AnnotationFile, SplitPath
         size = _size(image)
         name = image.relative_to(folder).as_posix()
         images.append({"id": number, "file_name": name, "width": size[0], "height": size[1]})
-        labels = [] if file is None else read_labels(file, files)
+        labels = [] if file is None else read_labels(file, files, complain)
         noticed["images without a label file, read as images without objects"] += file is None
         for label in labels:
             fields = {"id": len(annotations) + 1, "image_id": number, "category_id": label.category}
             annotations.append(fields | _in_pixels(label.numbers, size))
         boxes += [label.numbers for label in labels if len(label.numbers) == 4]
-    require_fractions_from_center(np.array(boxes, np.float64).reshape(-1, 4), files.source)
+    try:
+        require_fractions_from_center(np.array(boxes, np.float64).reshape(-1, 4), files.source)
+    except DataError as error:
+        complain(error)
     names = files.names
     if not names:
         used = {annotation["category_id"] for annotation in annotations}
@@ -64,15 +78,15 @@ def read_yolo_split(root: Path, split: Split) -> tuple[AnnotationFile, SplitPath
     return AnnotationFile(files.source, content, noticed), SplitPaths(files.source, folder)
 
 
-def read_labels(file: Path, files: YoloSplit) -> list[Label]:
-    """The lines of a label file that are not blank. Raises DataError with the line's number."""
+def read_labels(file: Path, files: YoloSplit, complain: Complain = refuse) -> list[Label]:
+    """The lines of a label file that are not blank; `complain` gets a DataError with the line's number for what is no label."""
     labels = []
     for number, line in enumerate(read_lines(file, LARGEST_FILE), start=1):
         if fields := line.split():
             try:
                 labels.append(_label(fields, files))
             except ValueError as error:
-                raise DataError(f"{file}: line {number}: {error}") from None
+                complain(DataError(f"{file}: line {number}: {error}"))
     return labels
 
 

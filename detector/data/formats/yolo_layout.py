@@ -85,6 +85,16 @@ def find_yolo_split(root: Path, split: Split) -> YoloSplit:
     return YoloSplit(source, tuple(images), tuple(labels), names, names_file)
 
 
+def yolo_splits(root: Path) -> list[Split]:
+    """The splits that the dataset has. Raises DataError for a description that can't be read."""
+    description = _description(root)
+    return _splits(root, {} if description is None else read_yaml(description, TextLoader))
+
+
+def _splits(root: Path, content: dict[str, Any]) -> list[Split]:
+    return [split for split in SPLITS if content.get(split, "") not in NOTHING or _split_folders(root, split)]
+
+
 def _description(root: Path) -> Path | None:
     return next((root / name for name in DESCRIPTIONS if (root / name).is_file()), None)
 
@@ -102,7 +112,7 @@ def _is_flat(root: Path) -> bool:
 
 
 def _no_split(root: Path, content: dict[str, Any], split: Split) -> DataError:
-    existing = [other for other in SPLITS if content.get(other, "") not in NOTHING or _split_folders(root, other)]
+    existing = _splits(root, content)
     found = ", ".join(existing) or "none"
     if not existing and _is_flat(root):
         found += " (images/ and labels/ are not divided)"
