@@ -15,8 +15,8 @@ FAR = 1.0
 """Pixels by which a box must reach out of its image to be worth a line."""
 TINY = 2.0
 """Pixels; objects with a shorter side can't be seen."""
-WHOLE = 0.98
-"""Part of the image that a huge box covers."""
+EDGE = 1.0
+"""Pixels by which the sides of a box of the whole image may lie off those of the image."""
 USUALLY_SMALL = 0.25
 """Part of the image that the middle box of a class covers at most, for a box of the whole image to be strange."""
 SAME_OBJECT = 0.9
@@ -150,7 +150,7 @@ def _shapes(columns: Columns, pixels: Bool[np.ndarray, " annotations"]) -> Itera
         what, remedy = f"boxes less than {TINY:g} px wide or high", "remove them if they are slips of the mouse"
         yield _of_boxes(columns, "box-tiny", "warning", what, remedy, tiny)
     parts = inside.prod(axis=1) / sizes.prod(axis=1)
-    huge = whole & (parts >= WHOLE) & ~columns.crowd
+    huge = whole & ~columns.crowd & ((np.abs(first) <= EDGE) & (np.abs(last - sizes) <= EDGE)).all(axis=1)
     if huge.any():
         usual = np.full(len(columns.category_names) + 1, 1.0)
         for label in np.unique(columns.label_of[huge]):

@@ -12,10 +12,8 @@ from detector.images.input_size import STEP, InputSize
 
 SMALLEST = 8.0
 """Pixels of the network input: the stride of the finest level; a shorter side is less than one cell."""
-WORTH_A_NOTE, WORTH_A_WARNING = 0.01, 0.1
-"""Fraction of the objects that are smaller."""
-LEFT = 0.02
-"""Fraction of the objects that may be smaller at the size that cures."""
+LEFT, WORTH_A_WARNING = 0.02, 0.1
+"""Fraction of the objects that may be smaller, and that from which on it is a warning."""
 LARGEST_ADVISED = 1536
 """Pixels; a larger input is slow and takes much memory, so tiles are named where they help."""
 MUCH_LARGER = 1.5
@@ -28,7 +26,7 @@ def check_object_sizes(splits: Sequence[Columns], input_size: InputSize) -> Iter
     every = np.concatenate(list(sides.values()))
     counts: dict[str, int] = {split: int(np.count_nonzero(each[:, 0] < SMALLEST)) for split, each in sides.items()}
     part = sum(counts.values()) / max(len(every), 1)
-    if part < WORTH_A_NOTE:
+    if part <= LEFT:
         return
     what = (
         f"objects ({part:.0%}) with a side under {SMALLEST:g} px at --image_size"

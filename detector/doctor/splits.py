@@ -51,13 +51,13 @@ def check_splits(images: Sequence[Known]) -> Iterator[Finding]:
     kept_apart = "keep them, and all images of one source, in one split: AP is too high"
     same = [each for each in across if each.same]
     if same:
-        yield _finding("leak-same", "error", "images that are in another split, too", kept_apart, same)
+        yield _finding("leak-same", "error", "images that look the same as one of another split", kept_apart, same)
     near = [each for each in across if not each.same]
     if near:
         yield _finding("leak-near", "warning", "images that look nearly like one of another split", kept_apart, near)
     within = [each for each in twins if each.one.source == each.other.source and each.same]
     if within:
-        what, remedy = "images that are there twice", "remove one, or give it the labels of both if they differ"
+        what, remedy = "images that look the same as another of their split", "remove one, or label both alike"
         yield _finding("image-doubled", "note", what, remedy, within)
 
 
@@ -67,7 +67,7 @@ def check_against(images: Sequence[Known], others: Sequence[Known], folder: str)
     pairs = [each for each in twins if each.one.source == folder != each.other.source]
     remedy = "remove them on one side if one is to be tested, the other learned"
     for code, what, same in (
-        ("overlap-same", f"images that are in {folder}, too", True),
+        ("overlap-same", f"images that look the same as one in {folder}", True),
         ("overlap-near", f"images that look nearly like one in {folder}", False),
     ):
         if some := [each for each in pairs if each.same == same]:
