@@ -16,7 +16,7 @@ from detector.doctor.columns import Columns
 from detector.doctor.findings import EXAMPLES, Example, Finding, View, exit_code, merged, summary
 from detector.doctor.fix import Source, require_new, write_mended
 from detector.doctor.images import check_images, look_at
-from detector.doctor.labels import LOWEST_SCORE, check_labels
+from detector.doctor.labels import LOWEST_SCORE, check_labels, detect
 from detector.doctor.misread import with_pixels
 from detector.doctor.object_sizes import check_object_sizes
 from detector.doctor.report import print_findings, write_report
@@ -176,7 +176,7 @@ def load_for(detector: Detector, sources: Sequence[Source]) -> dict[Split, CocoD
 
 def contradictions(detector: Detector, datasets: Mapping[Split, CocoDataset]) -> Iterator[Finding]:
     for split, dataset in datasets.items():
-        yield from check_labels(detector, dataset, split)
+        yield from check_labels(dataset, detect(detector, dataset), split)
 
 
 def advice(splits: Sequence[Columns], input_size: InputSize, data: str | None) -> str:

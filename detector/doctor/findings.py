@@ -10,7 +10,7 @@ Severity = Literal["error", "warning", "note"]
 """error: the split is refused, or its training or its AP is wrong; warning: likely a fault; note: worth knowing."""
 EXIT_CODES: dict[Severity, int] = {"error": 3, "warning": 1, "note": 0}
 """Exit code of the command by its gravest finding; 2 is that of bad input."""
-EXAMPLES = 8
+EXAMPLES = 100
 """Largest number of examples of a finding in each split."""
 
 

@@ -76,8 +76,10 @@ def _bits_set(values: UInt64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     return np.asarray(np.unpackbits(values.view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1, dtype=np.int64))
 
 
-def likeness(one: UInt8[np.ndarray, "side side"], other: UInt8[np.ndarray, "side side"]) -> float:
-    """Correlation of two thumbnails, 1 for images that differ in brightness and contrast only, 0 where one is plain."""
-    a, b = (each.astype(np.float64) - each.mean() for each in (one, other))
+def likeness(one: Fingerprint, other: Fingerprint, side: int = SIDE) -> float:
+    """Correlation of two thumbnails, reduced to `side` pixels, which forgives small shifts: 1 for images that differ in
+    brightness and contrast only, 0 where one is plain."""
+    small = (cv2.resize(each.thumbnail, (side, side), interpolation=cv2.INTER_AREA) for each in (one, other))
+    a, b = (each.astype(np.float64) - each.mean() for each in small)
     energy: Float64[np.ndarray, ""] = np.sqrt((a * a).sum() * (b * b).sum())
     return float((a * b).sum() / energy) if energy > 0 else 0.0

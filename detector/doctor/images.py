@@ -80,7 +80,7 @@ def check_images(columns: Columns, looks: dict[int, Look]) -> Iterator[Finding]:
             wrong.append(image)
         elif (width, height) != look.shown_size:
             stored.append(image)
-        elif look.orientation not in (1, 6, 8):
+        elif look.orientation != 1 and look.size == look.shown_size:
             unsure.append(image)
     boxes = _boxes_by_image(columns)
     if wrong:

@@ -1,6 +1,6 @@
 """Labels that a trained network contradicts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from detector.evaluation.evaluate import detect_all, eval_loader
 from detector.evaluation.matching import ImageBoxes, image_boxes
 from detector.images.input_size import InputSize
 from detector.inference.detector import Detector
+from detector.structures import Detections
 
 LOWEST_SCORE = 0.05
 """Score from which on a detection counts as having found something."""
@@ -33,18 +34,22 @@ class Doubt(NamedTuple):
     text: str
 
 
-def check_labels(detector: Detector, dataset: CocoDataset, split: Split) -> Iterator[Finding]:
+def detect(detector: Detector, dataset: CocoDataset) -> dict[int, Detections]:
+    """The detections in each image that can be read, by its index."""
+    size = None if detector.runtime.letterboxes_inputs else InputSize.of(detector.image_size)
+    return detect_all(detector, eval_loader(dataset, size, -1, range(len(dataset)))).detections
+
+
+def check_labels(dataset: CocoDataset, detections: Mapping[int, Detections], split: Split) -> Iterator[Finding]:
     """Confident detections without a label, labels that are never found, classes that a confident detection contradicts.
 
-    detector: with `LOWEST_SCORE` as its lowest score, or less; dataset: with the detector's categories.
+    detections: by the index of the image, down to a score of `LOWEST_SCORE`, of the dataset's categories.
     """
-    size = None if detector.runtime.letterboxes_inputs else InputSize.of(detector.image_size)
-    found = detect_all(detector, eval_loader(dataset, size, -1, range(len(dataset))))
     names = dataset.categories.names
     unlabeled: list[Doubt] = []
     unfound: list[Doubt] = []
     swapped: list[Doubt] = []
-    for image in image_boxes(dataset, found.detections):
+    for image in image_boxes(dataset, detections):
         overlap = image.overlap()
         unlabeled += _unlabeled(image, overlap, names)
         unfound += _unfound(image, overlap, names)

@@ -20,8 +20,8 @@ from detector.utils.fileio import write_json, write_text
 from detector.utils.terminal import Terminal
 
 CELL = 560  # pixels, the longer side of an image as drawn
-SHOWN = 6
-"""Largest number of images of a finding on the page."""
+SHOWN, LISTED = 6, 20
+"""Largest numbers of a finding's examples on the page as images, and in words; doctor.json has more."""
 COLORS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
@@ -84,7 +84,7 @@ def _section(finding: Finding, drawing: Drawing) -> str:
         else:
             drawn.append(drawing.photograph(f"{finding.code}-{len(drawn) + 1}", image, each.text))
     html += page.grid(drawn) if drawn else ""
-    return html + (page.table(("more examples" if drawn else "examples",), rest) if rest else "")
+    return html + (page.table(("more examples" if drawn else "examples",), rest[:LISTED]) if rest else "")
 
 
 def _draw(example: Example) -> UInt8[np.ndarray, "height width 3"] | None:

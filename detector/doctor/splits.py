@@ -8,10 +8,10 @@ import numpy as np
 from detector.doctor.findings import EXAMPLES, Example, Finding, Severity, View
 from detector.doctor.hashes import Fingerprint, close_pairs, likeness
 
-SAME_BITS, NEAR_BITS = 2, 7
+SAME_BITS, NEAR_BITS = 2, 6
 """Different bits of the hashes of images that are the same but for their compression, and nearly the same."""
-SAME_LIKENESS, NEAR_LIKENESS = 0.99, 0.95
-"""Correlation of thumbnails of such images."""
+SAME_LIKENESS, NEAR_LIKENESS, NEAR_SIDE = 0.99, 0.9, 16
+"""Correlation of thumbnails of such images, and the side in pixels to which they are reduced for the latter."""
 
 
 class Known(NamedTuple):
@@ -37,9 +37,8 @@ def find_twins(images: Sequence[Known]) -> list[Twins]:
     twins = []
     for one, other in close_pairs(bits, NEAR_BITS).tolist():
         a, b = images[one].fingerprint, images[other].fingerprint
-        alike = likeness(a.thumbnail, b.thumbnail)
-        if alike >= NEAR_LIKENESS:
-            same = alike >= SAME_LIKENESS and int(a.bits ^ b.bits).bit_count() <= SAME_BITS
+        if likeness(a, b, NEAR_SIDE) >= NEAR_LIKENESS:
+            same = int(a.bits ^ b.bits).bit_count() <= SAME_BITS and likeness(a, b) >= SAME_LIKENESS
             twins.append(Twins(images[one], images[other], same))
     return twins
 
@@ -82,7 +81,7 @@ def _finding(code: str, severity: Severity, what: str, remedy: str, twins: Seque
     shown = {(each.other.source, each.other.name): each for each in reversed(twins)}
     examples = tuple(
         Example(f"{a.source} {a.name}, {b.source} {b.name}", (a.view, b.view))
-        for a, b, _ in list(reversed(shown.values()))[: 2 * EXAMPLES]
+        for a, b, _ in list(reversed(shown.values()))[:EXAMPLES]
     )
     counts = {source: len(each) for source, each in names.items()}
     return Finding(code, severity, what, counts, remedy, examples)
