@@ -311,7 +311,7 @@ def test_labels_that_a_network_contradicts(drawn: Path) -> None:
 
 @pytest.mark.slow
 def test_suspicious_labels_in_real_data(tmp_path: Path) -> None:
-    """A label removed, one added where nothing is, one of another class."""
+    """A label removed, one added that is like no cell, one of another class."""
     if not SHARED_DATA.is_dir():
         pytest.skip("needs ../shared/data")
     root = Path(shutil.copytree(SHARED_DATA / "bccd", tmp_path / "data"))
@@ -324,7 +324,7 @@ def test_suspicious_labels_in_real_data(tmp_path: Path) -> None:
     plant.content["test"]["annotations"].remove(gone)
     swapped = next(each for each in plant.objects(second, "test") if each["category_id"] == white)
     swapped["category_id"] = next(each["id"] for each in plant.content["test"]["categories"] if each["name"] == "RBC")
-    plant.add(third, [0, 0, 639, 200], category_id=white, split="test")
+    plant.add(third, [0, 230, 639, 20], category_id=white, split="test")
     plant.save()
     found = findings(root, tmp_path / "out", weights="yolo11n-bccd", device="cpu")
     for code, image in (("label-missing", first), ("label-class", second), ("label-not-found", third)):
