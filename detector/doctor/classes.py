@@ -7,7 +7,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from detector.doctor.columns import Columns
+from detector.doctor.columns import MISSING, Columns
 from detector.doctor.findings import EXAMPLES, Example, Finding
 
 BACKGROUND = {"background", "bg", "unlabeled", "unlabelled", "none", "nothing", "noobject", "void"}
@@ -31,7 +31,7 @@ def check_classes(splits: Sequence[Columns], numbered: bool) -> Iterator[Finding
     yield from _different(splits)
     yield from _names(first, objects)
     if not numbered:
-        yield from _ids(first.split, sorted(names))
+        yield from _ids(first.split, sorted(names.keys() - {MISSING}))
     yield from _missing(list(names.values()), objects)
     yield from _uneven(objects)
 
@@ -118,7 +118,7 @@ def _one_slip(one: str, other: str) -> bool:
 
 
 def _ids(split: str, ids: Sequence[int]) -> Iterator[Finding]:
-    if ids[0] == 0:
+    if ids and ids[0] == 0:
         what, remedy = (
             "class ids that begin with 0",
             "nothing here; tools that take 0 for the background want them from 1",

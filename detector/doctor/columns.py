@@ -17,6 +17,8 @@ from detector.errors import DataError
 
 Convert: TypeAlias = Callable[[Float64[np.ndarray, "n 4"], Int64[np.ndarray, "n 2"]], Float64[np.ndarray, "n 4"]]
 """From boxes and the sizes of their images, (width, height) in pixels, to x, y, width, height in pixels."""
+LARGEST_SIDE = 2**31 - 1
+"""Pixels; no image is larger, and areas stay integers of 64 bits."""
 MISSING = np.iinfo(np.int64).min
 """In place of an integer that can't be read."""
 
@@ -55,7 +57,7 @@ class Columns:
             paths.images,
             [_file_name(entry.get("file_name")) for entry in file.content["images"]],
             image_ids,
-            np.stack(sides, axis=1).clip(0),
+            np.stack(sides, axis=1).clip(0, LARGEST_SIDE),
             category_ids,
             [str(entry.get("name", "")) for entry in file.content["categories"]],
             _integers(file, "annotations", "id", absent=MISSING),

@@ -16,7 +16,7 @@ from detector.data.coco import first_of_equal
 from detector.data.layouts import Split, SplitPaths
 from detector.doctor.annotations import FAR
 from detector.doctor.classes import is_background
-from detector.doctor.columns import Columns
+from detector.doctor.columns import MISSING, Columns
 from detector.doctor.misread import misread_boxes
 from detector.errors import ConfigError
 from detector.images.read import UnreadableImageError, image_size
@@ -93,7 +93,7 @@ def mended(source: Source, columns: Columns, unused: set[str]) -> tuple[dict[str
     content["annotations"] = [entry for entry, kept in zip(content["annotations"], keep, strict=True) if kept]
     _number(content["annotations"], changes)
     categories = content["categories"]
-    content["categories"] = [entry for entry in categories if entry.get("name") not in unused]
+    content["categories"] = [entry for entry in categories if str(entry.get("name", "")) not in unused]
     changes["classes of the background without annotations removed"] = len(categories) - len(content["categories"])
     return {**_rest(source.paths.annotations), **content}, changes
 
@@ -164,12 +164,13 @@ def _mend_images(content: dict[str, list[Any]], columns: Columns, changes: Count
             continue
         content["images"][image] |= {"width": width, "height": height}
         changes["sizes of images read from the files"] += 1
-    first_of: dict[tuple[Any, ...], int] = {}
+    first_of: dict[tuple[str, int, int], int] = {}
     ids: dict[int, Any] = {}
     kept = []
     for image, (entry, name) in enumerate(zip(content["images"], columns.normal_names, strict=True)):
-        key = (name, entry.get("width"), entry.get("height"))
-        first = first_of.setdefault(key, image) if name else image
+        key = name, *columns.sizes[image].tolist()
+        mergeable = name and columns.image_ids[image] != MISSING
+        first = first_of.setdefault(key, image) if mergeable else image
         if first == image:
             kept.append(entry)
         else:

@@ -58,7 +58,7 @@ def _shorter_sides(columns: Columns, input_size: InputSize) -> Float64[np.ndarra
 
 def _cure(sides: Float64[np.ndarray, "objects 2"], longest: np.ndarray, input_size: InputSize) -> str:
     """The image size at which all but `LEFT` are large enough, and whether tiles pay."""
-    factor = SMALLEST / float(np.quantile(sides[:, 0], LEFT))
+    factor = SMALLEST / max(float(np.quantile(sides[:, 0], LEFT)), SMALLEST / MAX_SIDE)
     cured = InputSize(*(-(-int(np.ceil(side * factor)) // STEP) * STEP for side in input_size))
     original = float(np.mean(sides[:, 1] < SMALLEST))
     middle = float(np.median(longest))
