@@ -1,5 +1,6 @@
 """The doctor: each planted fault is found, a clean dataset has none, the mended copy is what was meant."""
 
+import copy
 import hashlib
 import itertools
 import json
