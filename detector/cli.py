@@ -23,6 +23,7 @@ from detector.config import (
     CompareConfig,
     ConvertConfig,
     DemoConfig,
+    DoctorConfig,
     EvaluateConfig,
     ExportConfig,
     ImportConfig,
@@ -152,6 +153,12 @@ def weights(config: WeightsConfig) -> int:
     return 0
 
 
+def doctor(config: DoctorConfig) -> int:
+    from detector.doctor.doctor import doctor
+
+    return doctor(config)
+
+
 def demo(config: DemoConfig) -> int:
     from detector.demo.demo import demo
 
@@ -187,6 +194,7 @@ COMMANDS = {
     "weights": Command(WeightsConfig, weights, positionals=("action", "name"), computes=False),
     "convert": Command(ConvertConfig, convert, positionals=("sources", "out"), computes=False),
     "report": Command(ReportConfig, report, positionals=("run",)),
+    "doctor": Command(DoctorConfig, doctor, positionals=("data",), flags=("annotations_only",)),
     "demo": Command(DemoConfig, demo),
 }
 
@@ -254,7 +262,7 @@ def run(arguments: Sequence[str]) -> int:
     config = parse(arguments[0], command, arguments[1:])
     from detector.utils.fileio import require_apart  # only now: --help loads nothing heavy
 
-    out = Path(getattr(config, "out", ""))
+    out = Path(getattr(config, "out", None) or "")
     if not getattr(config, "resume", None):  # a resumed run keeps its config.yaml
         require_apart(
             config_files(with_config_paths(arguments)), [out / "config.yaml" if arguments[0] == "train" else out]

@@ -794,6 +794,37 @@ class ReportConfig:
 
 
 @dataclass(frozen=True)
+class DoctorConfig:
+    """Find what spoils a training in a dataset: faults of annotations, images, splits and, with weights, labels.
+
+    Exit code: 0 nothing or notes, 1 warnings, 3 errors, 2 bad input.
+    """
+
+    data: str
+    """Folder of the dataset, with COCO annotations, YOLO labels or Pascal VOC, or a COCO file."""
+    image_size: int | tuple[int, int] | None = None
+    """Side of the network input in pixels, or [height, width], for the sizes of objects; that of the weights, else 640."""
+    weights: str | None = None
+    """Weights file, exported file or name (detector weights lists them) of the same classes, which is held against the labels."""
+    out: str | None = None
+    """Folder for doctor.json and doctor.html, a page with images; only a table is printed if not given."""
+    fix: str | None = None
+    """New folder for a mended copy, images too, in which what has one plain remedy is done."""
+    against: str | None = None
+    """Folder of other images, that of a pretraining or a test: which images of the dataset are in it, too?"""
+    annotations_only: bool = False
+    """Open no image: seconds also for large datasets, without the checks of images and of splits that share some."""
+    device: str = "auto"
+    """Device of the weights: cpu, cuda, cuda:1, …; auto: CUDA where there is a GPU."""
+
+    def __post_init__(self) -> None:
+        _require_types("", self)
+        require_image_size("image_size", self.image_size)
+        possible = self.against is None or not self.annotations_only
+        _require(possible, "annotations_only", True, "no --against beside it, which opens images")
+
+
+@dataclass(frozen=True)
 class DemoConfig:
     """Draw a small dataset, train on it, evaluate, infer and export: everything in a few minutes."""
 

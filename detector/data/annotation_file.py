@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -32,7 +32,13 @@ LARGEST_AREA = 1e10
 """Square pixels; COCOeval ignores objects of more without a word."""
 WHOLE_NUMBER = re.compile(r"-?\d{1,19}(\.0*)?", re.ASCII)
 FILE_OPTIONS = "--paths.train_json, --paths.val_json, --paths.test_json or --annotations"
+Complain: TypeAlias = Callable[[DataError], None]
+"""What to do about a label that can't be read."""
 EXPORT_AGAIN = "export it again in the COCO format: an object with the lists images, annotations and categories"
+
+
+def refuse(error: DataError) -> None:
+    raise error
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ class CocoDataset:
             by_name = "classes of other ids than in the training split or the weights, matched by name"
             file.noticed[by_name] = len(categories)
 
-        once = _first_of_equal(np.column_stack((image_of, label_of, crowd, xywh)))
+        once = first_of_equal(np.column_stack((image_of, label_of, crowd, xywh)))
         file.noticed["annotations with image, category and box of an earlier one, counted once"] = len(crowd) - len(
             once
         )
@@ -353,7 +353,7 @@ def _clip_boxes(
     return boxes, keep
 
 
-def _first_of_equal(rows: Float64[np.ndarray, "rows columns"]) -> Int64[np.ndarray, " distinct"]:
+def first_of_equal(rows: Float64[np.ndarray, "rows columns"]) -> Int64[np.ndarray, " distinct"]:
     """The places of the rows that no earlier row equals, ascending."""
     order = np.lexsort(rows.T)
     again = (rows[order[1:]] == rows[order[:-1]]).all(axis=1)

@@ -9,7 +9,7 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,16 +34,22 @@ ADDRESS = re.compile(r"/?data/(upload/|local-files/\?d=)")
 
 def file_names(file: AnnotationFile) -> list[str]:
     """The `file_name` of each image as it stands. Raises DataError for one that leads out of its folder by `..`."""
-
-    def is_name(value: Any) -> bool:
-        return isinstance(value, str) and value != "" and "\0" not in value
-
     names = file.checked_column("images", "file_name", is_name, "the name of a file")
     for index, name in enumerate(names):
-        normal = posixpath.normpath(name.replace("\\", "/"))
-        if normal == ".." or normal.startswith("../"):
+        if leads_up(name):
             raise leads_out(file, index, name)
     return names
+
+
+def is_name(value: Any) -> bool:
+    """Whether a file may be called so."""
+    return isinstance(value, str) and value != "" and "\0" not in value
+
+
+def leads_up(name: str) -> bool:
+    """Whether a relative name leads out of its folder by `..`."""
+    normal = posixpath.normpath(name.replace("\\", "/"))
+    return normal == ".." or normal.startswith("../")
 
 
 def is_absolute(name: str) -> bool:
@@ -75,14 +81,12 @@ def find_images(file: AnnotationFile, names: list[str], folder: Path) -> list[st
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: this image folder of {file.path} does not exist: name it with {FOLDER_OPTIONS}")
-    images = ImageFolder(folder)
-    odd = [index for index, name in enumerate(names) if not images.holds(name)]
+    odd = odd_names(names, folder)
     if not odd:
         return names
-    found, hashed = list(names), has_hashes(names)
+    found = list(names)
     missing = []
-    for index in odd:
-        files = images.find(names[index], hashed)
+    for index, files in odd.items():
         if len(files) > 1:
             raise DataError(
                 f"{file.path}: images[{index}].file_name is {names[index]!r}: in {folder} this may be {files[0]!r} or"
@@ -101,9 +105,18 @@ def find_images(file: AnnotationFile, names: list[str], folder: Path) -> list[st
             f"{names[missing[0]]!r}; correct file_name there, or name the folder with {FOLDER_OPTIONS}"
         )
     _require_one_name_each(file, names, found, folder)
-    example = f"the first {names[odd[0]]!r} as {found[odd[0]]!r}"
+    first = next(iter(odd))
+    example = f"the first {names[first]!r} as {found[first]!r}"
     file.noticed[f"file names read as those of files on the disk that are spelled otherwise, {example}"] = len(odd)
     return found
+
+
+def odd_names(names: Sequence[str], folder: Path) -> dict[int, list[str]]:
+    """For each name, by its index, that is not in the folder as it stands: the files there that it may mean."""
+    images = ImageFolder(folder)
+    odd = [index for index, name in enumerate(names) if not images.holds(name)]
+    hashed = bool(odd) and has_hashes(names)
+    return {index: images.find(names[index], hashed) for index in odd}
 
 
 def has_hashes(names: Iterable[str]) -> bool:

@@ -7,13 +7,14 @@ and `read_split`; every command then reads it. For `detector convert` to write i
 from pathlib import Path
 
 from detector.config import AnnotationFormat, PathsConfig
-from detector.data.annotation_file import AnnotationFile
+from detector.data.annotation_file import AnnotationFile, Complain, refuse
 from detector.data.coco import CocoDataset
 from detector.data.formats.voc import read_voc_split
 from detector.data.formats.voc_layout import find_voc_splits
 from detector.data.formats.yolo import read_yolo_split
 from detector.data.formats.yolo_layout import is_yolo, yolo_splits
 from detector.data.layouts import Split, SplitPaths, coco_splits, find_undivided, split_paths
+from detector.errors import DataError
 from detector.structures import Categories
 
 
@@ -39,7 +40,9 @@ def annotation_format(data: Path) -> AnnotationFormat:
 
 
 def splits_in(data: Path) -> list[Split | None]:
-    """The splits of a dataset; [None] if it is not divided."""
+    """The splits of a dataset; [None] if it is not divided. Raises DataError if there is no such folder or file."""
+    if not data.exists():
+        raise DataError(f"{data}: there is no such dataset; give a folder or a COCO annotation file")
     match annotation_format(data):
         case "coco":
             found = [] if data.is_file() else coco_splits(data)
@@ -55,19 +58,21 @@ def read_split(
     split: Split | None,
     paths: PathsConfig = PathsConfig(),  # noqa: B008
     categories: Categories | None = None,
+    complain: Complain = refuse,
 ) -> tuple[AnnotationFile, SplitPaths]:
     """The annotations of a split as they stand in its files, before they are checked, and where its images lie.
 
     split: None for a dataset that is not divided, whose `data` may also be a COCO file; categories: whose ids a format without
-    ids takes. Raises as `load_split`.
+    ids takes; complain: gets the error for each label in a text or XML file that can't be read, which is then skipped; by
+    default raises it. Raises as `load_split` for what is wrong with a dataset as a whole.
     """
     named = split is not None and (getattr(paths, f"{split}_json"), getattr(paths, f"{split}_images")) != (None, None)
     if data is not None and not named:
         match annotation_format(Path(data)):
             case "yolo":
-                return read_yolo_split(Path(data), split)
+                return read_yolo_split(Path(data), split, complain)
             case "voc":
-                return read_voc_split(Path(data), split, categories)
+                return read_voc_split(Path(data), split, categories, complain)
     if split is None:
         assert data is not None
         places = find_undivided(Path(data))

@@ -5,7 +5,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from detector.data.box_format import NEARLY_ALL, SLACK
+from detector.data.box_format import NEARLY_ALL, SLACK, from_center
 
 LARGEST_NUMBER = 2**63 - 1
 
@@ -67,10 +67,9 @@ def readings_of_turned(
     turned (NVIDIA's odtk) or its center (detectron2), the angle is in radians (the former) or degrees (the latter).
     """
     boxes, angles = rows[:, :4], rows[:, 4]
-    from_center = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], axis=1)
     readings = {
         f"{place}, angle in {unit}": around_turned(upright, angles * factor)
-        for place, upright in (("x, y of the corner", boxes), ("x, y of the center", from_center))
+        for place, upright in (("x, y of the corner", boxes), ("x, y of the center", from_center(boxes)))
         for unit, factor, largest in (("degrees", 1.0, 360.0), ("radians", 180 / np.pi, 2 * np.pi))
         if np.abs(angles).max() <= largest
     }

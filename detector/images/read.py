@@ -59,8 +59,8 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> UInt8[np.ndar
     Raises UnreadableImageError, one line with the file and the reason, if the file can't be decoded to its end or
     if neither the turned nor the stored image has the size.
     """
-    pixels, orientation = _decode(path)
-    turned = _turn(pixels, orientation)
+    pixels, orientation = decode_image(path)
+    turned = turn(pixels, orientation)
     if size is None or _size_of(turned) == size:
         return np.ascontiguousarray(turned)
     if _size_of(pixels) == size:
@@ -77,11 +77,11 @@ def image_size(path: Path) -> tuple[int, int]:
     """(width, height) in pixels as the file's header says, turned as its EXIF orientation says; raises as `read_image`."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as in `_decode`
+            warnings.simplefilter("ignore")  # as in `decode_image`
             with Image.open(path, formats=_known_formats()) as image:
                 decode = image.format == "PNG" and _has_late_metadata(path)
                 return image.size if _orientation(image, decode) <= 4 else image.size[::-1]
-    except Exception as error:  # as in `_decode`
+    except Exception as error:  # as in `decode_image`
         raise UnreadableImageError(f"{path}: {_reason(path, error)}") from error
 
 
@@ -92,15 +92,15 @@ def image_from_bytes(encoded: bytes) -> UInt8[np.ndarray, "height width 3"]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as in `_decode`
+            warnings.simplefilter("ignore")  # as in `decode_image`
             with Image.open(io.BytesIO(encoded), formats=_known_formats()) as image:
-                return np.ascontiguousarray(_turn(*_pixels_of(image)))
+                return np.ascontiguousarray(turn(*_pixels_of(image)))
     except UnidentifiedImageError as error:
         known = ", ".join(_known_formats())
         raise DataError(f"{len(encoded)} bytes are no image of a known format ({known})") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{len(encoded)} bytes: {TOO_LARGE}") from error
-    except Exception as error:  # as in `_decode`
+    except Exception as error:  # as in `decode_image`
         raise DataError(f"{len(encoded)} bytes can't be read as an image: {' '.join(str(error).split())}") from error
 
 
@@ -108,13 +108,13 @@ def image_from_pil(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     """A Pillow image as contiguous 8-bit RGB, turned as its EXIF orientation says. Raises DataError for one
     whose pixels are floats or whose file, which Pillow reads only now, is broken."""
     try:
-        return np.ascontiguousarray(_turn(*_pixels_of(image)))
-    except Exception as error:  # as in `_decode`
+        return np.ascontiguousarray(turn(*_pixels_of(image)))
+    except Exception as error:  # as in `decode_image`
         raise DataError(f"a PIL image can't be used: {error}") from error
 
 
-def _decode(path: Path) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
-    """The stored pixels, not turned, and the EXIF orientation, 1..8."""
+def decode_image(path: Path) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
+    """The stored pixels, not turned, as 8-bit RGB, and the EXIF orientation, 1..8; raises as `read_image`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on metadata; what matters is raised
@@ -242,7 +242,7 @@ def _eight_bits(values: Shaped[np.ndarray, "..."], declared: int | None, name: s
     return eight_bits
 
 
-def _turn(
+def turn(
     pixels: UInt8[np.ndarray, "height width 3"], orientation: int
 ) -> UInt8[np.ndarray, "turned_height turned_width 3"]:
     """A view of the stored pixels as the EXIF orientation wants them shown."""
@@ -267,8 +267,8 @@ def _turn(
 def _turn_back(
     pixels: UInt8[np.ndarray, "height width 3"], orientation: int
 ) -> UInt8[np.ndarray, "stored_height stored_width 3"]:
-    """The inverse of `_turn`: the quarter turns undo each other, every other orientation undoes itself."""
-    return _turn(pixels, {6: 8, 8: 6}.get(orientation, orientation))
+    """The inverse of `turn`: the quarter turns undo each other, every other orientation undoes itself."""
+    return turn(pixels, {6: 8, 8: 6}.get(orientation, orientation))
 
 
 def _size_of(pixels: UInt8[np.ndarray, "height width 3"]) -> tuple[int, int]:

@@ -24,10 +24,10 @@ from detector.images.draw import label_color
 from detector.images.grids import LEGEND_CLASSES
 from detector.images.read import UnreadableImageError
 from detector.inference.detector import Detector
-from detector.reporting import page
-from detector.reporting.drawing import Drawing
 from detector.reporting.examples import draw_found, draw_truth, side_by_side
 from detector.structures import Detections
+from detector.utils import page
+from detector.utils.drawing import Drawing
 from detector.utils.fileio import require_apart, require_writable, write_json, write_text
 from detector.utils.terminal import Terminal
 

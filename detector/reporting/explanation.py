@@ -5,8 +5,8 @@ from typing import Any
 
 from detector.evaluation.plots import error_chart, reliability_chart
 from detector.evaluation.tide import KINDS
-from detector.reporting import page
-from detector.reporting.drawing import Drawing
+from detector.utils import page
+from detector.utils.drawing import Drawing
 
 
 def explanation(explained: Mapping[str, Any], drawing: Drawing) -> str:

@@ -16,13 +16,14 @@ from detector.images.grids import LEGEND_CLASSES, plot_batch
 from detector.images.input_size import InputSize
 from detector.images.read import UnreadableImageError
 from detector.inference.detector import Detector
-from detector.reporting import label_charts, page, score_charts, training_charts
-from detector.reporting.drawing import Drawing
+from detector.reporting import label_charts, score_charts, training_charts
 from detector.reporting.examples import choose, draw_match
 from detector.reporting.explanation import explanation
 from detector.reporting.run_record import RunRecord, read_run
 from detector.training.dataset import augmented_batch
 from detector.training.resume import flat
+from detector.utils import page
+from detector.utils.drawing import Drawing
 from detector.utils.fileio import write_text
 
 CONFIDENCE = 0.25

@@ -21,9 +21,11 @@ from detector.boxes import Anchors, make_anchors
 from detector.config import SCRATCH, PathsConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoDataset
 from detector.data.compare import doubts
-from detector.data.load import load_split
+from detector.data.load import read_split
 from detector.data.loader import TrainItem, train_loader
 from detector.data.sampler import EpochSampler
+from detector.doctor.columns import Columns
+from detector.doctor.doctor import advice
 from detector.errors import ConfigError, DataError, WeightsError, printable
 from detector.evaluation.evaluate import EvalItem, eval_loader
 from detector.images.input_size import InputSize
@@ -165,10 +167,16 @@ def choose_device(name: str, world: World) -> torch.device:
 
 def load_datasets(config: TrainConfig, world: World) -> tuple[CocoDataset, CocoDataset]:
     """The training and the validation split; prints what was noticed in them."""
-    train_dataset = load_split(config.data, "train", paths=config.paths)
-    val_dataset = load_split(config.data, "val", train_dataset.categories, paths=config.paths)
-    noticed = doubts(train_dataset, val_dataset) if world.is_main else ()  # it may read every image
-    for line in (*train_dataset.problems, *val_dataset.problems, *noticed):
+    train = read_split(config.data, "train", config.paths)
+    train_dataset = CocoDataset.from_annotations(*train)
+    val = read_split(config.data, "val", config.paths, train_dataset.categories)
+    val_dataset = CocoDataset.from_annotations(*val, train_dataset.categories)
+    noticed: list[str] = []
+    if world.is_main:
+        noticed += doubts(train_dataset, val_dataset)  # it may read every image
+        splits = [Columns.of("train", *train), Columns.of("val", *val)]
+        noticed.append(advice(splits, InputSize.of(config.image_size), config.data))
+    for line in filter(None, (*train_dataset.problems, *val_dataset.problems, *noticed)):
         print(printable(line))
     return train_dataset, val_dataset
 

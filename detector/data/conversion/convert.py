@@ -15,7 +15,7 @@ from detector.data.conversion.write_voc import write_voc
 from detector.data.conversion.write_yolo import write_yolo
 from detector.data.layouts import SPLITS, Split
 from detector.data.load import splits_in
-from detector.errors import ConfigError, DataError, printable
+from detector.errors import ConfigError, printable
 from detector.utils.fileio import require_writable, temporary_dir, writing
 
 WRITERS = {"coco": write_coco, "yolo": write_yolo, "voc": write_voc}
@@ -30,7 +30,7 @@ def convert(config: ConvertConfig) -> None:
     if out.exists() or out.is_symlink():
         raise ConfigError(f"out: {out} exists; name a new folder, nothing is written over")
     require_writable(out.parent)
-    parts = [read_part(path, split, report) for path in map(Path, config.sources) for split in _splits(path)]
+    parts = [read_part(path, split, report) for path in map(Path, config.sources) for split in splits_in(path)]
     for part in parts:
         counts = _counts(len(part.images), sum(len(image.objects) for image in part.images))
         print(printable(f"read: {part.source} ({part.format}), {part.split or 'not divided'}, {counts}"))
@@ -48,12 +48,6 @@ def convert(config: ConvertConfig) -> None:
         with writing(out):
             whole.rename(out)
     _print_report(config, outputs, len(categories), place, report)
-
-
-def _splits(source: Path) -> list[Split | None]:
-    if not source.exists():
-        raise DataError(f"{source}: there is no such dataset; give a folder or a COCO annotation file")
-    return splits_in(source)
 
 
 def _outputs(parts: Sequence[Part], config: ConvertConfig, report: Report) -> dict[Split, Output]:

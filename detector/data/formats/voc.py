@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
 
-from detector.data.annotation_file import WHOLE_NUMBER, AnnotationFile
+from detector.data.annotation_file import WHOLE_NUMBER, AnnotationFile, Complain, refuse
 from detector.data.formats.voc_layout import VocPlace, find_voc_splits
 from detector.data.formats.yolo import header_size
 from detector.data.layouts import Split, SplitPaths
@@ -49,21 +49,25 @@ class VocFile(NamedTuple):
 
 
 def read_voc_split(
-    root: Path, split: Split | None, expected: Categories | None = None
+    root: Path, split: Split | None, expected: Categories | None = None, complain: Complain = refuse
 ) -> tuple[AnnotationFile, SplitPaths]:
     """A split with Pascal VOC annotations as if it came from a COCO file; None: a dataset that is not divided.
 
     The categories are the names in all splits in alphabetical order, their ids and those of images count from 1; where all
     names are expected ones, they have those ids. `difficult` objects are `iscrowd` regions: neither objects nor background,
     as VOC's evaluation has it. Raises DataError, one line with the file, the object and the remedy.
+
+    complain: gets the error for each object or file of the split that can't be read, or that has no image; it is skipped if
+    `complain` returns.
     """
     places = find_voc_splits(root)
     if split not in places:
         raise _no_split(root, split, places)
     place = places[split]
-    parsed = {name: read_voc_file(file) for name, file in place.xml_files().items()}
+    parsed = {name: read_voc_file(file, complain) for name, file in place.xml_files().items()}
     others = (file for other, each in places.items() if other != split for file in each.xml_files().values())
-    files = [*parsed.values(), *map(read_voc_file, others)]
+    silently = refuse if complain is refuse else _skip  # each split complains about its own files
+    files = [*parsed.values(), *(read_voc_file(file, silently) for file in others)]
     names = sorted({each.name for file in files for each in file.objects})
     if not names:
         raise DataError(
@@ -76,7 +80,7 @@ def read_voc_split(
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     noticed: Counter[str] = Counter()
-    for number, (path, file) in enumerate(_pairs(place, parsed).items(), start=1):
+    for number, (path, file) in enumerate(_pairs(place, parsed, complain).items(), start=1):
         noticed["images without an XML file, read as images without objects"] += file is None
         noticed["sizes of images missing in the XML files, read from the images"] += file is not None and not all(
             file.size
@@ -92,6 +96,10 @@ def read_voc_split(
     return AnnotationFile(place.source, content, noticed), SplitPaths(place.source, place.images)
 
 
+def _skip(_: DataError) -> None:
+    pass
+
+
 def _no_split(root: Path, split: Split | None, places: dict[Split | None, VocPlace]) -> DataError:
     found = ", ".join(filter(None, places)) or "none"
     if None in places:
@@ -102,7 +110,7 @@ def _no_split(root: Path, split: Split | None, places: dict[Split | None, VocPla
     )
 
 
-def _pairs(place: VocPlace, files: dict[str, VocFile]) -> dict[str, VocFile | None]:
+def _pairs(place: VocPlace, files: dict[str, VocFile], complain: Complain) -> dict[str, VocFile | None]:
     """The XML file of each image, None where it has none; images by path relative to their folder, in order.
 
     The image of sub/a.xml is sub/a with any suffix; of several, and where there is none, the one that <filename> names.
@@ -113,22 +121,31 @@ def _pairs(place: VocPlace, files: dict[str, VocFile]) -> dict[str, VocFile | No
         of_name = [path.relative_to(place.images).as_posix() for path in images.get(name, [])]
         stated = posixpath.join(posixpath.dirname(name), file.image or name)
         if len(of_name) > 1 and stated not in of_name:
-            raise DataError(
-                f"{place.xml / name}.xml: its image may be {' or '.join(of_name)}; name one as <filename>, or remove the others"
+            complain(
+                DataError(
+                    f"{place.xml / name}.xml: its image may be {' or '.join(of_name)}; name one as <filename>, or remove the"
+                    " others"
+                )
             )
+            continue
         image = of_name[0] if len(of_name) == 1 else stated
         if image in pairs:
-            raise DataError(
-                f"{place.xml / name}.xml: another XML file is of the same image, {image!r}; remove one of them"
+            complain(
+                DataError(
+                    f"{place.xml / name}.xml: another XML file is of the same image, {image!r}; remove one of them"
+                )
             )
+            continue
         pairs[image] = file
     names = place.names()
     for name in images if names is None else names:
         paths = [path.relative_to(place.images).as_posix() for path in images.get(name, [])]
         if name not in files and not paths:
-            raise DataError(
-                f"{place.listing}: {name!r} is listed, but there is neither {place.xml / name}.xml nor an image of that"
-                " name; remove the line, or add the image"
+            complain(
+                DataError(
+                    f"{place.listing}: {name!r} is listed, but there is neither {place.xml / name}.xml nor an image of that"
+                    " name; remove the line, or add the image"
+                )
             )
         if names is None or name not in files:
             pairs |= {path: None for path in paths if path not in pairs}
@@ -141,14 +158,18 @@ def _box(each: VocObject) -> dict[str, Any]:
     return {"bbox": box, "area": box[2] * box[3], "iscrowd": int(each.difficult)}
 
 
-def read_voc_file(path: Path) -> VocFile:
-    """What an XML file says. Raises DataError, one line with the file, the object and the remedy."""
-    root = read_xml(path)
-    if root.tag != "annotation":
-        raise DataError(
-            f"{path}: this is no Pascal VOC annotation: it begins with <{reprlib.repr(root.tag)[1:-1]}>, not <annotation>;"
-            " export it as Pascal VOC, or move it elsewhere"
-        )
+def read_voc_file(path: Path, complain: Complain = refuse) -> VocFile:
+    """What an XML file says, without what `complain` gets an error for, one line with the file, the object and the remedy."""
+    try:
+        root = read_xml(path)
+        if root.tag != "annotation":
+            raise DataError(
+                f"{path}: this is no Pascal VOC annotation: it begins with <{reprlib.repr(root.tag)[1:-1]}>, not <annotation>;"
+                " export it as Pascal VOC, or move it elsewhere"
+            )
+    except DataError as error:
+        complain(error)
+        return VocFile("", (0, 0), ())
     size = [root.findtext(f"size/{side}", "").strip() for side in ("width", "height")]
     whole = all(WHOLE_NUMBER.fullmatch(text) and 0 < int(text.partition(".")[0]) < LARGEST_COORDINATE for text in size)
     objects = []
@@ -156,7 +177,7 @@ def read_voc_file(path: Path) -> VocFile:
         try:
             objects.append(_object(element))
         except ValueError as error:
-            raise DataError(f"{path}: object {number}: {error}") from None
+            complain(DataError(f"{path}: object {number}: {error}"))
     image = ntpath.basename(root.findtext("filename", "").strip())
     width, height = (int(text.partition(".")[0]) for text in size) if whole else (0, 0)
     return VocFile(image, (width, height), tuple(objects))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from detector.data.annotation_file import WHOLE_NUMBER, AnnotationFile
+from detector.data.annotation_file import WHOLE_NUMBER, AnnotationFile, Complain, refuse
 from detector.data.box_format import require_fractions_from_center
 from detector.data.formats.yolo_layout import YoloSplit, find_yolo_split, read_lines
 from detector.data.layouts import Split, SplitPaths
@@ -32,12 +32,14 @@ class Label(NamedTuple):
     numbers: tuple[float, ...]
 
 
-def read_yolo_split(root: Path, split: Split | None) -> tuple[AnnotationFile, SplitPaths]:
+def read_yolo_split(root: Path, split: Split | None, complain: Complain = refuse) -> tuple[AnnotationFile, SplitPaths]:
     """A split with YOLO labels as if it came from a COCO file: class numbers are the category ids, images are numbered from 1.
     None: a dataset that is not divided.
 
     Image sizes come from the images' headers, turned as EXIF says. An image whose header can't be read is 1x1 here, so
     that reading it fails later, where such are counted. Raises DataError, one line with file, line number and remedy.
+
+    complain: gets the error for each line that is no label; the line is skipped if it returns.
     """
     files = find_yolo_split(root, split)
     folder = Path(os.path.commonpath({image.parent for image in files.images}))
@@ -49,13 +51,16 @@ def read_yolo_split(root: Path, split: Split | None) -> tuple[AnnotationFile, Sp
         size = header_size(image)
         name = image.relative_to(folder).as_posix()
         images.append({"id": number, "file_name": name, "width": size[0], "height": size[1]})
-        labels = [] if file is None else read_labels(file, files)
+        labels = [] if file is None else read_labels(file, files, complain)
         noticed["images without a label file, read as images without objects"] += file is None
         for label in labels:
             fields = {"id": len(annotations) + 1, "image_id": number, "category_id": label.category}
             annotations.append(fields | _in_pixels(label.numbers, size))
         boxes += [label.numbers for label in labels if len(label.numbers) == 4]
-    require_fractions_from_center(np.array(boxes, np.float64).reshape(-1, 4), files.source)
+    try:
+        require_fractions_from_center(np.array(boxes, np.float64).reshape(-1, 4), files.source)
+    except DataError as error:
+        complain(error)
     names = files.names
     if not names:
         used = {annotation["category_id"] for annotation in annotations}
@@ -66,15 +71,15 @@ def read_yolo_split(root: Path, split: Split | None) -> tuple[AnnotationFile, Sp
     return AnnotationFile(files.source, content, noticed), SplitPaths(files.source, folder)
 
 
-def read_labels(file: Path, files: YoloSplit) -> list[Label]:
-    """The lines of a label file that are not blank. Raises DataError with the line's number."""
+def read_labels(file: Path, files: YoloSplit, complain: Complain = refuse) -> list[Label]:
+    """The lines of a label file that are not blank; `complain` gets a DataError with the line's number for what is no label."""
     labels = []
     for number, line in enumerate(read_lines(file, LARGEST_FILE), start=1):
         if fields := line.split():
             try:
                 labels.append(_label(fields, files))
             except ValueError as error:
-                raise DataError(f"{file}: line {number}: {error}") from None
+                complain(DataError(f"{file}: line {number}: {error}"))
     return labels
 
 

@@ -44,7 +44,7 @@ def is_yolo(root: Path) -> bool:
 
 
 def yolo_splits(root: Path) -> list[Split]:
-    """The splits that the description names or that have folders."""
+    """The splits that the description names or that have folders. Raises DataError for a description that can't be read."""
     description = _description(root)
     content = {} if description is None else read_yaml(description, TextLoader)
     return [split for split in SPLITS if content.get(split, "") not in NOTHING or _split_folders(root, split)]

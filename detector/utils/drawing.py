@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
-from detector.reporting import page
+from detector.utils import page
 from detector.utils.charts import save_chart
 from detector.utils.fileio import atomic_write
 
