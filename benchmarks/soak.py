@@ -88,7 +88,9 @@ class Place:
             process.kill()
         what = f"{self.folder.name}: {arguments[0]}, {end}"
         wrong = end == "too slow" or end.endswith("an end") or "Traceback" in errors
-        ended_by = () if number is None else (2, -number)  # by the signal itself: before the program could answer
+        # by the signal itself: before the program could answer; by SIGINT: `python -m` ends so, whatever the program answers,
+        # when a KeyboardInterrupt, caught or not, met Python code that an extension runs (PyRun_String, in imports)
+        ended_by = () if number is None else (2, -number, -signal.SIGINT)
         if wrong or process.returncode not in (0, *ended_by):
             self.faults.append(f"{what}, exit code {process.returncode}: {errors}")
         if living := ended_late(process.pid):
