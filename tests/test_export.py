@@ -357,8 +357,8 @@ def spoil(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     elif how == "the IoU of NMS":  # fixed in the graph, whatever is asked for
         stage_of = onnx_stages.detections_stage
 
-        def fixed(*arguments: Any) -> onnx.ModelProto:
-            stage = stage_of(*arguments)
+        def fixed(*arguments: Any, **defaults: Any) -> onnx.ModelProto:
+            stage = stage_of(*arguments, **defaults)
             (node,) = (node for node in stage.graph.node if node.op_type == "NonMaxSuppression")
             stage.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0.5, np.float32), "another_iou"))
             node.input[3] = "another_iou"
@@ -367,7 +367,9 @@ def spoil(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
         monkeypatch.setattr(onnx_module, "detections_stage", fixed)
     elif how == "a default":
         stage_of = onnx_stages.detections_stage
-        monkeypatch.setattr(onnx_module, "detections_stage", lambda n, conf, _, most: stage_of(n, conf, 0.1, most))
+        monkeypatch.setattr(
+            onnx_module, "detections_stage", lambda n, **defaults: stage_of(n, **defaults | {"iou": 0.1})
+        )
     elif how == "the names":
         save = onnx_module.save_model
 

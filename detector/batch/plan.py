@@ -97,7 +97,7 @@ def settings_of(config: BatchConfig, images: Sequence[str]) -> dict[str, Any]:
         "format": FORMAT,
         "weights_sha256": weights_sha256(config.weights),
         "image_size": list(size) if isinstance(size, tuple) else size,
-        "conf": config.conf,
+        "conf": "that of the weights" if config.conf is None else config.conf,
         "iou": config.iou,
         "max_detections": config.max_detections,
         "classes": None if config.classes is None else names_in(config.classes),

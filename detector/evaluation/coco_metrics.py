@@ -43,6 +43,8 @@ def run_cocoeval(
     loader, evaluator = (COCO, COCOeval) if reference else (hotcoco.COCO, hotcoco.COCOeval)
     if image_ids is not None and len(image_ids) == 0:  # which hotcoco takes for all
         truth, results = {**truth, "images": [], "annotations": []}, []
+    # without names: they play no part, and hotcoco refuses those that are no UTF-8
+    truth = {**truth, "categories": [{"id": each["id"], "name": str(each["id"])} for each in truth["categories"]]}
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="hotcoco: max_dets differ")
         coco = loader()
