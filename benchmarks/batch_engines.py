@@ -144,7 +144,7 @@ def faults(options: argparse.Namespace, scratch: Path) -> int:
         while not workers():
             time.sleep(0.1)
         time.sleep(choose.uniform(1, 8))
-        ray_cluster.remove_node(ray_cluster.worker_nodes[-1], allow_graceful=False)
+        ray_cluster.remove_node(next(iter(ray_cluster.worker_nodes)), allow_graceful=False)
         ray_cluster.add_node(num_cpus=1)
         check("node", scratch / "node", f"1 of 2 killed, another added; {finish(process)}")
 
