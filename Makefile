@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-extras fuzz soak docs clean
+.PHONY: demo test test-extras fuzz soak gpu docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/detector demo
@@ -31,6 +31,10 @@ fuzz: $(VENV)/installed
 MINUTES ?= 20
 soak: $(VENV)/installed
 	$(BIN)/python benchmarks/soak.py $(MINUTES)
+
+# All that is to be measured on a CUDA GPU, in at most 9 minutes; figures in runs/gpu.
+gpu: $(VENV)/installed
+	$(BIN)/python benchmarks/gpu.py
 
 DOCS := build/docs-env
 

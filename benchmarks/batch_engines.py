@@ -134,7 +134,7 @@ def faults(options: argparse.Namespace, scratch: Path) -> int:
     with cluster(nodes=2, cpus=1) as ray_cluster:
         process, killed = start(options, "ray", options.images, scratch / "workers", "--part_size=50"), 0
         while process.poll() is None and killed < options.kills:
-            time.sleep(choose.uniform(1, 8))
+            time.sleep(choose.uniform(0.5, 3))
             if found := workers():
                 os.kill(choose.choice(found), signal.SIGKILL)
                 killed += 1
