@@ -122,9 +122,9 @@ def losses(arguments: list[str], steps: int) -> Iterator[Figures]:
     yield {"first step": float(relative[0]), f"{steps} steps": float(relative.max()), "same": float(relative[0]) < 1e-3}
 
 
-def train(arguments: list[str], out: Path) -> "subprocess.Popen[str]":
+def train(*arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "detector", "train", *arguments, f"--out={out}"],
+        [sys.executable, "-m", "detector", "train", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -139,22 +139,14 @@ def finish(process: "subprocess.Popen[str]") -> str:
 
 
 def resume(arguments: list[str], folder: Path, epochs: int) -> Iterator[Figures]:
-    whole = train([*arguments, f"--epochs={epochs}"], folder / "whole")
-    finish(whole)
-    stopped = train([*arguments, f"--epochs={epochs}"], folder / "stopped")
+    finish(train(*arguments, f"--epochs={epochs}", f"--out={folder / 'whole'}"))
+    stopped = train(*arguments, f"--epochs={epochs}", f"--out={folder / 'stopped'}")
     while stopped.poll() is None and not (folder / "stopped" / "metrics.jsonl").exists():
         time.sleep(0.05)
     stopped.send_signal(signal.SIGTERM)
     stopped.communicate()
     yield {"stopped with exit code": stopped.returncode}
-    finish(
-        subprocess.Popen(
-            [sys.executable, "-m", "detector", "train", f"--resume={folder / 'stopped'}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-    )
+    finish(train(f"--resume={folder / 'stopped'}"))
     one, other = (file_sha256(folder / name / "last.safetensors") for name in ("whole", "stopped"))
     yield {"same": one == other}
 
@@ -162,14 +154,14 @@ def resume(arguments: list[str], folder: Path, epochs: int) -> Iterator[Figures]
 def bf16(arguments: list[str], folder: Path, epochs: int) -> Iterator[Figures]:
     for precision in ("fp32", "bf16"):
         out = folder / precision
-        finish(train([*arguments, f"--epochs={epochs}", f"--train.precision={precision}"], out))
+        finish(train(*arguments, f"--epochs={epochs}", f"--train.precision={precision}", f"--out={out}"))
         row = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
         yield {f"AP {precision}": row["AP"], f"images/s {precision}": row["images_per_second"]}
 
 
 def command(arguments: list[str], out: Path) -> Iterator[Figures]:
     """What a training that may fail says last."""
-    process = train(arguments, out)
+    process = train(*arguments, f"--out={out}")
     lines = process.communicate()[0].splitlines()
     said = [line for line in lines if "batch_size" in line or "batch size" in line or line.startswith("error")]
     yield {"exit code": process.returncode, "said": said[-3:] or lines[-3:]}

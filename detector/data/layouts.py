@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -105,7 +106,7 @@ def files_in(folder: Path) -> set[str]:
         return set()
 
 
-def files_below(folder: Path, suffixes: set[str]) -> list[Path]:
+def files_below(folder: Path, suffixes: Container[str]) -> list[Path]:
     """The absolute paths of the files with such suffixes, in lower case, in a folder and those below, in order; hidden ones
     are skipped, and a folder that links lead to again is read once. Raises DataError naming a folder that can't be read."""
     visited: set[tuple[int, int]] = set()

@@ -23,7 +23,7 @@ from detector.doctor.report import print_findings, write_report
 from detector.doctor.splits import Known, check_against, check_splits
 from detector.errors import DataError, printable
 from detector.images.input_size import InputSize
-from detector.images.read import IMAGE_FORMATS
+from detector.images.read import IMAGE_SUFFIXES
 from detector.inference.detector import Detector
 from detector.structures import Categories
 from detector.utils.fileio import require_writable
@@ -163,8 +163,7 @@ def check_files(splits: Sequence[Columns], against: str | None) -> Iterator[Find
 
 def known_in(folder: Path) -> list[Known]:
     """The images in a folder and those below. Raises DataError if there are none."""
-    suffixes = {f".{extension}" for extensions in IMAGE_FORMATS.values() for extension in extensions}
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not paths:
         raise DataError(f"--against: {folder} holds no images; name a folder of images")
     return [

@@ -31,6 +31,7 @@ IMAGE_FORMATS = {
     "AVIF": ("avif",),
 }
 """The extensions of files of each format."""
+IMAGE_SUFFIXES = frozenset(f".{extension}" for extensions in IMAGE_FORMATS.values() for extension in extensions)
 ORIENTATION_TAG = 0x0112
 PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 BITS_TAG, BANDS_TAG, MAXIMUM_TAG, NUMBERS_TAG = 258, 277, 281, 339  # of TIFF

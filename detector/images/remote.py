@@ -11,11 +11,10 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from detector.errors import DataError
-from detector.images.read import IMAGE_FORMATS, UnreadableImageError, image_from_bytes
+from detector.images.read import IMAGE_SUFFIXES, UnreadableImageError, image_from_bytes
 from detector.utils.http import LARGEST, without_secrets
 
 SCHEME = re.compile(r"(?!https?:|rtsps?:)[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-EXTENSIONS = frozenset(f".{extension}" for extensions in IMAGE_FORMATS.values() for extension in extensions)
 
 
 def is_remote(name: str) -> bool:
@@ -41,7 +40,7 @@ def find_remote(name: str) -> list[str]:
         for each in sorted(map(str, found)):
             if each.lower().endswith(".tar"):
                 images += _members(system.unstrip_protocol(each) if is_remote(name) else each)
-            elif PurePosixPath(each).suffix.lower() in EXTENSIONS:
+            elif PurePosixPath(each).suffix.lower() in IMAGE_SUFFIXES:
                 images.append(system.unstrip_protocol(each))
     if not images:
         raise DataError(
@@ -70,7 +69,7 @@ def _members(tar: str) -> Iterator[str]:
     """The images in a tar file, sorted."""
     system, _ = url_to_fs(f"tar://::{tar}")
     for member in sorted(map(str, system.find(""))):
-        if PurePosixPath(member).suffix.lower() in EXTENSIONS:
+        if PurePosixPath(member).suffix.lower() in IMAGE_SUFFIXES:
             yield f"tar://{member}::{tar}"
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from detector.data.conversion.content import LabeledImage, Report
-from detector.data.formats.yolo_layout import SUFFIXES
 from detector.errors import DataError
+from detector.images.read import IMAGE_SUFFIXES
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\ufffe\uffff]")
 """Characters that XML, YAML or a list of names, one a line, can't hold."""
@@ -41,7 +41,7 @@ def require_suffixes(images: Iterable[LabeledImage]) -> None:
     """Raise DataError for an image that the readers of labels beside images would not find."""
     for image in images:
         path = PurePosixPath(image.name)
-        if path.suffix.lower() not in SUFFIXES or any(part.startswith(".") for part in path.parts):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or any(part.startswith(".") for part in path.parts):
             raise DataError(
                 f"{image.path}: only COCO can name such a file: without a suffix of images such as .jpg, or hidden; rename it"
             )

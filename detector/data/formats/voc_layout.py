@@ -5,9 +5,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from detector.data.formats.yolo_layout import FOLDERS, SUFFIXES, read_lines
+from detector.data.formats.yolo_layout import FOLDERS, read_lines
 from detector.data.layouts import SPLITS, Split, files_below, files_in
 from detector.errors import DataError
+from detector.images.read import IMAGE_SUFFIXES
 
 XML_FOLDERS = ("Annotations", "annotations")
 IMAGE_FOLDERS = ("JPEGImages", "images", "Images")
@@ -52,7 +53,7 @@ class VocPlace:
     def image_files(self) -> dict[str, list[Path]]:
         """All images in the folder, in order, by their path below it without suffix."""
         below: dict[str, list[Path]] = {}
-        for path in files_below(self.images, SUFFIXES):
+        for path in files_below(self.images, IMAGE_SUFFIXES):
             below.setdefault(_name(path, self.images), []).append(path)
         return below
 

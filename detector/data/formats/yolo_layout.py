@@ -10,14 +10,13 @@ from typing import Any
 
 from detector.data.layouts import SPLITS, Split, files_below, files_in
 from detector.errors import DataError
-from detector.images.read import IMAGE_FORMATS
+from detector.images.read import IMAGE_SUFFIXES
 from detector.utils.fileio import require_regular
 from detector.utils.yaml_file import TextLoader, read_yaml
 
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml")
 FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 NAMES_FILE = "classes.txt"
-SUFFIXES = {f".{extension}" for extensions in IMAGE_FORMATS.values() for extension in extensions}
 NOTHING = ("", "~", "null", "Null", "NULL")
 """How YAML says that there is no value."""
 
@@ -86,7 +85,7 @@ def find_yolo_split(root: Path, split: Split | None) -> YoloSplit:
         )
     images: list[Path] = []
     for place in places:
-        images += _listed_images(place, root) if place.is_file() else files_below(place, SUFFIXES)
+        images += _listed_images(place, root) if place.is_file() else files_below(place, IMAGE_SUFFIXES)
     if not images:
         whose = "" if split is None else f" for the {split} split"
         raise DataError(f"{places[0]}: there are no images{whose}; correct data.yaml or the folder")
@@ -122,7 +121,7 @@ def _split_folders(root: Path, split: Split | None) -> list[Path]:
 def _has_labels_beside(root: Path) -> bool:
     """Whether a folder holds images with their label files and the names of the classes."""
     names = files_in(root)
-    images = (Path(name) for name in names if Path(name).suffix.lower() in SUFFIXES)
+    images = (Path(name) for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES)
     return NAMES_FILE in names and any(f"{image.stem}.txt" in names for image in images)
 
 
