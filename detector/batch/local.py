@@ -17,39 +17,28 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-import cv2
-import torch
-
 from detector.batch.ledger import Ledger
 from detector.batch.plan import Job, Part
 from detector.batch.progress import BatchProgress
 from detector.batch.table import Table
-from detector.batch.work import StoppedError, Task, do_job
+from detector.batch.work import LOOK_SECONDS, STARTS, StoppedError, Task, do_job
 from detector.data.workers import UNCAUGHT
 from detector.errors import DetectorError
 from detector.inference.detector import Detector
 from detector.utils.device import resolve_device
 from detector.utils.interrupts import interrupt_later, obey_parent_only, stop_requested, stop_signals_blocked
-from detector.utils.memory import tune_malloc
 from detector.utils.threads import available_cores
 
 READY = "ready"
 DONE = "done"
 """What a worker sends: READY once; then, for each job, the number of images done so far as it changes, at the end (DONE, rows
 of a piece or None, number of errors). An error ends it."""
-STARTS = 3
-"""Workers in a row that may end before they are ready: to be killed is no fault, to be unable to run is."""
-LOOK_SECONDS = 0.2
-"""How often the driver looks whether it is to stop."""
 
 
 def _serve(pipe: Connection, task: Task) -> None:
     """A worker process."""
     obey_parent_only()
     threading.Thread(target=_end_with_driver, daemon=True).start()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    tune_malloc()
     try:
         detector = task.load()
         pipe.send(READY)

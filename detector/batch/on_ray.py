@@ -13,17 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
-import torch
-
 from detector.batch.ledger import Ledger
 from detector.batch.plan import Job, Part
 from detector.batch.progress import BatchProgress
 from detector.batch.table import Table
-from detector.batch.work import Task, do_job
+from detector.batch.work import LOOK_SECONDS, STARTS, Task, do_job
 from detector.errors import DetectorError, missing_package
 from detector.utils.interrupts import stop_requested
-from detector.utils.memory import tune_malloc
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing phones home; read when Ray starts a cluster
 try:
@@ -32,10 +28,6 @@ try:
 except ImportError as error:
     raise missing_package("--engine ray", error, "ray") from error
 
-STARTS = 3
-"""Workers in a row that may end before they are ready on nodes that live."""
-LOOK_SECONDS = 0.2
-"""How often the driver looks whether it is to stop."""
 PATIENCE_SECONDS = 30.0
 """After which it is said that the cluster has no room for a worker."""
 
@@ -44,9 +36,6 @@ class _Actor:
     """A worker process on some node; a DetectorError is returned, since Ray adds a traceback to what is raised."""
 
     def __init__(self, task: Task) -> None:
-        torch.set_num_threads(1)
-        cv2.setNumThreads(0)
-        tune_malloc()
         self._task = task
 
     def load(self) -> str | DetectorError:

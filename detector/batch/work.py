@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import torch
 
 from detector.batch.plan import Job, Part, part_path, text_of, weights_sha256
 from detector.batch.table import Table, error_row, found_row, table_of, write_table
@@ -17,6 +19,12 @@ from detector.inference.detector import Detector
 from detector.inference.sources import Source
 from detector.inference.streaming import stream
 from detector.utils.fileio import atomic_write
+from detector.utils.memory import tune_malloc
+
+STARTS = 3
+"""Workers in a row that may end before they are ready: to be killed is no fault, to be unable to run is."""
+LOOK_SECONDS = 0.2
+"""How often the driver looks whether it is to stop."""
 
 
 class StoppedError(Exception):
@@ -34,11 +42,15 @@ class Task:
         return part_path(Path(self.config.out), self.settings, part)
 
     def load(self) -> Detector:
-        """The detector, which has run once: what can't run ends here and is no image's fault.
+        """The detector, for a worker process, which gets one thread. It has run once: what can't run ends here, and is no image's
+        fault.
 
         Raises DetectorError kinds; WeightsError, too, if the weights are no longer, or on this machine are not, those of the
         settings.
         """
+        torch.set_num_threads(1)
+        cv2.setNumThreads(0)
+        tune_malloc()
         if weights_sha256(self.config.weights) != self.settings["weights_sha256"]:
             raise WeightsError(
                 f"{self.config.weights}: on {socket.gethostname()} this file differs from that of the start; a batch needs"
