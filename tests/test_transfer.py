@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lively_model import lively_model
 from torch import Tensor
 
 from detector.config import TrainConfig
@@ -15,6 +16,7 @@ from detector.structures import Categories
 from detector.training.setup import build_model
 from detector.weights.files import WeightsInfo, save_weights
 from detector.weights.transfer import transfer
+from detector.weights.widen import widen
 
 ROWS = tuple(f"head.class_branches.{level}.2.{kind}" for level in range(3) for kind in ("weight", "bias"))
 
@@ -133,5 +135,38 @@ def test_training_says_what_it_keeps_and_refuses_another_model(
     config = TrainConfig(model="yolo11n", weights=str(path))
     build_model(config, classes("dog", "hen"), torch.device("cpu"))
     assert capsys.readouterr().out == f"start from {path}: classes kept: dog; new: hen; dropped: cat\n"
-    with pytest.raises(ConfigError, match="is for yolo11n, not yolo11s; add --model yolo11n"):
-        build_model(replace(config, model="yolo11s"), classes("dog", "hen"), torch.device("cpu"))
+    with pytest.raises(ConfigError, match="is for yolo11n, not yolo11m; add --model yolo11n"):
+        build_model(replace(config, model="yolo11m"), classes("dog", "hen"), torch.device("cpu"))
+
+
+def test_twice_the_width_computes_the_same() -> None:
+    """In float64, with weights and statistics that no two layers share; and training can tell the copies of a channel apart."""
+    narrow = lively_model(5).double()
+    wide = create_model("yolo11s", 5).double().eval()
+    widen(wide, narrow)
+    images = torch.rand(2, 3, 96, 128, dtype=torch.float64)
+    with torch.no_grad():
+        expected, found = narrow.logits(images)[0], wide.logits(images)[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    assert expected.scores.std() > 0.01
+    first, second = wide.stage2.merge.conv.weight.unflatten(1, (-1, 2)).unbind(2)  # type: ignore[union-attr]
+    assert not torch.isclose(first, second).any()
+
+
+def test_yolo11s_starts_from_the_narrower_ones_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, narrow = tmp_path / "w.safetensors", learnt(2)
+    save_weights(path, narrow, WeightsInfo("yolo11n", classes("cat", "dog"), 64, {}, {}, "CC0-1.0"))
+    config = TrainConfig(model="yolo11s", weights=str(path))
+    model, _ = build_model(config, classes("dog", "bird", "cat"), torch.device("cpu"))
+    assert torch.equal(model.stem[0].bn.bias, narrow.stem[0].bn.bias.repeat_interleave(2))  # type: ignore[index, union-attr]
+    printed = capsys.readouterr().out
+    assert "for yolo11n, made twice as wide for yolo11s" in printed
+    assert "classes kept: dog, cat; new: bird" in printed
+
+
+def test_weights_of_many_classes_cannot_be_widened(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save(path, "yolo11n", classes(*(f"class{number}" for number in range(80))))
+    config = TrainConfig(model="yolo11s", weights=str(path))
+    with pytest.raises(ConfigError, match=r"80 classes, can't start yolo11s: .*; add --model yolo11n"):
+        build_model(config, classes("cat"), torch.device("cpu"))

@@ -47,6 +47,7 @@ from detector.utils.fileio import write_json, write_text
 from detector.weights.files import WeightsInfo, load_weights
 from detector.weights.shipped import base_weights, find_weights
 from detector.weights.transfer import transfer
+from detector.weights.widen import NARROWER, widen
 
 
 @dataclass
@@ -358,8 +359,20 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
 
 def load_start(weights: str, model_name: str) -> tuple[DetectionModel, WeightsInfo]:
-    """The weights that a training of the model starts from. Raises ConfigError if they are another model's."""
+    """The weights that a training of the model starts from, widened if they are those of the narrower model. Raises ConfigError
+    if they are another model's."""
     source, info = load_weights(weights)
+    if info.model == NARROWER.get(model_name):
+        wide = create_model(model_name, len(info.categories))
+        try:
+            widen(wide, source)
+        except ConfigError as error:
+            raise ConfigError(
+                f"--weights: {weights}, for {info.model} and {len(info.categories)} classes, can't start {model_name}: {error};"
+                f" add --model {info.model}"
+            ) from error
+        print(f"--weights: {weights}, for {info.model}, made twice as wide for {model_name}")
+        return wide, dataclasses.replace(info, model=model_name, class_width=None)
     if info.model != model_name:
         raise ConfigError(f"--weights: {weights} is for {info.model}, not {model_name}; add --model {info.model}")
     return source, info

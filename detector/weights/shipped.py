@@ -8,6 +8,7 @@ from detector.formats.table import format_of
 from detector.utils.fileio import file_sha256
 from detector.weights.downloaded import find_downloaded, weights_path
 from detector.weights.published.table import TABLE
+from detector.weights.widen import NARROWER
 
 PACKAGED = Path(__file__).parent / "shipped_files"
 """Folder of the shipped files: in a clone a link to the folder `weights/`, by which its files come into a built package; a
@@ -60,8 +61,8 @@ def own_weights(weights: str) -> Path:
 
 def base_weights(model: str) -> str | None:
     """The name of the shipped weights that a training of the model starts from if none are asked for; None: there are none."""
-    name = f"{model}-base"
-    return name if name in shipped_names() else None
+    names = [f"{each}-base" for each in (model, NARROWER.get(model))]
+    return next((name for name in names if name in shipped_names()), None)
 
 
 def shipped_names() -> list[str]:
