@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from detector.data.layouts import Split
 from detector.data.load import load_split
 from detector.evaluation.evaluate import SplitDetections, score
 from detector.images.input_size import STEP, InputSize
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(data: str, weights: str, split: str, threads: int) -> tuple[float, float, float]:
+def measure(data: str, weights: str, split: Split, threads: int) -> tuple[float, float, float]:
     """AP with the square and with the filled input, and the second's time as a fraction of the first's."""
     detector = Detector.load(weights, conf=0.001, threads=threads)
     dataset = load_split(data, split, detector.categories)

@@ -346,6 +346,8 @@ class TrainConfig:
     weights: str | None = field(default=None, metadata=RESUME_MAY_CHANGE)
     """Weights file to start from, or name (detector weights lists them), whose classes may differ; scratch: random weights; if not
     given, the network's pretrained weights MODEL-base where there are some, else random weights."""
+    teacher: str | None = None
+    """Weights of a larger network, trained on the same classes, whose answers the network learns, too; none if not given."""
     epochs: int = 100
     """Passes over the training split."""
     image_size: int | tuple[int, int] = 640

@@ -42,6 +42,7 @@ from detector.training.freeze import freeze
 from detector.training.logs import drop_metrics_after, drop_skipped_after, environment, launcher, read_environment
 from detector.training.optim import build_optimizer
 from detector.training.resume import inexact, require_same, run_provenance
+from detector.training.teacher import Teacher
 from detector.utils.device import resolve_device
 from detector.utils.fileio import write_json, write_text
 from detector.weights.files import WeightsInfo, load_weights
@@ -55,8 +56,8 @@ class Run:
     """What stays the same during a run.
 
     world: the processes that share it; network: the model as training calls it, with the auxiliary branch beside it and
-    the exchange of gradients between the processes; provenance: written into the checkpoint, so that only a run of the
-    same settings and data resumes from it.
+    the exchange of gradients between the processes; teacher: the network of `--teacher`; provenance: written into the
+    checkpoint, so that only a run of the same settings and data resumes from it.
     """
 
     config: TrainConfig
@@ -72,6 +73,7 @@ class Run:
     network: nn.Module
     provenance: dict[str, Any]
     strides: tuple[int, ...]
+    teacher: Teacher | None
     _anchors: dict[InputSize, Anchors] = field(default_factory=dict)
 
     def anchors(self, size: InputSize) -> Anchors:
@@ -129,6 +131,7 @@ def set_up(
         loader=loader,
         val_loader=val_loader,
         strides=model.head.strides,
+        teacher=None if config.teacher is None else Teacher(config.teacher, train_dataset.categories).to(device),
         world=world,
         network=as_called(network, config.train, device, world),
         provenance=provenance,
@@ -352,10 +355,14 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         return None if path is None else str(Path(path).absolute())
 
     paths = PathsConfig(**{name: absolute(path) for name, path in dataclasses.asdict(config.paths).items()})
-    weights = config.weights
-    if weights not in (None, SCRATCH) and not Path(weights).is_absolute():
-        weights = str(find_weights(weights).absolute())
-    return dataclasses.replace(config, data=absolute(config.data), weights=weights, paths=paths)
+
+    def found(weights: str | None) -> str | None:
+        if weights in (None, SCRATCH) or Path(weights).is_absolute():
+            return weights
+        return str(find_weights(weights).absolute())
+
+    weights, teacher = found(config.weights), found(config.teacher)
+    return dataclasses.replace(config, data=absolute(config.data), weights=weights, teacher=teacher, paths=paths)
 
 
 def load_start(weights: str, model_name: str) -> tuple[DetectionModel, WeightsInfo]:

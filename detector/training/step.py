@@ -14,11 +14,12 @@ from detector.errors import DetectorError, printable
 from detector.images.input_size import InputSize
 from detector.images.letterbox import PAD_VALUE
 from detector.models.base import scale_pixels
-from detector.structures import Batch, Targets
+from detector.structures import Batch, RawPredictions, Targets
 from detector.training.checkpoint import TrainState
 from detector.training.logs import append_line
 from detector.training.loss import Losses, training_loss
 from detector.training.setup import Run
+from detector.training.teacher import distillation_loss
 
 
 def take_step(run: Run, state: TrainState, batches: Sequence[Batch]) -> list[Float[Tensor, "3"]]:
@@ -72,8 +73,13 @@ def backward(run: Run, state: TrainState, batch: Batch, last: bool) -> tuple[Ten
     with nullcontext() if last or world.size == 1 else exchange_later(run):
         with run.autocast, as_compiled(run, len(pixels)):
             raw = run.network(pixels)
+        with run.autocast:
+            taught = None if run.teacher is None else run.teacher(pixels)
         anchors = run.anchors(InputSize(*pixels.shape[2:]))
         losses, total = training_loss(raw, anchors, batch, run.config.loss, world.sum)
+        if taught is not None:
+            student = raw if isinstance(raw, RawPredictions) else raw.main
+            total = total + distillation_loss(student, taught, run.config.loss, world.sum)
         # `total` is this process's part of a mean over the images of all. A step minimizes the sum over these images,
         # hence `images`; DistributedDataParallel divides the sum of the gradients by the number of processes, hence
         # `world.size`. A process without an image of its own adds nothing.
