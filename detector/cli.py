@@ -317,7 +317,8 @@ def expand_home(value: Any) -> Any:
     """A path, or each one of a list, with ~ as the home folder; the shell knows it only at the beginning of an argument."""
     if isinstance(value, list):
         return [expand_home(each) for each in value]
-    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value  # noqa: PTH111
+    is_below_home = isinstance(value, str) and (value == "~" or value.startswith("~/"))
+    return os.path.expanduser(value) if is_below_home else value  # noqa: PTH111
 
 
 def build_parser(name: str, command: Command) -> ArgumentParser:

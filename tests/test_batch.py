@@ -288,12 +288,12 @@ def test_lists_of_paths(images: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
     pq.write_table(pa.table({"path": [1]}), tmp_path / "numbers.parquet")
-    (tmp_path / "urls.txt").write_text("https://example.org/a.jpg")
+    (tmp_path / "urls.txt").write_text("https://me:hush@example.org/a.jpg")
     refused = {
         "empty.txt": "this list holds no path",
         "damaged.parquet": "can't be read as Parquet",
         "numbers.parquet": "has no column path of strings",
-        "urls.txt": "is a URL; detector batch takes image files",
+        "urls.txt": r"urls.txt: https://\*\*\*@example.org/a.jpg is a URL; detector batch takes image files",
         "none.txt": "no such file or folder",
     }
     for name, reason in refused.items():
@@ -302,8 +302,12 @@ def test_lists_of_paths(images: Path, tmp_path: Path) -> None:
     (tmp_path / "film.mp4").touch()
     with pytest.raises(DataError, match=r"film.mp4: is a video"):
         list_images([str(tmp_path / "film.mp4")])
-    with pytest.raises(DataError, match="detector infer takes cameras"):
-        list_images(["camera:0"])
+    for name, shown in (
+        ("camera:0", "camera:0"),
+        ("https://me:hush@example.org/a.jpg", r"https://\*\*\*@example.org/a.jpg"),
+    ):
+        with pytest.raises(DataError, match=f"^{shown}: .*; detector infer takes cameras and URLs"):
+            list_images([name])
 
 
 @pytest.mark.slow

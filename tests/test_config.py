@@ -212,6 +212,7 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert places == [f"{tmp_path}/{name}" for name in ("data", "found", "a.json")]
     config = parse("infer", COMMANDS["infer"], ["~/a", "b~/c", "--weights=w", "--out=o"])
     assert config.sources == [f"{tmp_path}/a", "b~/c"]
+    assert parse("infer", COMMANDS["infer"], ["a", "--weights=w", "--out=~"]).out == str(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from copy import deepcopy
 from dataclasses import replace
@@ -290,6 +291,10 @@ def test_files_in_memory_and_arrays_of_every_plain_shape(detector: Detector, fil
     for image, expected in alike:
         assert np.array_equal(as_array(image), np.asarray(expected).round())
     with files[0].open("rb") as file:
+        assert same(detector(file), detector(files[0]))
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.seek(0)
         assert same(detector(file), detector(files[0]))
     for batch in (rgb[None], torch.from_numpy(rgb).permute(2, 0, 1)[None], [bytearray(content)]):
         (found,) = detector(batch)

@@ -118,6 +118,7 @@ READS = {
         ["{data}/val/photo.jpg", WEIGHTS, "--annotations={input}", "--out={out}"],
     ),
     "benchmark": ("annotations/instances_val.json", [WEIGHTS, "--data={data}", "--out={out}"]),
+    "doctor": ("annotations/instances_val.json", ["{data}", "--annotations_only", "--out={out}"]),
     "train": ("config.yaml", ["--config={input}", "--data={data}", "--out={out}"]),
 }
 WRITES = {
@@ -127,6 +128,7 @@ WRITES = {
         "infer": "photo.jpg",
         "infer --annotations": "detections.json",
         "benchmark": "benchmark.json",
+        "doctor": "doctor.json",
         "train": "config.yaml",
     },
 }

@@ -391,7 +391,9 @@ def test_unfinished_files_are_removed(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [b'{"epoch": 3, "AP', b"\xff\x00\x89PNG", b"[1, 2]\n"], ids=["half a line", "no text", "a list"]
+    "damage",
+    [b'{"epoch": 3, "AP', b"\xff\x00\x89PNG", b"[1, 2]\n", b"[" * 100_000],
+    ids=["half a line", "no text", "a list", "nested without end"],
 )
 def test_a_damaged_file_that_is_not_needed_is_named_and_left_out(
     copy: Path, damage: bytes, capsys: pytest.CaptureFixture[str]

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
@@ -168,6 +169,11 @@ def test_one_source_needs_no_list(detector: Detector, folder: Path) -> None:
     path = folder / "a.jpg"
     for one in (str(path), path, Source(str(path), "image"), path.read_bytes(), read_image(path)):
         (result,) = stream(detector, one)
+        assert same(result.detections, detector(path))
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(path.read_bytes())
+        file.seek(0)
+        (result,) = stream(detector, file)
         assert same(result.detections, detector(path))
     assert len(list(stream(detector, {path: 0, folder / "c.jpg": 0}.keys()))) == 2
 

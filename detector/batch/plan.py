@@ -13,6 +13,7 @@ from detector.formats.table import format_of
 from detector.images.remote import find_remote, is_remote
 from detector.inference.sources import find_sources, is_url
 from detector.utils.fileio import file_sha256, put_json_if_absent
+from detector.utils.http import without_secrets
 from detector.weights.shipped import find_weights
 
 SETTINGS = "settings.json"
@@ -62,7 +63,7 @@ def list_images(names: Sequence[str]) -> list[str]:
         if path.suffix.lower() in (".txt", ".parquet") and path.is_file():
             listed = read_paths(path) if path.suffix.lower() == ".parquet" else _lines(path)
             if url := next(filter(is_url, listed), None):
-                raise DataError(f"{name}: {url} is a URL; detector batch takes image files")
+                raise DataError(f"{name}: {without_secrets(url)} is a URL; detector batch takes image files")
             if not listed:
                 raise DataError(f"{name}: this list holds no path")
             found |= dict.fromkeys(listed)
@@ -72,7 +73,9 @@ def list_images(names: Sequence[str]) -> list[str]:
             continue
         sources = [] if is_url(name) else find_sources([name])
         if not sources or sources[0].camera is not None:
-            raise DataError(f"{name}: detector batch takes image files; detector infer takes cameras and URLs")
+            raise DataError(
+                f"{without_secrets(name)}: detector batch takes image files; detector infer takes cameras and URLs"
+            )
         if video := next((source.name for source in sources if source.kind == "video"), None):
             raise DataError(f"{video}: is a video; detector batch takes image files, detector infer takes videos")
         found |= dict.fromkeys(source.name for source in sources)

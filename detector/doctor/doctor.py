@@ -26,7 +26,7 @@ from detector.images.input_size import InputSize
 from detector.images.read import IMAGE_SUFFIXES
 from detector.inference.detector import Detector
 from detector.structures import Categories
-from detector.utils.fileio import require_writable
+from detector.utils.fileio import require_apart, require_writable
 
 DEFAULT_SIZE = 640
 
@@ -48,6 +48,9 @@ def doctor(config: DoctorConfig) -> int:
     input_size = InputSize.of(config.image_size or (DEFAULT_SIZE if detector is None else detector.image_size))
     complaints: list[Finding] = []
     sources = read_sources(config.data, complaints, None if detector is None else detector.categories)
+    if config.out is not None:
+        outputs = [Path(config.out) / name for name in ("doctor.json", "doctor.html")]
+        require_apart([config.weights, *(source.file.path for source in sources)], outputs)
     datasets = {} if detector is None else load_for(detector, sources)
     splits = [Columns.of(source.split, source.file, source.paths) for source in sources]
     findings = merged(

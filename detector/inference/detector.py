@@ -4,6 +4,7 @@ import ctypes
 import glob
 import io
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, TypeAlias, overload
@@ -238,6 +239,11 @@ def stack_inputs(inputs: Sequence[UInt8[Tensor, "3 height width"]]) -> UInt8[Ten
     return torch.stack([each.permute(1, 2, 0) for each in inputs]).permute(0, 3, 1, 2)
 
 
+def file_of(image: Any) -> Any:
+    """The file in one of tempfile's, which is no `IOBase` and would pass for a list of its lines; anything else as it is."""
+    return image.file if isinstance(image, tempfile._TemporaryFileWrapper) else image
+
+
 def as_list(images: Any) -> tuple[Sequence[Any], bool]:
     """The images of a list or a batch, and False; what is to be one image, in a list, and True."""
     if isinstance(images, np.ndarray | Tensor):
@@ -251,6 +257,7 @@ def as_array(image: object) -> UInt8[np.ndarray, "height width 3"]:
     if isinstance(image, str | Path):
         _require_image_file(str(image))
         return read_image(Path(image))
+    image = file_of(image)
     if isinstance(image, io.IOBase) and not isinstance(image, io.TextIOBase):
         image = image.read()
     if isinstance(image, bytes | bytearray | memoryview):

@@ -17,7 +17,7 @@ from detector.config import InferConfig
 from detector.errors import DataError
 from detector.images.read import image_from_bytes, read_image
 from detector.images.remote import is_remote, read_remote
-from detector.inference.detector import Detector, ImageLike, as_array, as_list
+from detector.inference.detector import Detector, ImageLike, as_array, as_list, file_of
 from detector.inference.sources import Source, find_sources
 from detector.inference.tiles import TiledDetector
 from detector.inference.video import read_stream, read_video
@@ -64,7 +64,7 @@ def stream(
     is passed to `on_error`, and the next one follows; without it, DataError is raised.
     """
     several: Any = [sources] if isinstance(sources, Source) else sources
-    if not isinstance(several, Iterable) or isinstance(several, Sequence | np.ndarray | Tensor | IOBase):
+    if not isinstance(several, Iterable) or isinstance(file_of(several), Sequence | np.ndarray | Tensor | IOBase):
         several, _ = as_list(several)
     waiting: list[_Item] = []
     stop = Event()

@@ -72,7 +72,7 @@ def read_environment(out: Path) -> dict[str, Any]:
     path = out / "environment.json"
     try:
         content = json.loads(path.read_bytes()) if path.exists() else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         content = None
     if isinstance(content, dict):
         return content
