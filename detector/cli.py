@@ -294,7 +294,7 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> Any:
                     raise ConfigError(
                         f"--resume: leave {option} out; a run continues in its own folder, from its checkpoint"
                     )
-            path = resumed_file(parsed["resume"])
+            path = resumed_file(parsed["resume"], parsed["train.checkpoint_url"])
             check_file(name, command, path)
             parsed = parser.parse_args(["--config", path, *arguments])  # training refuses what differs from the run
     except ArgumentError as error:
@@ -462,9 +462,13 @@ def expected_type(config: Any, name: str) -> str:
     return type_in_words(hint)
 
 
-def resumed_file(folder: str) -> str:
-    """The file with the configuration that the run to resume was started with."""
+def resumed_file(folder: str, url: str | None) -> str:
+    """The file with the configuration that the run to resume was started with; where it is gone, that of its copy at the URL."""
     path = Path(folder) / "config.yaml"
+    if url is not None and not path.exists():
+        from detector.training.run_copy import bring_config  # loads PyTorch
+
+        bring_config(url, path.parent)
     if not path.is_file():
         raise ConfigError(f"--resume: {folder} holds no run (there is no {path}); give the folder that --out named")
     return str(path)

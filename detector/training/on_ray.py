@@ -8,9 +8,11 @@ import shlex
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from fsspec.core import url_to_fs
 
 from detector.config import TrainConfig
 from detector.errors import DetectorError, missing_package
@@ -19,6 +21,7 @@ from detector.training.logs import LAUNCHER
 from detector.training.loop import train
 from detector.training.setup import with_absolute_paths
 from detector.utils.fileio import require_writable
+from detector.utils.stores import store_errors
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing phones home; read when Ray starts a cluster
 try:
@@ -106,16 +109,36 @@ def _shown(mailbox: Any) -> Iterator[None]:
         thread.join()
 
 
+def _place_of_notes(url: str | None, out: Path) -> tuple[dict[str, Any], Callable[[], None]]:
+    """Where Ray Train keeps its notes, which all machines must see, as `RunConfig` takes it, and what removes them."""
+    if url is None:
+        return {"storage_path": str(out)}, lambda: shutil.rmtree(out / NAME, ignore_errors=True)
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    with store_errors(url):
+        system, path = url_to_fs(url)
+
+    def forget() -> None:
+        with contextlib.suppress(Exception):  # they do no harm
+            system.rm(f"{path}/{NAME}", recursive=True)
+
+    return {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(system))}, forget
+
+
 def train_on_ray(config: TrainConfig) -> None:
     """Train as `config` says in `config.ray.workers` processes of the cluster that runs on this machine or that RAY_ADDRESS names,
-    else of one started here. `config.out` and the data must be there, by the same paths, on all machines.
+    else of one started here. The data must be there, by the same paths, on all machines; `config.out`, too, or there must be a
+    `config.train.checkpoint_url`.
 
     Raises DetectorError kinds for what the user can fix, and if processes were lost more than `config.ray.max_failures` times.
     """
     out = Path(config.resume or config.out).absolute()
     require_writable(out)
     settings = config.ray
+    notes, forget = _place_of_notes(config.train.checkpoint_url, out)
     config = with_absolute_paths(dataclasses.replace(config, out=str(Path(config.out).absolute())))
+    # who gives a resumed run another --ray.workers wants another number of processes
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, elastic=True))
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     try:
         on_gpus = config.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
@@ -127,9 +150,7 @@ def train_on_ray(config: TrainConfig) -> None:
             scaling_config=ScalingConfig(
                 num_workers=settings.workers, use_gpu=on_gpus, resources_per_worker={"CPU": settings.cpus_per_worker}
             ),
-            run_config=RunConfig(
-                name=NAME, storage_path=str(out), failure_config=FailureConfig(max_failures=settings.max_failures)
-            ),
+            run_config=RunConfig(name=NAME, **notes, failure_config=FailureConfig(max_failures=settings.max_failures)),
         )
         try:
             with _shown(mailbox):
@@ -147,4 +168,4 @@ def train_on_ray(config: TrainConfig) -> None:
             raise cause
     finally:
         ray.shutdown()
-        shutil.rmtree(out / NAME, ignore_errors=True)
+        forget()
