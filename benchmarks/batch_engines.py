@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -212,40 +212,36 @@ sys.exit(sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[1]))
 """
 
 
-def await_nodes(count: int, before: Sequence[str]) -> None:
-    """Wait until the cluster has that many nodes; `ray start --block` says nothing when it is ready."""
-    until = time.monotonic() + 300
-    while subprocess.run(
-        [*before, sys.executable, "-c", COUNT, str(count)], check=False, capture_output=True
-    ).returncode:
-        if time.monotonic() > until:
-            raise SystemExit(f"the Ray cluster has no {count} nodes after 300 s")
+def add_node(
+    before: Sequence[str], options: Sequence[str], count: int, first: Sequence[str]
+) -> "subprocess.Popen[bytes]":
+    """Start a node, the cluster's `count`-th; again if it ends, since Ray gives it 30 s to start."""
+    command = [*before, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    look = [*first, sys.executable, "-c", COUNT, str(count)]
+    for _ in range(5):
+        node = subprocess.Popen([*command, "--num-cpus=1", *options], stdout=subprocess.DEVNULL)
+        while node.poll() is None:
+            if not subprocess.run(look, check=False, capture_output=True).returncode:
+                return node
+    raise SystemExit("no node of the Ray cluster has started in 5 tries")
 
 
 def hosts(options: argparse.Namespace, scratch: Path) -> int:
-    ray_command = [
-        sys.executable,
-        "-m",
-        "ray.scripts.scripts",
-        "start",
-        "--block",
-        "--disable-usage-stats",
-        "--num-cpus=1",
-    ]
     head = ["--head", "--include-dashboard=false", f"--node-ip-address={HEAD}", "--port=6379"]
     other = [f"--address={HEAD}:6379", f"--node-ip-address={OTHER}"]
     seen: set[str] = set()
     with two_hosts() as (first, second):
-        nodes = [subprocess.Popen([*first, *ray_command, *head], stdout=subprocess.DEVNULL)]
+        nodes = []
         try:
-            await_nodes(1, first)
-            nodes.append(subprocess.Popen([*second, *ray_command, *other], stdout=subprocess.DEVNULL))
-            await_nodes(2, first)
+            nodes.append(add_node(first, head, 1, first))
+            nodes.append(add_node(second, other, 2, first))
             process = start(
                 options, "ray", options.images, scratch / "out", before=[*first, "env", f"RAY_ADDRESS={HEAD}:6379"]
             )
             while process.poll() is None:
-                seen |= {str(Path(f"/proc/{worker}/ns/net").readlink()) for worker in workers()}
+                for worker in workers():
+                    with suppress(OSError):  # it has ended
+                        seen.add(str(Path(f"/proc/{worker}/ns/net").readlink()))
                 time.sleep(0.2)
             last = finish(process)
         finally:

@@ -71,7 +71,7 @@ def checkpoint(folder: Path, step: int, lr: float = 0.1) -> Path:
 def test_a_run_goes_on_on_a_fresh_machine_to_the_same_bits(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], store: Any
 ) -> None:
-    """Interrupted in its second epoch; what its folder held is gone."""
+    """Interrupted in its second epoch, what its folder held is gone, and the same command is given again, as schedulers do."""
     out = tmp_path / "run"
     assert main(new_run(data, out)) == 0
     assert {Path(path).name for path in store.find("/bucket")} == {path.name for path in out.iterdir()} & set(FILES)
@@ -83,6 +83,7 @@ def test_a_run_goes_on_on_a_fresh_machine_to_the_same_bits(
 
     shutil.rmtree(out)
     store.rm("/bucket", recursive=True)
+    begin_or_go_on = [each.replace("--out=", "--resume=") for each in new_run(data, out)]
     original = loop.take_step
 
     def interrupted(run: Any, state: Any, batches: Any) -> Any:
@@ -92,9 +93,9 @@ def test_a_run_goes_on_on_a_fresh_machine_to_the_same_bits(
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "take_step", interrupted)
-        assert "interrupted after 1 of 2 epochs and 1 of 2 batches" in refusal(capsys, *new_run(data, out))
+        assert "interrupted after 1 of 2 epochs and 1 of 2 batches" in refusal(capsys, *begin_or_go_on)
     shutil.rmtree(out)
-    assert main(["train", f"--resume={out}", f"--train.checkpoint_url={URL}"]) == 0
+    assert main(begin_or_go_on) == 0
     assert f"the run is brought to {out} from {URL}" in capsys.readouterr().out
     assert digests(out) == expected
     assert store.cat("/bucket/run/last.pt") == (out / "last.pt").read_bytes()

@@ -1,9 +1,9 @@
 """Where results are: a folder of this machine or one behind a URL. Its files are there whole or not at all."""
 
-import io
 from collections.abc import Callable
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from detector.utils.fileio import (
     atomic_write,
@@ -47,7 +47,7 @@ class LocalFolder:
         """The names in a subfolder, which need not exist."""
         return {path.name for path in (self._path / subfolder).glob("*")}
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> BufferedIOBase:
         """A file to read. Raises FileNotFoundError if there is none."""
         return (self._path / name).open("rb")
 
@@ -84,10 +84,10 @@ class RemoteFolder:
     def names(self, subfolder: str) -> set[str]:
         return self._store.names(subfolder)
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> BufferedIOBase:
         if not self._store.exists(name):
             raise FileNotFoundError(f"{self}/{name}")
-        return io.BytesIO(self._store.read(name))
+        return BytesIO(self._store.read(name))
 
     def write(self, name: str, write: Callable[[Path], Any]) -> None:
         with temporary_dir() as folder:

@@ -1,8 +1,9 @@
 """The rows that a part becomes, in Parquet: the only module that imports pyarrow."""
 
 from collections.abc import Sequence
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -67,7 +68,7 @@ def write_table(table: Table, path: Path) -> None:
     pq.write_table(table, path)
 
 
-def read_table(file: BinaryIO, name: str) -> Table:
+def read_table(file: BufferedIOBase, name: str) -> Table:
     """The rows of a part. Raises DataError, which names it so, for a file that is none."""
     table = _read(file, name, None)
     if not table.schema.equals(SCHEMA):
@@ -102,7 +103,7 @@ def read_paths(path: Path) -> list[str]:
     return paths
 
 
-def _read(file: BinaryIO, name: str, columns: list[str] | None) -> Table:
+def _read(file: BufferedIOBase, name: str, columns: list[str] | None) -> Table:
     try:
         return pq.read_table(file, columns=columns)
     except (pa.ArrowException, ValueError, OSError) as error:

@@ -136,7 +136,8 @@ def train_on_ray(config: TrainConfig) -> None:
     require_writable(out)
     settings = config.ray
     notes, forget = _place_of_notes(config.train.checkpoint_url, out)
-    config = with_absolute_paths(dataclasses.replace(config, out=str(Path(config.out).absolute())))
+    resume = None if config.resume is None else str(out)
+    config = with_absolute_paths(dataclasses.replace(config, out=str(Path(config.out).absolute()), resume=resume))
     # who gives a resumed run another --ray.workers wants another number of processes
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, elastic=True))
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", configure_logging=False)

@@ -26,7 +26,10 @@ def open_or_resume(config: TrainConfig, world: World, copy: RunCopy | None) -> t
     if config.resume is not None:
         if copy is not None and main:
             copy.bring(out)
-        return config, out
+        if copy is None or world.from_main(main and (out / "last.pt").exists()):
+            return config, out
+        config = dataclasses.replace(config, resume=None, out=str(out))
+        print(f"neither {out} nor {copy} holds a checkpoint: the run begins")
     remedy = f"--resume {shlex.quote(str(out))} continues it"
     if world.from_main(main and holds_results(out)):
         raise DataError(f"--out: {out} already holds a run; {remedy}, another folder starts a new one")
