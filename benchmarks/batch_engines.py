@@ -184,6 +184,13 @@ def faults(options: argparse.Namespace, scratch: Path) -> int:
 
 
 HEAD, OTHER = "10.77.0.1", "10.77.0.2"
+PORTS = {
+    "dashboard-agent-grpc": 6380,
+    "dashboard-agent-listen": 6381,
+    "runtime-env-agent": 6382,
+    "metrics-export": 6383,
+}
+"""Of each node: it would wait only 15 s for those that its helpers choose, who are slow on a busy machine."""
 
 
 @contextmanager
@@ -217,10 +224,12 @@ def add_node(
 ) -> "subprocess.Popen[bytes]":
     """Start a node, the cluster's `count`-th; again if it ends, since Ray gives it 30 s to start."""
     command = [*before, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-    look = [*first, sys.executable, "-c", COUNT, str(count)]
+    command += [f"--{name}-port={port}" for name, port in PORTS.items()]
+    look = [*first, "timeout", "60", sys.executable, "-c", COUNT, str(count)]
     for _ in range(5):
-        node = subprocess.Popen([*command, "--num-cpus=1", *options], stdout=subprocess.DEVNULL)
+        node = subprocess.Popen([*command, "--num-cpus=1", *options], stdout=subprocess.DEVNULL, start_new_session=True)
         while node.poll() is None:
+            time.sleep(10)  # to look costs as much as to start
             if not subprocess.run(look, check=False, capture_output=True).returncode:
                 return node
     raise SystemExit("no node of the Ray cluster has started in 5 tries")
