@@ -294,10 +294,12 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> Any:
                     raise ConfigError(
                         f"--resume: leave {option} out; a run continues in its own folder, from its checkpoint"
                     )
-            path = resumed_file(parsed["resume"], parsed["train.checkpoint_url"])
-            if path is not None:
-                check_file(name, command, path)
-                parsed = parser.parse_args(["--config", path, *arguments])  # training refuses what differs from the run
+            resumed = resumed_file(parsed["resume"], parsed["train.checkpoint_url"])
+            if resumed is not None:
+                check_file(name, command, resumed)
+                parsed = parser.parse_args(
+                    ["--config", resumed, *arguments]
+                )  # training refuses what differs from the run
     except ArgumentError as error:
         raise ConfigError(explain(command, error)) from error
     return instantiate(parser, command, parsed)
