@@ -14,6 +14,7 @@ Exit code 1 where a folder differs, where bytes were spilled, or where the drive
 import argparse
 import os
 import random
+import secrets
 import signal
 import statistics
 import subprocess
@@ -225,7 +226,7 @@ def add_node(
     """Start a node, the cluster's `count`-th; again if it ends, since Ray gives it 30 s to start."""
     command = [*before, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     command += [f"--{name}-port={port}" for name, port in PORTS.items()]
-    look = [*first, "timeout", "60", sys.executable, "-c", COUNT, str(count)]
+    look = [*first, "timeout", "200", sys.executable, "-c", COUNT, str(count)]
     for _ in range(5):
         node = subprocess.Popen([*command, "--num-cpus=1", *options], stdout=subprocess.DEVNULL, start_new_session=True)
         while node.poll() is None:
@@ -238,6 +239,7 @@ def add_node(
 def hosts(options: argparse.Namespace, scratch: Path) -> int:
     head = ["--head", "--include-dashboard=false", f"--node-ip-address={HEAD}", "--port=6379"]
     other = [f"--address={HEAD}:6379", f"--node-ip-address={OTHER}"]
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex()}
     seen: set[str] = set()
     with two_hosts() as (first, second):
         nodes = []

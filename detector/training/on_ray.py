@@ -8,7 +8,7 @@ import shlex
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from detector.training.logs import LAUNCHER
 from detector.training.loop import train
 from detector.training.setup import with_absolute_paths
 from detector.utils.fileio import require_writable
+from detector.utils.ray_cluster import ray_cluster
 from detector.utils.stores import store_errors
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing phones home; read when Ray starts a cluster
 try:
     import ray
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -109,20 +111,22 @@ def _shown(mailbox: Any) -> Iterator[None]:
         thread.join()
 
 
-def _place_of_notes(url: str | None, out: Path) -> tuple[dict[str, Any], Callable[[], None]]:
-    """Where Ray Train keeps its notes, which all machines must see, as `RunConfig` takes it, and what removes them."""
+@contextlib.contextmanager
+def _notes(url: str | None, out: Path) -> Iterator[dict[str, Any]]:
+    """Where Ray Train keeps its notes, which all machines must see, as `RunConfig` takes it; they go at the end of the block."""
     if url is None:
-        return {"storage_path": str(out)}, lambda: shutil.rmtree(out / NAME, ignore_errors=True)
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
-
+        try:
+            yield {"storage_path": str(out)}
+        finally:
+            shutil.rmtree(out / NAME, ignore_errors=True)
+        return
     with store_errors(url):
         system, path = url_to_fs(url)
-
-    def forget() -> None:
+    try:
+        yield {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(system))}
+    finally:
         with contextlib.suppress(Exception):  # they do no harm
             system.rm(f"{path}/{NAME}", recursive=True)
-
-    return {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(system))}, forget
 
 
 def train_on_ray(config: TrainConfig) -> None:
@@ -135,13 +139,11 @@ def train_on_ray(config: TrainConfig) -> None:
     out = Path(config.resume or config.out).absolute()
     require_writable(out)
     settings = config.ray
-    notes, forget = _place_of_notes(config.train.checkpoint_url, out)
     resume = None if config.resume is None else str(out)
     config = with_absolute_paths(dataclasses.replace(config, out=str(Path(config.out).absolute()), resume=resume))
     # who gives a resumed run another --ray.workers wants another number of processes
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, elastic=True))
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", configure_logging=False)
-    try:
+    with _notes(config.train.checkpoint_url, out) as notes, ray_cluster():
         on_gpus = config.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
         mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
         trainer = TorchTrainer(
@@ -167,6 +169,3 @@ def train_on_ray(config: TrainConfig) -> None:
             raise cause from error
         if (cause := ray.get(mailbox.error.remote())) is not None:
             raise cause
-    finally:
-        ray.shutdown()
-        forget()

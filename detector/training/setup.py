@@ -113,7 +113,7 @@ def set_up(
     device = choose_device(config.device, world)
     be_deterministic(config.train)
     train_dataset, val_dataset = load_datasets(config, world)
-    class_width = None if content is None else content["class_width"]
+    class_width = None if content is None else content.get("class_width")
     model, network = build_model(config, train_dataset.categories, device, class_width, beside)
     precision = choose_precision(config.train.precision, device)
     autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)

@@ -10,6 +10,8 @@ import pytest
 from test_distributed import OPTIONS, REPOSITORY, Started, checkpoints_written, digests, our_lines, pair, rows, wait
 
 from detector.demo.scenes import make_dataset
+from detector.errors import DetectorError
+from detector.utils.ray_cluster import ray_cluster
 
 pytest.importorskip("ray", reason="make test-extras installs ray")
 pytestmark = pytest.mark.slow
@@ -102,3 +104,11 @@ def test_a_run_goes_on_from_its_copy_where_its_folder_is_gone(data: Path, whole:
     assert digests(out) == digests(whole)
     assert rows(out) == rows(whole)
     assert (store / "run" / "last.pt").read_bytes() == (out / "last.pt").read_bytes()
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(
+        DetectorError, match=r"^the Ray cluster at 127\.0\.0\.1:1 can't be reached \(.+; if it wants a token"
+    ):
+        ray_cluster().__enter__()
