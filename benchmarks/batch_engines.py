@@ -224,7 +224,16 @@ def add_node(
     before: Sequence[str], options: Sequence[str], count: int, first: Sequence[str]
 ) -> "subprocess.Popen[bytes]":
     """Start a node, the cluster's `count`-th; again if it ends, since Ray gives it 30 s to start."""
-    command = [*before, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    command = [
+        *before,
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--block",
+        "--disable-usage-stats",
+        "--no-monitor",
+    ]
     command += [f"--{name}-port={port}" for name, port in PORTS.items()]
     look = [*first, "timeout", "200", sys.executable, "-c", COUNT, str(count)]
     for _ in range(5):
