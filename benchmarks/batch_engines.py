@@ -4,6 +4,8 @@
     batch_engines.py speed --images FOLDER   the same images on both engines in turn, 2 workers each: ratio, spilled bytes
     batch_engines.py faults --images FOLDER  a cluster of two nodes: SIGKILL of 20 workers, of a node, of the driver, and two
                                              drivers at once; in the end the folder is the undisturbed one, byte for byte
+    batch_engines.py hosts --images FOLDER   a cluster of two nodes in network namespaces of their own, for which it needs root:
+                                             the rows of detector infer, byte for byte
     batch_engines.py memory                  100,000 images of one pixel: the driver's resident memory over time
 
 Exit code 1 where a folder differs, where bytes were spilled, or where the driver grows by more than 5 % in the second half.
@@ -12,6 +14,7 @@ Exit code 1 where a folder differs, where bytes were spilled, or where the drive
 import argparse
 import os
 import random
+import secrets
 import signal
 import statistics
 import subprocess
@@ -19,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ RESIDENT = "VmRSS:"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "faults", "memory"))
+    parser.add_argument("what", choices=("speed", "faults", "hosts", "memory"))
     parser.add_argument("--images", help="folder of images")
     parser.add_argument("--weights", default="yolo11n-bccd")
     parser.add_argument("--engine", choices=("local", "ray"), default="ray", help="of memory")
@@ -42,11 +45,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.what != "memory" and not options.images:
         parser.error("--images is needed")
     with tempfile.TemporaryDirectory() as scratch:
-        return {"speed": speed, "faults": faults, "memory": memory}[options.what](options, Path(scratch))
+        return {"speed": speed, "faults": faults, "hosts": hosts, "memory": memory}[options.what](
+            options, Path(scratch)
+        )
 
 
-def start(options: argparse.Namespace, engine: str, images: str, out: Path, *more: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "detector", "batch", images, f"--weights={options.weights}", f"--out={out}"]
+def start(
+    options: argparse.Namespace, engine: str, images: str, out: Path, *more: str, before: Sequence[str] = ()
+) -> "subprocess.Popen[str]":
+    command = [
+        *before,
+        sys.executable,
+        "-m",
+        "detector",
+        "batch",
+        images,
+        f"--weights={options.weights}",
+        f"--out={out}",
+    ]
     command += [f"--engine={engine}", "--workers=2", "--device=cpu", *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -166,6 +182,100 @@ def faults(options: argparse.Namespace, scratch: Path) -> int:
         ]
         check("two drivers", scratch / "two", " / ".join(finish(driver) for driver in drivers))
     return result
+
+
+HEAD, OTHER = "10.77.0.1", "10.77.0.2"
+PORTS = {
+    "dashboard-agent-grpc": 6380,
+    "dashboard-agent-listen": 6381,
+    "runtime-env-agent": 6382,
+    "metrics-export": 6383,
+}
+"""Of each node: it would wait only 15 s for those that its helpers choose, who are slow on a busy machine."""
+
+
+@contextmanager
+def two_hosts() -> Iterator[tuple[list[str], list[str]]]:
+    """Two network namespaces that see nothing but each other: what to put before a command for it to run there."""
+    names = [f"detector{number}-{os.getpid()}" for number in (1, 2)]
+    cables = [f"det{number}-{os.getpid()}" for number in (1, 2)]
+    try:
+        for name in names:
+            subprocess.run(["ip", "netns", "add", name], check=True)
+        ends = ["ip", "link", "add", cables[0], "netns", names[0], "type", "veth", "peer", "name", cables[1]]
+        subprocess.run([*ends, "netns", names[1]], check=True)
+        for name, cable, address in zip(names, cables, (HEAD, OTHER), strict=True):
+            for command in (f"addr add {address}/24 dev {cable}", f"link set {cable} up", "link set lo up"):
+                subprocess.run(["ip", "-n", name, *command.split()], check=True)
+        yield ["ip", "netns", "exec", names[0]], ["ip", "netns", "exec", names[1]]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], check=False)
+
+
+COUNT = f"""
+import sys, ray
+ray.init(address="{HEAD}:6379", logging_level="ERROR", log_to_driver=False)
+sys.exit(sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[1]))
+"""
+
+
+def add_node(
+    before: Sequence[str], options: Sequence[str], count: int, first: Sequence[str]
+) -> "subprocess.Popen[bytes]":
+    """Start a node, the cluster's `count`-th; again if it ends, since Ray gives it 30 s to start."""
+    command = [
+        *before,
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--block",
+        "--disable-usage-stats",
+        "--no-monitor",
+    ]
+    command += [f"--{name}-port={port}" for name, port in PORTS.items()]
+    look = [*first, "timeout", "200", sys.executable, "-c", COUNT, str(count)]
+    for _ in range(5):
+        node = subprocess.Popen([*command, "--num-cpus=1", *options], stdout=subprocess.DEVNULL, start_new_session=True)
+        while node.poll() is None:
+            time.sleep(10)  # to look costs as much as to start
+            if not subprocess.run(look, check=False, capture_output=True).returncode:
+                return node
+    raise SystemExit("no node of the Ray cluster has started in 5 tries")
+
+
+def hosts(options: argparse.Namespace, scratch: Path) -> int:
+    head = ["--head", "--include-dashboard=false", f"--node-ip-address={HEAD}", "--port=6379"]
+    other = [f"--address={HEAD}:6379", f"--node-ip-address={OTHER}"]
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex()}
+    seen: set[str] = set()
+    with two_hosts() as (first, second):
+        nodes = []
+        try:
+            nodes.append(add_node(first, head, 1, first))
+            nodes.append(add_node(second, other, 2, first))
+            process = start(
+                options, "ray", options.images, scratch / "out", before=[*first, "env", f"RAY_ADDRESS={HEAD}:6379"]
+            )
+            while process.poll() is None:
+                for worker in workers():
+                    with suppress(OSError):  # it has ended
+                        seen.add(str(Path(f"/proc/{worker}/ns/net").readlink()))
+                time.sleep(0.2)
+            last = finish(process)
+        finally:
+            for node in nodes:
+                node.terminate()
+            for node in nodes:
+                node.wait()
+    detector = [sys.executable, "-m", "detector"]
+    infer = ["infer", options.images, f"--weights={options.weights}", f"--out={scratch / 'infer'}", "--save=json"]
+    subprocess.run([*detector, "join_batch", str(scratch / "out")], check=True)
+    subprocess.run([*detector, *infer, "--threads=1", "--device=cpu"], check=False, stdout=subprocess.DEVNULL)
+    same = (scratch / "out" / "detections.json").read_bytes() == (scratch / "infer" / "detections.json").read_bytes()
+    print(f"{last}; workers in {len(seen)} namespaces; {'the rows of infer' if same else 'OTHER ROWS'}")
+    return 0 if same and len(seen) == 2 else 1
 
 
 def memory(options: argparse.Namespace, scratch: Path) -> int:

@@ -294,9 +294,12 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> Any:
                     raise ConfigError(
                         f"--resume: leave {option} out; a run continues in its own folder, from its checkpoint"
                     )
-            path = resumed_file(parsed["resume"])
-            check_file(name, command, path)
-            parsed = parser.parse_args(["--config", path, *arguments])  # training refuses what differs from the run
+            resumed = resumed_file(parsed["resume"], parsed["train.checkpoint_url"])
+            if resumed is not None:
+                check_file(name, command, resumed)
+                parsed = parser.parse_args(
+                    ["--config", resumed, *arguments]
+                )  # training refuses what differs from the run
     except ArgumentError as error:
         raise ConfigError(explain(command, error)) from error
     return instantiate(parser, command, parsed)
@@ -463,12 +466,19 @@ def expected_type(config: Any, name: str) -> str:
     return type_in_words(hint)
 
 
-def resumed_file(folder: str) -> str:
-    """The file with the configuration that the run to resume was started with."""
+def resumed_file(folder: str, url: str | None) -> str | None:
+    """The file with the configuration that the run to resume was started with; where it is gone, that of its copy at the URL,
+    None if there is no copy yet: then the run begins."""
     path = Path(folder) / "config.yaml"
-    if not path.is_file():
+    if url is not None and not path.exists():
+        from detector.training.run_copy import bring_config  # loads PyTorch
+
+        bring_config(url, path.parent)
+    if path.is_file():
+        return str(path)
+    if url is None:
         raise ConfigError(f"--resume: {folder} holds no run (there is no {path}); give the folder that --out named")
-    return str(path)
+    return None
 
 
 if __name__ == "__main__":

@@ -200,6 +200,11 @@ class TrainLoopConfig:
     """Consecutive steps with a non-finite gradient (skipped) that end the run."""
     checkpoint_minutes: float = field(default=10.0, metadata=RESUME_MAY_CHANGE)
     """Minutes between checkpoints within an epoch; last.pt is also written after each epoch."""
+    checkpoint_url: str | None = field(default=None, metadata=RESUME_MAY_CHANGE)
+    """URL (s3://bucket/run, gs://…) to which the run is copied with each checkpoint; with it, --resume goes on where the
+    folder is gone."""
+    elastic: bool = field(default=False, metadata=RESUME_MAY_CHANGE)
+    """Let a resumed run go on with another number of processes: the same images in each step, but not the same bits."""
     compile: bool = False
     """Compile the network with torch.compile: minutes at the start, faster steps."""
     deterministic: bool = False

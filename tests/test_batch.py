@@ -1,5 +1,6 @@
 """Batches: what is in the folder at the end is the same, whatever happened on the way."""
 
+import http.server
 import json
 import os
 import re
@@ -8,9 +9,11 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Hashable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +33,13 @@ from batch_runs import (
     task_like,
 )
 from command_line import REPOSITORY
+from fsspec.implementations.memory import MemoryFileSystem
 from lively_model import lively_model
 
+from detector.batch.folder import folder_of
 from detector.batch.ledger import Ledger
 from detector.batch.local import run_local
-from detector.batch.plan import PARTS, Job, Part, list_images
+from detector.batch.plan import PARTS, Job, Part, claim, list_images
 from detector.batch.progress import BatchProgress
 from detector.batch.run import batch, join_batch
 from detector.batch.table import error_row, table_of
@@ -288,12 +293,15 @@ def test_lists_of_paths(images: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
     pq.write_table(pa.table({"path": [1]}), tmp_path / "numbers.parquet")
-    (tmp_path / "urls.txt").write_text("https://me:hush@example.org/a.jpg")
+    web = ["https://example.org/a.jpg", "HTTP://example.org/b?token=x"]
+    (tmp_path / "web.txt").write_text("\n".join(web))
+    assert list_images([str(tmp_path / "web.txt"), web[0], "http://example.org/c"]) == [*web, "http://example.org/c"]
+    (tmp_path / "streams.txt").write_text("rtsp://me:hush@example.org/1")
     refused = {
         "empty.txt": "this list holds no path",
         "damaged.parquet": "can't be read as Parquet",
         "numbers.parquet": "has no column path of strings",
-        "urls.txt": r"urls.txt: https://\*\*\*@example.org/a.jpg is a URL; detector batch takes image files",
+        "streams.txt": r"rtsp://\*\*\*@example.org/1 is a stream; detector batch takes images",
         "none.txt": "no such file or folder",
     }
     for name, reason in refused.items():
@@ -304,9 +312,9 @@ def test_lists_of_paths(images: Path, tmp_path: Path) -> None:
         list_images([str(tmp_path / "film.mp4")])
     for name, shown in (
         ("camera:0", "camera:0"),
-        ("https://me:hush@example.org/a.jpg", r"https://\*\*\*@example.org/a.jpg"),
+        ("rtsp://me:hush@example.org/1", r"rtsp://\*\*\*@example.org/1"),
     ):
-        with pytest.raises(DataError, match=f"^{shown}: .*; detector infer takes cameras and URLs"):
+        with pytest.raises(DataError, match=f"^{shown}: .*; detector infer takes cameras and streams"):
             list_images([name])
 
 
@@ -352,6 +360,116 @@ def test_images_of_object_stores_and_tar_files(images: Path, weights: Path, undi
             list_images([name])
     with pytest.raises(DataError, match=r"memory://bucket/none\.jpg: does not exist"):
         read_remote("memory://bucket/none.jpg")
+
+
+@pytest.mark.slow
+def test_images_of_web_servers(images: Path, weights: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """The same rows, whatever secrets the addresses have; what the server has not is an error in its row."""
+    handler = partial(QuietHandler, directory=str(images))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        names = [path.name for path in sorted(images.glob("*.jpg"))]
+
+        def run(token: str) -> None:
+            lines = [f"{address}/{name}?token={token}" for name in [*names, "none.jpg"]]
+            (tmp_path / "list.txt").write_text("\n".join(lines))
+            batch(config_of(tmp_path / "list.txt", weights, tmp_path / "out"))
+
+        run("hush")
+        before = content(tmp_path / "out")
+        run("other")
+        server.shutdown()
+    assert content(tmp_path / "out") == before
+    assert not any(b"hush" in each for each in before.values())
+    found, expected = (
+        sorted(pq.read_table(folder / PARTS).to_pylist(), key=lambda row: row["image_id"])
+        for folder in (tmp_path / "out", undisturbed)
+    )
+    assert [row["image"] for row in found] == [f"{address}/{name}?token=***" for name in [*names, "none.jpg"]]
+    for row, same in zip(found, expected, strict=False):
+        assert (row["boxes"], row["scores"], row["width"]) == (same["boxes"], same["scores"], same["width"])
+        assert (row["error"] is None) == (same["error"] is None)
+    assert found[-1]["error"].startswith(f"{address}/none.jpg?token=***: can't be reached (the server says 404 ")
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.slow
+def test_results_behind_a_url(
+    images: Path, weights: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """dir:// is a file system of fsspec that all processes share, and is written to as any other."""
+    out = f"dir://results::file://{tmp_path}"
+    with pytest.raises(DataError, match="holds no results of detector batch"):
+        join_batch(JoinBatchConfig(out))
+    batch(replace(config_of(images, weights, tmp_path, part="1/2"), out=out))
+    with pytest.raises(DataError, match="holds rows of 6 of 11 images"):
+        join_batch(JoinBatchConfig(out))
+    with pytest.raises(WriteError, match=r"holds results of another conf \(that of the weights, now 0.5\)"):
+        batch(replace(config_of(images, weights, tmp_path, conf=0.5), out=out))
+    batch(replace(config_of(images, weights, tmp_path), out=out))
+    assert content(tmp_path / "results") == content(undisturbed)
+    capsys.readouterr()
+    batch(replace(config_of(images, weights, tmp_path), out=out))
+    assert capsys.readouterr().out == "11 images; of 4 parts to do here 4 are done\n"
+    join_batch(JoinBatchConfig(out))
+    join_batch(JoinBatchConfig(str(undisturbed)))
+    joined = undisturbed / "detections.json"
+    assert (tmp_path / "results" / "detections.json").read_bytes() == joined.read_bytes()
+    joined.unlink()
+
+
+@pytest.mark.slow
+def test_the_recipes_of_job_arrays_make_the_whole(
+    images: Path, weights: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """The commands of docs/scale.md, as Slurm and Kubernetes start them: the first half by one, the second by the other."""
+    text = (REPOSITORY / "docs" / "scale.md").read_text(encoding="utf-8")
+    (slurm,) = re.findall(r"--wrap \\\n  '(detector batch .+)'", text)
+    ((first, second),) = re.findall(r"- (detector batch .+)\n +(--part .+)", text)
+    for recipe, variable in (
+        (slurm, {"SLURM_ARRAY_TASK_ID": "1"}),
+        (f"{first} {second}", {"JOB_COMPLETION_INDEX": "1"}),
+    ):
+        command = recipe.replace("detector batch", f"{sys.executable} -m detector batch", 1)
+        for there, here in {
+            "list.parquet": images,
+            "s3://bucket/images": images,
+            "yolo11n-bccd": weights,
+            "/shared/results": tmp_path / "out",
+            "s3://bucket/results": f"dir://out::file://{tmp_path}",
+            "/100": "/2 --part_size 3 --device cpu",
+        }.items():
+            command = command.replace(there, str(here))
+        variables = {**os.environ, "PYTHONPATH": str(REPOSITORY), **variable}
+        subprocess.run(["sh", "-c", command], env=variables, check=True, timeout=300)
+    assert content(tmp_path / "out") == content(undisturbed)
+
+
+def test_a_part_behind_a_url_is_there_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, store = folder_of("memory://results"), fsspec.filesystem("memory")
+    claim(folder, {"format": 1, "images": 1})
+    claim(folder, {"format": 1, "images": 1})
+    with pytest.raises(WriteError, match=r"^--out: memory://results holds results of another images \(1, now 2\)"):
+        claim(folder, {"format": 1, "images": 2})
+
+    def half(self: MemoryFileSystem, local: str, path: str) -> None:
+        self.pipe_file(path, Path(local).read_bytes()[:2])
+        raise ConnectionError("connection lost")
+
+    folder.write("parts/a.parquet", lambda path: path.write_bytes(b"old"))
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "put_file", half)
+        with pytest.raises(WriteError, match=r"^memory://results/parts/a.parquet: can't be written: connection lost$"):
+            folder.write("parts/a.parquet", lambda path: path.write_bytes(b"new"))
+    store.pipe("/results/parts/.unfinished.of a killed process", b"x")
+    assert folder.names("parts") == {"a.parquet"}
+    with folder.open("parts/a.parquet") as file:
+        assert file.read() == b"old"
+    store.rm("/results", recursive=True)
 
 
 class Published(Task):

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -40,11 +41,11 @@ OPTIONS = [
 class Started:
     """A command in a session of its own; `finish` ends it, whatever happens."""
 
-    def __init__(self, *command: str) -> None:
+    def __init__(self, *command: str, cwd: Path = REPOSITORY, **variables: str) -> None:
         self.process = subprocess.Popen(
             command,
-            cwd=REPOSITORY,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+            cwd=cwd,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -193,7 +194,7 @@ class Stepping(Started):
             *("--lr=0.001", f"--out={place / 'run'}", *options),
         ]
         if (place / "run" / "last.pt").exists():
-            settings = [f"--resume={place / 'run'}"]
+            settings = [f"--resume={place / 'run'}", "--train.elastic=true"]
         super().__init__(sys.executable, *prefix, script, str(self.file), str(steps), *settings)
 
     def result(self) -> dict[str, Any]:
@@ -285,7 +286,12 @@ def test_the_run_goes_on_with_two_processes_to_the_same_bits(killed: Killed, who
 
 def test_the_run_goes_on_with_one_process(killed: Killed, out: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(killed.folder, out)
-    assert main(["train", f"--resume={out}"]) == 0
+    assert main(["train", f"--resume={out}"]) == 2
+    assert capfd.readouterr().err == (
+        f"error: --resume: the run in {out} was of 2 processes, this is one of 1: start as many as before, or allow another"
+        " number with --train.elastic true, after which the bits differ\n"
+    )
+    assert main(["train", f"--resume={out}", "--train.elastic=true"]) == 0
     assert "not bit for bit as the uninterrupted run would go on: processes 2 before, 1 now" in capfd.readouterr().out
     assert [row["epoch"] for row in rows(out)] == [1, 2]
 
@@ -316,6 +322,39 @@ def test_ctrl_c_saves_the_step_under_way(whole: Path, new_run: list[str], out: P
     batches = torch.load(out / "last.pt", weights_only=True)["epoch_stats"]["batches"]
     assert f"and {batches} of 3 batches" in line
     assert "Traceback" not in done.stderr.split("torch/distributed")[0]
+
+
+def on_machines(folders: list[Path], *arguments: str) -> list[Started]:
+    """A process in each of these folders, as torchrun starts them on as many machines."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(len(folders)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    alone = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    return [
+        Started(sys.executable, TRAIN, *arguments, cwd=folder, RANK=str(rank), **shared, **alone)
+        for rank, folder in enumerate(folders)
+    ]
+
+
+def test_machines_share_no_folder_and_go_on_from_the_copy(whole: Path, new_run: list[str], tmp_path: Path) -> None:
+    """The first machine is lost; the second one then has the main process, and its folder is new."""
+    machines = [tmp_path / name for name in ("first", "second", "third", "store")]
+    for folder in machines:
+        folder.mkdir()
+    copy = f"--train.checkpoint_url=dir://run::file://{machines[3]}"
+    main_process, other = on_machines(machines[:2], *new_run[1:-1], "--out=run", copy)
+    wait(checkpoints_written(machines[3] / "run", 3))
+    main_process.process.send_signal(signal.SIGINT)
+    assert [main_process.finish().returncode, other.finish().returncode] == [2, 2]
+    assert not (machines[1] / "run").exists()
+    shutil.rmtree(machines[0])
+    resumed = [each.finish() for each in on_machines(machines[1:3], "--resume=run", copy)]
+    assert [each.returncode for each in resumed] == [0, 0], resumed[0].stderr
+    assert resumed[0].stdout.count("the run is brought to run from dir://run::file://") == 1
+    assert digests(machines[1] / "run") == digests(whole)
+    assert rows(machines[1] / "run") == rows(whole)
+    assert (machines[3] / "run" / "last.pt").read_bytes() == (machines[1] / "run" / "last.pt").read_bytes()
 
 
 def test_callbacks_are_called_in_the_main_process_alone(data: Path, tmp_path: Path) -> None:

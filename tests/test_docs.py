@@ -114,6 +114,12 @@ def test_python_compiles_and_its_imports_exist(page: Path) -> None:
                 assert hasattr(import_module(module), name.strip()), f"{name_of(page)}: {module}.{name.strip()}"
 
 
+@pytest.mark.parametrize(("example", "page"), [("tune.py", "train.md"), ("spark.py", "scale.md")])
+def test_examples_are_shown_as_they_are(example: str, page: str) -> None:
+    shown = code_blocks(REPOSITORY / "docs" / page, "python")
+    assert (REPOSITORY / "examples" / example).read_text(encoding="utf-8") in shown
+
+
 @pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "CHANGELOG.md"], ids=name_of)
 def test_only_what_every_reader_has(page: Path) -> None:
     text = page.read_text(encoding="utf-8")

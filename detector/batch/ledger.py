@@ -52,7 +52,7 @@ class Ledger:
                 self.give_back(Job(job.part, half))
         else:
             (image,) = piece.paths
-            error = f"{image}: quarantined: {TRIES} worker processes ended on this image ({how})"
+            error = f"{text_of(image)}: quarantined: {TRIES} worker processes ended on this image ({how})"
             self.piece_done(job, table_of([error_row(text_of(image), piece.first_id, text_of(error))]))
             return error
         return None

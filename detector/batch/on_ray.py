@@ -8,8 +8,7 @@ file is there. Ray Data is not used: its checkpoints are at-least-once (ray#5500
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from detector.batch.table import Table
 from detector.batch.work import LOOK_SECONDS, STARTS, Task, do_job
 from detector.errors import DetectorError, missing_package
 from detector.utils.interrupts import stop_requested
+from detector.utils.ray_cluster import ray_cluster
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing phones home; read when Ray starts a cluster
 try:
@@ -140,23 +140,14 @@ def _living_nodes() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-@contextmanager
-def _cluster() -> Iterator[dict[str, float]]:
-    """The resources of the cluster that runs on this machine or that RAY_ADDRESS names, else of one started for the block."""
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", configure_logging=False)
-    try:
-        yield ray.cluster_resources()
-    finally:
-        ray.shutdown()
-
-
 def run_ray(task: Task, parts: Sequence[Part], progress: BatchProgress) -> bool:
     """Do the parts; false if a stop signal came first, which ends the workers at once: their parts are not done.
 
     Raises the DetectorError of a worker that can't load or write, and DetectorError if the cluster has no such resources.
     """
     config, threads = task.config, task.config.threads or 1
-    with _cluster() as resources, stop_requested() as stop:
+    with ray_cluster(), stop_requested() as stop:
+        resources = ray.cluster_resources()
         cpus, cluster_gpus = resources.get("CPU", 0), resources.get("GPU", 0)
         wanted = float(cluster_gpus > 0 and config.device != "cpu")
         gpus = wanted if config.gpus_per_worker is None else config.gpus_per_worker

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from detector.batch.folder import Folder
 from detector.batch.table import read_paths
 from detector.config import BatchConfig, names_in
 from detector.errors import DataError, WriteError
 from detector.formats.table import format_of
-from detector.images.remote import find_remote, is_remote
+from detector.images.remote import find_remote
 from detector.inference.sources import find_sources, is_url
-from detector.utils.fileio import file_sha256, put_json_if_absent
+from detector.utils.fileio import file_sha256
 from detector.utils.http import without_secrets
+from detector.utils.stores import is_remote
 from detector.weights.shipped import find_weights
 
 SETTINGS = "settings.json"
@@ -46,27 +48,30 @@ class Job(NamedTuple):
 
 
 def text_of(path: str) -> str:
-    """A path as text; what of a file's name is none becomes \\udc80 and the like."""
-    return path.encode("utf-8", "backslashreplace").decode("utf-8")
+    """A path as text, a URL without its secrets; what of a file's name is no text becomes \\udc80 and the like."""
+    return without_secrets(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def list_images(names: Sequence[str]) -> list[str]:
     """The paths of all images, in the order given, each once.
 
     A name is what `find_sources` or `find_remote` takes, a text file (.txt) with a path in each line or a Parquet file (.parquet)
-    with a column `path`. What a list names is not looked for: an image that is missing becomes a row with the error. Raises
-    DataError for what is no image file: videos, cameras and URLs of web servers.
+    with a column `path`. What a list names is not looked for, and web servers are not asked: an image that is missing becomes a
+    row with the error. Raises DataError for what is no image: videos, cameras and streams.
     """
     found: dict[str, None] = {}
     for name in names:
         path = Path(name)
         if path.suffix.lower() in (".txt", ".parquet") and path.is_file():
             listed = read_paths(path) if path.suffix.lower() == ".parquet" else _lines(path)
-            if url := next(filter(is_url, listed), None):
-                raise DataError(f"{name}: {without_secrets(url)} is a URL; detector batch takes image files")
+            if url := next((each for each in listed if is_url(each) and not _is_web(each)), None):
+                raise DataError(f"{name}: {without_secrets(url)} is a stream; detector batch takes images")
             if not listed:
                 raise DataError(f"{name}: this list holds no path")
             found |= dict.fromkeys(listed)
+            continue
+        if _is_web(name):
+            found[name] = None
             continue
         if is_remote(name) or path.suffix.lower() == ".tar":
             found |= dict.fromkeys(find_remote(name))
@@ -74,12 +79,17 @@ def list_images(names: Sequence[str]) -> list[str]:
         sources = [] if is_url(name) else find_sources([name])
         if not sources or sources[0].camera is not None:
             raise DataError(
-                f"{without_secrets(name)}: detector batch takes image files; detector infer takes cameras and URLs"
+                f"{without_secrets(name)}: detector batch takes images; detector infer takes cameras and streams"
             )
         if video := next((source.name for source in sources if source.kind == "video"), None):
             raise DataError(f"{video}: is a video; detector batch takes image files, detector infer takes videos")
         found |= dict.fromkeys(source.name for source in sources)
     return list(found)
+
+
+def _is_web(name: str) -> bool:
+    """Whether it is an image of a web server; detector infer asks the server what it is."""
+    return name.lower().startswith(("http://", "https://"))
 
 
 def _lines(path: Path) -> list[str]:
@@ -121,10 +131,9 @@ def weights_sha256(weights: str) -> str:
     return _sha256([file_sha256(path), file_sha256(numbers)])
 
 
-def claim(folder: Path, settings: dict[str, Any]) -> None:
+def claim(folder: Folder, settings: dict[str, Any]) -> None:
     """Write the settings into the folder. Raises WriteError if it has those of other results."""
-    path = folder / SETTINGS
-    if put_json_if_absent(path, settings):
+    if folder.put_json_if_absent(SETTINGS, settings):
         return
     there = read_settings(folder)
     for name, value in settings.items():
@@ -135,23 +144,25 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
             )
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Folder) -> dict[str, Any]:
     """The settings of the results in a folder. Raises DataError if there are none."""
-    path = folder / SETTINGS
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        with folder.open(SETTINGS) as file:
+            settings = json.load(file)
     except FileNotFoundError:
         raise DataError(f"{folder}: holds no results of detector batch ({SETTINGS} is missing)") from None
     except (ValueError, RecursionError):
         settings = None
     if not isinstance(settings, dict) or settings.get("format") != FORMAT or type(settings.get("images")) is not int:
-        raise DataError(f"{path}: damaged or of another version; choose another folder, or remove this one")
+        raise DataError(
+            f"{folder}/{SETTINGS}: damaged or of another version; choose another folder, or remove this one"
+        )
     return settings
 
 
-def part_path(folder: Path, settings: dict[str, Any], part: Part) -> Path:
-    """The file of a part, which is done when it is there: its name is a hash of settings, weights and paths."""
-    return folder / PARTS / f"{_sha256([settings, part.first_id, [text_of(path) for path in part.paths]])}.parquet"
+def part_name(settings: dict[str, Any], part: Part) -> str:
+    """The name of a part's file, which is done when it is there: a hash of settings, weights and paths."""
+    return f"{_sha256([settings, part.first_id, [text_of(path) for path in part.paths]])}.parquet"
 
 
 def _sha256(value: Any) -> str:

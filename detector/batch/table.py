@@ -1,6 +1,7 @@
 """The rows that a part becomes, in Parquet: the only module that imports pyarrow."""
 
 from collections.abc import Sequence
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,11 @@ def write_table(table: Table, path: Path) -> None:
     pq.write_table(table, path)
 
 
-def read_table(path: Path) -> Table:
-    """The rows of a part. Raises DataError for a file that is none."""
-    table = _read(path, None)
+def read_table(file: BufferedIOBase, name: str) -> Table:
+    """The rows of a part. Raises DataError, which names it so, for a file that is none."""
+    table = _read(file, name, None)
     if not table.schema.equals(SCHEMA):
-        raise DataError(f"{path}: no results of detector batch; remove this file from the folder")
+        raise DataError(f"{name}: no results of detector batch; remove this file from the folder")
     return table
 
 
@@ -88,7 +89,8 @@ def detections_of(row: dict[str, Any]) -> Detections:
 
 def read_paths(path: Path) -> list[str]:
     """The column `path` of a Parquet file. Raises DataError if there is none, or if something in it is no text."""
-    table = _read(path, ["path"])
+    with path.open("rb") as file:  # by its name, pyarrow would read a folder of them
+        table = _read(file, str(path), ["path"])
     if table.num_columns != 1 or not (
         pa.types.is_string(table.schema[0].type) or pa.types.is_large_string(table.schema[0].type)
     ):
@@ -101,10 +103,9 @@ def read_paths(path: Path) -> list[str]:
     return paths
 
 
-def _read(path: Path, columns: list[str] | None) -> Table:
+def _read(file: BufferedIOBase, name: str, columns: list[str] | None) -> Table:
     try:
-        with path.open("rb") as file:  # by its name, pyarrow would read a folder of them
-            return pq.read_table(file, columns=columns)
+        return pq.read_table(file, columns=columns)
     except (pa.ArrowException, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: can't be read as Parquet ({reason})") from error
+        raise DataError(f"{name}: can't be read as Parquet ({reason})") from error

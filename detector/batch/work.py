@@ -4,21 +4,20 @@ import socket
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
-from detector.batch.plan import Job, Part, part_path, text_of, weights_sha256
+from detector.batch.folder import folder_of
+from detector.batch.plan import PARTS, Job, Part, part_name, text_of, weights_sha256
 from detector.batch.table import Table, error_row, found_row, table_of, write_table
 from detector.config import BatchConfig
 from detector.errors import WeightsError
 from detector.inference.detector import Detector
 from detector.inference.sources import Source
 from detector.inference.streaming import stream
-from detector.utils.fileio import atomic_write
 from detector.utils.memory import tune_malloc
 
 STARTS = 3
@@ -38,8 +37,12 @@ class Task:
     config: BatchConfig
     settings: dict[str, Any]
 
-    def path(self, part: Part) -> Path:
-        return part_path(Path(self.config.out), self.settings, part)
+    def file(self, part: Part) -> str:
+        """The name of a part's file, from the folder of the results on."""
+        return f"{PARTS}/{part_name(self.settings, part)}"
+
+    def is_done(self, part: Part) -> bool:
+        return folder_of(self.config.out).exists(self.file(part))
 
     def load(self) -> Detector:
         """The detector, for a worker process, which gets one thread. It has run once: what can't run ends here, and is no image's
@@ -62,12 +65,12 @@ class Task:
 
     def publish(self, part: Part, rows: Table) -> None:
         """Write a part's file, whole or not at all; that it is there already does no harm, it is the same."""
-        atomic_write(self.path(part), lambda temporary: write_table(rows, temporary))
+        folder_of(self.config.out).write(self.file(part), lambda temporary: write_table(rows, temporary))
 
 
 def do_job(detector: Detector, task: Task, job: Job, goes_on: Callable[[int], bool]) -> tuple[Table | None, int]:
     """Detect in a job's images; a whole part is published. The rows of a piece, else None, and how many have an error."""
-    if job.whole and task.path(job.part).exists():  # another driver was faster
+    if job.whole and task.is_done(job.part):  # another driver was faster
         return None, 0
     rows = _detect(detector, job.piece, goes_on)
     errors = len(rows) - rows.column("error").null_count

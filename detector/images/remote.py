@@ -1,9 +1,7 @@
 """Images that are no local files: on object stores (s3://, gs://, …) and in tar files, through fsspec, which PyTorch brings."""
 
 import glob
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 from fsspec.core import url_to_fs
@@ -13,13 +11,7 @@ from numpy import ndarray
 from detector.errors import DataError
 from detector.images.read import IMAGE_SUFFIXES, UnreadableImageError, image_from_bytes
 from detector.utils.http import LARGEST, without_secrets
-
-SCHEME = re.compile(r"(?!https?:|rtsps?:)[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-
-
-def is_remote(name: str) -> bool:
-    """Whether a name is a URL of fsspec, such as s3://bucket/a.jpg or tar://a.jpg::shard.tar."""
-    return SCHEME.match(name) is not None
+from detector.utils.stores import is_remote, store_errors
 
 
 def find_remote(name: str) -> list[str]:
@@ -28,7 +20,7 @@ def find_remote(name: str) -> list[str]:
 
     Raises DataError if there is none, or if it can't be listed.
     """
-    with _errors(name):
+    with store_errors(name):
         system, path = url_to_fs(name)
         if glob.has_magic(path):
             found = system.glob(path)
@@ -51,7 +43,7 @@ def find_remote(name: str) -> list[str]:
 
 def read_remote(name: str) -> UInt8[ndarray, "height width 3"]:
     """The image with a name that `find_remote` gives, as contiguous 8-bit RGB. Raises UnreadableImageError if it can't be had."""
-    with _errors(name, UnreadableImageError):
+    with store_errors(name, UnreadableImageError):
         system, path = url_to_fs(name)
         with system.open(path, "rb") as file:
             content: bytes = file.read(LARGEST + 1)
@@ -71,18 +63,3 @@ def _members(tar: str) -> Iterator[str]:
     for member in sorted(map(str, system.find(""))):
         if PurePosixPath(member).suffix.lower() in IMAGE_SUFFIXES:
             yield f"tar://{member}::{tar}"
-
-
-@contextmanager
-def _errors(name: str, kind: type[DataError] = DataError) -> Iterator[None]:
-    try:
-        yield
-    except DataError:
-        raise
-    except ImportError as error:  # fsspec names the package
-        raise kind(f"{without_secrets(name)}: can't be read: {error}") from error
-    except FileNotFoundError as error:
-        raise kind(f"{without_secrets(name)}: does not exist") from error
-    except Exception as error:  # each store has errors of its own: no rights, no network, a broken tar file
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise kind(f"{without_secrets(name)}: can't be read: {reason}") from error

@@ -16,13 +16,14 @@ from torch import Tensor
 from detector.config import InferConfig
 from detector.errors import DataError
 from detector.images.read import image_from_bytes, read_image
-from detector.images.remote import is_remote, read_remote
+from detector.images.remote import read_remote
 from detector.inference.detector import Detector, ImageLike, as_array, as_list, file_of
 from detector.inference.sources import Source, find_sources
 from detector.inference.tiles import TiledDetector
 from detector.inference.video import read_stream, read_video
 from detector.structures import Detections
 from detector.utils.http import TIMEOUT, fetch
+from detector.utils.stores import is_remote
 
 AHEAD = 4
 """Images that may wait for the network."""

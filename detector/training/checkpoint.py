@@ -113,7 +113,9 @@ def restore_checkpoint(path: Path, content: dict[str, Any], state: TrainState) -
         for name in COUNTERS:
             setattr(state, name, content[name])
         state.unreadable = set(content["unreadable"])
+        device = state.stats.losses.device
         state.stats = EpochStats(**content["epoch_stats"])
+        state.stats.losses = state.stats.losses.to(device)
         restore_rng_states(content["rng"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise WeightsError(f"{path}: not a checkpoint of this run's model and configuration; {START_AGAIN}") from error

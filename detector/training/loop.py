@@ -44,6 +44,7 @@ from detector.training.resume import flat, may_change
 from detector.training.setup import Beside, Run, set_up
 from detector.training.step import take_step
 from detector.utils.fileio import folder_lock, require_writable
+from detector.utils.http import without_secrets
 from detector.utils.interrupts import stop_requested
 from detector.utils.threads import patient_threads
 from detector.weights.files import WeightsInfo, load_weights, save_weights
@@ -75,8 +76,8 @@ def train(config: TrainConfig, beside: Beside | None = None, callbacks: Sequence
             if not (run.out / "last.pt").exists():
                 raise
             raise type(error)(f"{error}; then {remedy(run)}") from error
-        _, info = load_weights(run.out / "best.safetensors")
-        return {"epoch": state.best_epoch, **info.metrics}
+        metrics = load_weights(run.out / "best.safetensors")[1].metrics if world.is_main else None
+        return {"epoch": state.best_epoch, **world.from_main(metrics)}
 
 
 def position(run: Run, state: TrainState) -> str:
@@ -140,7 +141,10 @@ def fit(run: Run, state: TrainState, callbacks: Callbacks) -> None:
 def start_and_end(run: Run, state: TrainState, callbacks: Callbacks) -> Iterator[None]:
     """Notify the callbacks before the block, and after it, however it ends."""
     images = first_batch(run) if callbacks and state.step == 0 else {}
-    callbacks.notify(Callback.run_started, RunStarted(run.out, flat(run.config), state.epoch, images))
+    settings = {
+        name: without_secrets(value) if isinstance(value, str) else value for name, value in flat(run.config).items()
+    }
+    callbacks.notify(Callback.run_started, RunStarted(run.out, settings, state.epoch, images))
     status: Literal["finished", "interrupted", "failed"] = "failed"
     try:
         yield
@@ -307,4 +311,9 @@ def finish_epoch(run: Run, state: TrainState, row: dict[str, Any], callbacks: Ca
 def write_checkpoint(run: Run, state: TrainState, callbacks: Callbacks) -> None:
     path = run.out / "last.pt"
     save_checkpoint(path, state, run.provenance)
+    if run.copy is not None:
+        try:
+            run.copy.update(run.out)
+        except WriteError as error:  # the run itself has lost nothing
+            print(f"{error}; the run goes on, and copies {path} again with its next checkpoint")
     callbacks.notify(Callback.checkpoint_written, CheckpointWritten(path, state.epoch, state.step))

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fsspec.core import url_to_fs
+
 from detector.config import TrainConfig
 from detector.errors import DetectorError, missing_package
 from detector.training.distributed import RESTARTED, LostProcessError
@@ -19,10 +21,13 @@ from detector.training.logs import LAUNCHER
 from detector.training.loop import train
 from detector.training.setup import with_absolute_paths
 from detector.utils.fileio import require_writable
+from detector.utils.ray_cluster import ray_cluster
+from detector.utils.stores import store_errors
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing phones home; read when Ray starts a cluster
 try:
     import ray
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -106,18 +111,39 @@ def _shown(mailbox: Any) -> Iterator[None]:
         thread.join()
 
 
+@contextlib.contextmanager
+def _notes(url: str | None, out: Path) -> Iterator[dict[str, Any]]:
+    """Where Ray Train keeps its notes, which all machines must see, as `RunConfig` takes it; they go at the end of the block."""
+    if url is None:
+        try:
+            yield {"storage_path": str(out)}
+        finally:
+            shutil.rmtree(out / NAME, ignore_errors=True)
+        return
+    with store_errors(url):
+        system, path = url_to_fs(url)
+    try:
+        yield {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(system))}
+    finally:
+        with contextlib.suppress(Exception):  # they do no harm
+            system.rm(f"{path}/{NAME}", recursive=True)
+
+
 def train_on_ray(config: TrainConfig) -> None:
     """Train as `config` says in `config.ray.workers` processes of the cluster that runs on this machine or that RAY_ADDRESS names,
-    else of one started here. `config.out` and the data must be there, by the same paths, on all machines.
+    else of one started here. The data must be there, by the same paths, on all machines; `config.out`, too, or there must be a
+    `config.train.checkpoint_url`.
 
     Raises DetectorError kinds for what the user can fix, and if processes were lost more than `config.ray.max_failures` times.
     """
     out = Path(config.resume or config.out).absolute()
     require_writable(out)
     settings = config.ray
-    config = with_absolute_paths(dataclasses.replace(config, out=str(Path(config.out).absolute())))
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", configure_logging=False)
-    try:
+    resume = None if config.resume is None else str(out)
+    config = with_absolute_paths(dataclasses.replace(config, out=str(Path(config.out).absolute()), resume=resume))
+    # who gives a resumed run another --ray.workers wants another number of processes
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, elastic=True))
+    with _notes(config.train.checkpoint_url, out) as notes, ray_cluster():
         on_gpus = config.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
         mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
         trainer = TorchTrainer(
@@ -127,9 +153,7 @@ def train_on_ray(config: TrainConfig) -> None:
             scaling_config=ScalingConfig(
                 num_workers=settings.workers, use_gpu=on_gpus, resources_per_worker={"CPU": settings.cpus_per_worker}
             ),
-            run_config=RunConfig(
-                name=NAME, storage_path=str(out), failure_config=FailureConfig(max_failures=settings.max_failures)
-            ),
+            run_config=RunConfig(name=NAME, **notes, failure_config=FailureConfig(max_failures=settings.max_failures)),
         )
         try:
             with _shown(mailbox):
@@ -145,6 +169,3 @@ def train_on_ray(config: TrainConfig) -> None:
             raise cause from error
         if (cause := ray.get(mailbox.error.remote())) is not None:
             raise cause
-    finally:
-        ray.shutdown()
-        shutil.rmtree(out / NAME, ignore_errors=True)

@@ -61,10 +61,13 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def require_same(then: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
+def require_same(then: Mapping[str, Any], now: Mapping[str, Any], out: Path | str) -> None:
     """Raise ConfigError or DataError with the difference if the run in `out` was of other settings or other data."""
     defaults = flat(TrainConfig())
-    old, new = defaults | then["settings"], now["settings"]  # a run from before a setting existed had its default
+    old, new = (
+        defaults | then["settings"],
+        defaults | now["settings"],
+    )  # a run from before a setting existed had its default
     differences = [
         f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
@@ -82,6 +85,16 @@ def require_same(then: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> 
                 f"--resume: the {split} split of {path} is not what the run in {out} was started with (the annotations"
                 " or the length of an image differ); put the old data back, or start a new run from its weights"
             )
+
+
+def require_processes(then: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
+    """Raise ConfigError if the run in `out` was of another number of processes, unless train.elastic."""
+    before, processes = then["machine"]["processes"], now["machine"]["processes"]
+    if processes != before and not now["settings"]["train.elastic"]:
+        raise ConfigError(
+            f"--resume: the run in {out} was of {before} processes, this is one of {processes}: start as many as before, or"
+            " allow another number with --train.elastic true, after which the bits differ"
+        )
 
 
 def inexact(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

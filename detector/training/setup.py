@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-import shlex
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from detector.data.loader import TrainItem, train_loader
 from detector.data.sampler import EpochSampler
 from detector.doctor.columns import Columns
 from detector.doctor.doctor import advice
-from detector.errors import ConfigError, DataError, WeightsError, printable
+from detector.errors import ConfigError, DataError, printable
 from detector.evaluation.evaluate import EvalItem, eval_loader
 from detector.images.input_size import InputSize
 from detector.models.base import DetectionModel
@@ -34,14 +33,16 @@ from detector.models.catalog import create_model
 from detector.models.pgi import add_auxiliary
 from detector.structures import Categories
 from detector.training.batch_size import largest_batch_size
-from detector.training.checkpoint import EpochStats, TrainState, read_checkpoint, restore_checkpoint
+from detector.training.checkpoint import EpochStats, TrainState, restore_checkpoint
 from detector.training.dataset import build_train_dataset
-from detector.training.distributed import World, convert_sync_batch_norm, was_restarted
+from detector.training.distributed import World, convert_sync_batch_norm
 from detector.training.ema import ModelEma
 from detector.training.freeze import freeze
-from detector.training.logs import drop_metrics_after, drop_skipped_after, environment, launcher, read_environment
+from detector.training.logs import drop_metrics_after, drop_skipped_after, environment
 from detector.training.optim import build_optimizer
-from detector.training.resume import inexact, require_same, run_provenance
+from detector.training.reopen import open_or_resume, resumed_content
+from detector.training.resume import inexact, require_processes, require_same, run_provenance
+from detector.training.run_copy import RunCopy
 from detector.training.teacher import Teacher
 from detector.utils.device import resolve_device
 from detector.utils.fileio import write_json, write_text
@@ -57,7 +58,8 @@ class Run:
 
     world: the processes that share it; network: the model as training calls it, with the auxiliary branch beside it and
     the exchange of gradients between the processes; teacher: the network of `--teacher`; provenance: written into the
-    checkpoint, so that only a run of the same settings and data resumes from it.
+    checkpoint, so that only a run of the same settings and data resumes from it; copy: the run behind
+    train.checkpoint_url, if any.
     """
 
     config: TrainConfig
@@ -74,6 +76,7 @@ class Run:
     provenance: dict[str, Any]
     strides: tuple[int, ...]
     teacher: Teacher | None
+    copy: RunCopy | None = None
     _anchors: dict[InputSize, Anchors] = field(default_factory=dict)
 
     def anchors(self, size: InputSize) -> Anchors:
@@ -104,7 +107,9 @@ def set_up(
     beside: Beside | None = None,
 ) -> tuple[Run, TrainState]:
     """Read the data, build the model, and open or reopen the folder of the run; `beside`: not the model's own branch."""
-    config, out = open_or_resume(config, world)
+    copy = None if config.train.checkpoint_url is None else RunCopy(config.train.checkpoint_url)
+    config, out = open_or_resume(config, world, copy)
+    content = resumed_content(config, world)
     if config.weights is None and config.resume is None:
         config = dataclasses.replace(config, weights=base_weights(config.model) or SCRATCH)
         if world.is_main and config.weights != SCRATCH:
@@ -112,7 +117,8 @@ def set_up(
     device = choose_device(config.device, world)
     be_deterministic(config.train)
     train_dataset, val_dataset = load_datasets(config, world)
-    model, network = build_model(config, train_dataset.categories, device, beside)
+    class_width = None if content is None else content.get("class_width")
+    model, network = build_model(config, train_dataset.categories, device, class_width, beside)
     precision = choose_precision(config.train.precision, device)
     autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
     config = with_batch_size(config, network, model.head.strides, autocast, world)
@@ -135,24 +141,15 @@ def set_up(
         world=world,
         network=as_called(network, config.train, device, world),
         provenance=provenance,
+        copy=copy,
     )
-    if config.resume is not None:
-        resume_run(run, state)
+    if content is not None:
+        resume_run(run, state, content)
     elif world.is_main:
         open_run_folder(run)
+    if copy is not None and world.is_main:  # what can't be written is known before the work
+        copy.update(out)
     return run, state
-
-
-def open_or_resume(config: TrainConfig, world: World) -> tuple[TrainConfig, Path]:
-    """The configuration, resuming if torchrun has started this run again, and the run's folder."""
-    if was_restarted() and config.resume is None and world.from_main(is_own_run(Path(config.out))):
-        config = dataclasses.replace(config, resume=config.out)
-    out = Path(config.resume or config.out)
-    if config.resume is None and holds_results(out):
-        raise DataError(
-            f"--out: {out} already holds a run; --resume {shlex.quote(str(out))} continues it, another folder starts a new one"
-        )
-    return config, out
 
 
 def choose_device(name: str, world: World) -> torch.device:
@@ -198,13 +195,16 @@ def require_same_everywhere(fingerprints: dict[str, str], world: World) -> None:
 
 
 def build_model(
-    config: TrainConfig, categories: Categories, device: torch.device, beside: Beside | None = None
+    config: TrainConfig,
+    categories: Categories,
+    device: torch.device,
+    class_width: int | None = None,
+    beside: Beside | None = None,
 ) -> tuple[DetectionModel, nn.Module]:
-    """The model, and the network that is trained: the same, or with what is trained beside it; both on the device."""
-    source, class_width = None, None
-    if config.resume is not None:
-        class_width = read_checkpoint(Path(config.resume) / "last.pt", torch.device("meta")).get("class_width")
-    elif config.weights != SCRATCH:
+    """The model, and the network that is trained: the same, or with what is trained beside it; both on the device. class_width:
+    that of a run that is resumed, None for the usual one."""
+    source = None
+    if config.resume is None and config.weights != SCRATCH:
         assert config.weights is not None
         source, known = load_start(config.weights, config.model)
         class_width = known.class_width
@@ -312,12 +312,11 @@ def automatic_batch_size(
     return size
 
 
-def resume_run(run: Run, state: TrainState) -> None:
-    """Bring `state` to where the run was. Raises ConfigError or DataError if the settings or the data differ."""
-    path = run.out / "last.pt"
-    content = read_checkpoint(path, run.device)
+def resume_run(run: Run, state: TrainState, content: dict[str, Any]) -> None:
+    """Bring `state` to where the run was. Raises ConfigError or DataError if settings, data or number of processes differ."""
     require_same(content["provenance"], run.provenance, run.out)
-    restore_checkpoint(path, content, state)
+    require_processes(content["provenance"], run.provenance, run.out)
+    restore_checkpoint(run.out / "last.pt", content, state)
     if run.world.is_main:
         if difference := inexact(content["provenance"], run.provenance):
             print(printable(difference))
@@ -325,24 +324,10 @@ def resume_run(run: Run, state: TrainState) -> None:
         drop_skipped_after(run.out, state.step)
 
 
-def is_own_run(out: Path) -> bool:
-    """Whether the run in `out` was begun by the torchrun that has now started this process again."""
-    return bool(read_environment(out).get("launcher") == launcher())
-
-
-def holds_results(out: Path) -> bool:
-    """Whether a run has finished an epoch there, or saved a step of its first; one that failed earlier may be replaced."""
-    if any((out / name).exists() for name in ("best.safetensors", "last.safetensors", "metrics.jsonl")):
-        return True
-    try:
-        return bool(read_checkpoint(out / "last.pt", torch.device("cpu")).get("step"))
-    except WeightsError:  # none, or not a checkpoint
-        return False
-
-
 def open_run_folder(run: Run) -> None:
     """Write the configuration and the environment of the run."""
-    (run.out / "skipped_steps.jsonl").unlink(missing_ok=True)  # of a run that failed before its first epoch's end
+    for name in ("skipped_steps.jsonl", "last.pt"):  # of a run that failed before its first epoch's end
+        (run.out / name).unlink(missing_ok=True)
     text = yaml.safe_dump(dataclasses.asdict(run.config), sort_keys=False, allow_unicode=True)
     write_text(run.out / "config.yaml", text)
     write_json(run.out / "environment.json", environment(run.device))

@@ -1,6 +1,7 @@
 """Training on a Ray cluster of this machine: the same bits as under torchrun, whatever happens on the way."""
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from test_distributed import OPTIONS, REPOSITORY, Started, checkpoints_written, digests, our_lines, pair, rows, wait
 
 from detector.demo.scenes import make_dataset
+from detector.errors import DetectorError
+from detector.utils.ray_cluster import ray_cluster
 
 pytest.importorskip("ray", reason="make test-extras installs ray")
 pytestmark = pytest.mark.slow
@@ -21,8 +24,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def on_ray(data: Path, out: Path) -> Started:
-    options = [*OPTIONS, f"--data={data}", f"--out={out}", "--engine=ray", "--ray.workers=2", "--device=cpu"]
+def on_ray(data: Path, out: Path, *more: str) -> Started:
+    options = [*OPTIONS, f"--data={data}", f"--out={out}", "--engine=ray", "--ray.workers=2", "--device=cpu", *more]
     return Started(sys.executable, "-m", "detector", "train", *options)
 
 
@@ -79,3 +82,33 @@ def test_what_the_user_can_fix_is_one_line_and_is_not_tried_again(data: Path, tm
     (line,) = our_lines(done.stderr)  # Ray has things to say, too
     assert "Traceback" not in done.stderr
     assert line.startswith(f"error: --out: {tmp_path / 'run'} already holds a run")
+
+
+def test_a_run_goes_on_from_its_copy_where_its_folder_is_gone(data: Path, whole: Path, tmp_path: Path) -> None:
+    """Interrupted, and resumed as on another machine."""
+    store, out = tmp_path / "store", tmp_path / "run"
+    url = f"--train.checkpoint_url=dir://run::file://{store}"
+    store.mkdir()
+    started = on_ray(data, out, url)
+    wait(checkpoints_written(store / "run", 3))
+    started.process.send_signal(signal.SIGINT)
+    done = started.finish()
+    assert done.returncode == 2, done.stderr
+    assert not (store / "run" / ".ray").exists()
+    shutil.rmtree(out)
+    resumed = Started(
+        sys.executable, "-m", "detector", "train", f"--resume={out}", url, "--engine=ray", "--ray.workers=2"
+    ).finish()
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"the run is brought to {out} from " in resumed.stdout
+    assert digests(out) == digests(whole)
+    assert rows(out) == rows(whole)
+    assert (store / "run" / "last.pt").read_bytes() == (out / "last.pt").read_bytes()
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(
+        DetectorError, match=r"^the Ray cluster at 127\.0\.0\.1:1 can't be reached \(.+; if it wants a token"
+    ):
+        ray_cluster().__enter__()
