@@ -66,8 +66,7 @@ def read_split(
     ids takes; complain: gets the error for each label in a text or XML file that can't be read, which is then skipped; by
     default raises it. Raises as `load_split` for what is wrong with a dataset as a whole.
     """
-    named = split is not None and (getattr(paths, f"{split}_json"), getattr(paths, f"{split}_images")) != (None, None)
-    if data is not None and not named:
+    if data is not None and not (split is not None and paths.names(split)):
         match annotation_format(Path(data)):
             case "yolo":
                 return read_yolo_split(Path(data), split, complain)

@@ -100,7 +100,7 @@ def _draw(example: Example) -> UInt8[np.ndarray, "height width 3"] | None:
 
 def _view(view: View) -> UInt8[np.ndarray, "height width 3"] | None:
     try:
-        image, factor = fitted(read_image(view.path, view.size), CELL)
+        image, factor = fitted(read_image(view.image, view.size), CELL)
     except UnreadableImageError:
         return None
     boxes = (np.array(view.boxes, np.float64).reshape(-1, 4) * factor).tolist()
