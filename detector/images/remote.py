@@ -4,6 +4,7 @@ import glob
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPMessage
 from pathlib import PurePosixPath
 from time import sleep
 from urllib.parse import urlsplit
@@ -67,7 +68,7 @@ def content_of(url: str) -> bytes:
     """What a URL of fsspec or of the web holds, of the size of an image at most. Raises UnreadableImageError if it can't be had."""
     with reading(url, UnreadableImageError):
         if WEB.match(url):
-            return _fetch_patiently(url)
+            return fetch_patiently(url)[0]
         system, path = url_to_fs(url)
         with system.open(path, "rb") as file:
             content: bytes = file.read(LARGEST + 1)
@@ -88,7 +89,7 @@ def part_of(url: str, start: int, length: int) -> bytes:
         raise UnreadableImageError(f"{without_secrets(url)}: {length} bytes, which no image should have")
     with reading(url, UnreadableImageError):
         if WEB.match(url):
-            content = _fetch_patiently(url, (start, length))
+            content = fetch_patiently(url, (start, length))[0]
         else:
             system, path = url_to_fs(url)
             content = system.cat_file(path, start=start, end=start + length)
@@ -97,16 +98,16 @@ def part_of(url: str, start: int, length: int) -> bytes:
     return content
 
 
-def _fetch_patiently(url: str, part: tuple[int, int] | None = None) -> bytes:
+def fetch_patiently(url: str, part: tuple[int, int] | None = None) -> tuple[bytes, HTTPMessage]:
     """As `fetch`, tried again after a while unless the server refuses: a training goes on for days, and servers don't."""
     for wait in WAITS:
         try:
-            return fetch(url, part=part)[0]
+            return fetch(url, part=part)
         except RefusedError:
             raise
         except DataError:
             sleep(wait)
-    return fetch(url, part=part)[0]
+    return fetch(url, part=part)
 
 
 def _members(tar: str) -> Iterator[str]:

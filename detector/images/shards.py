@@ -9,9 +9,9 @@ from fsspec.core import url_to_fs
 
 from detector.errors import DataError
 from detector.images.read import UnreadableImageError
-from detector.images.remote import WEB, part_of, reading, without_login
+from detector.images.remote import WEB, fetch_patiently, part_of, reading, without_login
 from detector.utils.file_cache import FileCache
-from detector.utils.http import fetch, without_secrets
+from detector.utils.http import without_secrets
 
 AT_ONCE = 4096
 """Bytes that are asked for at once: a header of 512, and those of long names before it."""
@@ -45,8 +45,8 @@ def _status(tar: str) -> tuple[int, str]:
     """The length in bytes, and a word that changes with the content."""
     with reading(tar):
         if WEB.match(tar):
-            headers = fetch(tar, content=False)[1]
-            length = headers.get("Content-Length", "")
+            headers = fetch_patiently(tar, (0, 1))[1]
+            length = headers.get("Content-Range", "").rpartition("/")[2]
             if not length.isdigit():
                 raise DataError(
                     f"{without_secrets(tar)}: the server doesn't say its length; download it and name the file"
