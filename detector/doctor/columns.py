@@ -156,7 +156,7 @@ class Columns:
     def image_examples(self, images: Int64[np.ndarray, " chosen"]) -> tuple[Example, ...]:
         """Of entries of images, without boxes."""
         return tuple(
-            Example(f"images[{image}], {self.names[image]}", (self.view(image),))
+            Example(f"images[{image}]" + (f", {self.names[image]}" if self.names[image] else ""), (self.view(image),))
             for image in images[:EXAMPLES].tolist()
         )
 
