@@ -100,7 +100,7 @@ def place(kind: str, data: Path, server: ImageServer, tmp_path: Path) -> str:
         case "file":
             return (data / "train").as_uri()
         case "web shards":
-            return server.url("train-{000..001}.tar")
+            return server.url("train-{000..001}.tar?part=1")
         case "local shards":
             write_shards(files, tmp_path, "shard", prefix="./some/folder/")
             return str(tmp_path / "shard-*.tar")
@@ -290,6 +290,15 @@ def test_shards_that_can_not_be_used(data: Path, server: ImageServer, tmp_path: 
     assert "the server sends no parts of files" in refused(server.url("train-000.tar"))
 
 
+def test_a_dataset_folder_elsewhere_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for command in (["train", "--data"], ["evaluate", "--weights=yolo11n-bccd", "--data"], ["doctor"]):
+        out = [] if command == ["doctor"] else [f"--out={tmp_path / 'out'}"]
+        assert main([*command, f"https://{USER}@host/data", *out]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "https://***@host/data: annotations must be on this machine" in line
+        assert "--paths.train_json" in line
+
+
 def test_the_cache_is_an_option_with_a_range(data: Path, server: ImageServer, tmp_path: Path) -> None:
     images = load(data, server.url("train"), tmp_path / "cache", cache_gb=0.0)
     assert images.read(0).image.size > 0
@@ -301,12 +310,12 @@ def test_the_cache_is_an_option_with_a_range(data: Path, server: ImageServer, tm
 # ---- commands
 
 
-def arguments(data: Path, server: ImageServer, cache: Path, images: str = "{}") -> list[str]:
+def arguments(data: Path, server: ImageServer, cache: Path, images: str = "{}", user: str = USER) -> list[str]:
     """Only the annotations are here."""
     given = [f"--paths.cache={cache}"]
     for split in ("train", "val"):
         given += [f"--paths.{split}_json={annotations_of(data, split)}"]
-        given += [f"--paths.{split}_images={server.url(images.format(split), USER)}"]
+        given += [f"--paths.{split}_images={server.url(images.format(split), user)}"]
     return given
 
 
@@ -326,9 +335,10 @@ def losses(out: Path) -> list[dict[str, Any]]:
 def test_a_training_has_the_same_losses_wherever_the_images_are(
     images: str, data: Path, server: ImageServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server.locked = True
+    server.locked = images == "{}"
+    given = arguments(data, server, tmp_path / "cache", images, USER if server.locked else "")
     assert main(["train", f"--data={data}", f"--out={tmp_path / 'here'}", *OPTIONS]) == 0
-    there = ["train", f"--out={tmp_path / 'there'}", *OPTIONS, *arguments(data, server, tmp_path / "cache", images)]
+    there = ["train", f"--out={tmp_path / 'there'}", *OPTIONS, *given]
     # room for three images
     size = sum(file.stat().st_size for file in (data / "train").iterdir()) / IMAGES
     assert main([*there, f"--paths.cache_gb={3.5 * size / 2**30}"]) == 0
@@ -336,6 +346,7 @@ def test_a_training_has_the_same_losses_wherever_the_images_are(
     assert sum(path.stat().st_size for path in (tmp_path / "cache").glob("*/*")) <= 3.5 * size
     shown = capsys.readouterr()
     assert PASSWORD not in shown.out + shown.err
+    assert (tmp_path / "there" / "report.html").exists() != server.locked  # it would need the password
     for file in filter(Path.is_file, (tmp_path / "there").rglob("*")):
         assert PASSWORD.encode() not in file.read_bytes(), file
 

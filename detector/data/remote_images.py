@@ -100,7 +100,12 @@ class RemoteImages:
 
 def is_elsewhere(images: str) -> bool:
     """Whether what the user names as the images of a split is no folder of this machine."""
-    return WEB.match(images) is not None or is_remote(images) or images.lower().endswith(".tar")
+    return WEB.match(images) is not None or is_remote(images) or is_tar(images)
+
+
+def is_tar(url: str) -> bool:
+    """Whether tar files are meant; parameters may follow the path of a web address."""
+    return (urlsplit(url).path if WEB.match(url) else url).lower().endswith(".tar")
 
 
 def locate(file: AnnotationFile, names: Sequence[str], folder: RemoteFolder) -> RemoteImages:
@@ -142,7 +147,7 @@ def look_up(names: Sequence[str], folder: RemoteFolder) -> tuple[RemoteImages, d
     places = np.full((len(names), 3), UNKNOWN, np.int64)
     shards: tuple[str, ...] = ()
     unclear: dict[int, list[str]] = {}
-    if folder.url.lower().endswith(".tar"):
+    if is_tar(folder.url):
         shards = shard_urls(folder.url)
         for index, found in enumerate(_in_shards(names, shards, folder.cache)):
             if len(found) == 1:

@@ -9,7 +9,7 @@ from detector.config import DoctorConfig, PathsConfig
 from detector.data.annotation_file import AnnotationFile
 from detector.data.coco import CocoDataset
 from detector.data.layouts import SPLITS, Split
-from detector.data.load import read_split, splits_in
+from detector.data.load import read_split, require_here, splits_in
 from detector.doctor.annotations import check_annotations
 from detector.doctor.classes import check_classes
 from detector.doctor.columns import Columns
@@ -91,7 +91,10 @@ def splits_of(data: str | None, paths: PathsConfig) -> list[Split | None]:
     named = [split for split in SPLITS if paths.names(split)]
     if data is None and not named:
         raise ConfigError("there is no dataset: give its folder, or --paths.train_json and --paths.train_images")
-    found = [] if data is None else splits_in(Path(data))
+    if data is None:
+        return [*named]
+    require_here(data)
+    found = splits_in(Path(data))
     return [*named, *(split for split in found if split not in named)]
 
 
