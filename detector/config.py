@@ -833,8 +833,8 @@ class DoctorConfig:
     def __post_init__(self) -> None:
         _require_types("", self)
         require_image_size("image_size", self.image_size)
-        possible = self.against is None or not self.annotations_only
-        _require(possible, "annotations_only", True, "no --against beside it, which opens images")
+        possible = (self.against is None and self.weights is None) or not self.annotations_only
+        _require(possible, "annotations_only", True, "no --against or --weights beside it, which open images")
 
 
 @dataclass(frozen=True)
