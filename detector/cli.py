@@ -452,6 +452,9 @@ def explain(command: Command, error: ArgumentError) -> str:
     if no_value := re.search(r"argument (--[\w.]+): expected", message):
         return f"{no_value[1]}: there is no value after it; give one"
     if stray := re.search(r"unrecognized arguments: (.+)", message):
+        name = re.split(r"[=\s]", stray[1])[0]
+        if name.removeprefix("--") in command.positionals:
+            return f"{name}: give the value alone, without {name}"
         return f"{stray[1]!r} belongs to no option; --help lists the options"
     if wrong := re.search(r'"([\w.]+)": .*(?:Got|Given) value: (.*)', message):
         return f"{wrong[1]}: invalid value {wrong[2]!r}: expected {expected_type(command.config, wrong[1])}"

@@ -292,23 +292,35 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class PathsConfig:
-    """Annotation files and image folders of a dataset that --data does not find by itself."""
+    """Annotation files and image folders of a dataset that --data does not find by itself, and images elsewhere."""
+
+    RANGES: ClassVar[Ranges] = {"cache_gb": (0, MANY)}
 
     train_json: str | None = None
     """COCO annotation file of the training split."""
     train_images: str | None = None
-    """Folder that the training file's file_name entries start from."""
+    """Folder that the training file's file_name entries start from: on this machine or at a URL (https, s3, …); or tar files."""
     val_json: str | None = None
     """COCO annotation file of the validation split."""
     val_images: str | None = None
-    """Folder that the validation file's file_name entries start from."""
+    """The same for the validation split."""
     test_json: str | None = None
     """COCO annotation file of the test split."""
     test_images: str | None = None
-    """Folder that the test file's file_name entries start from."""
+    """The same for the test split."""
+    cache: str | None = None
+    """Folder for copies of images that are elsewhere; if not given, images in the cache folder that DETECTOR_HOME names, else in
+    the system's."""
+    cache_gb: float = 20.0
+    """Largest size of these copies in GiB; the least recently used go first; 0: no copies."""
 
     def __post_init__(self) -> None:
         _require_types("paths.", self)
+        _require_range("paths.", self)
+
+    def names(self, split: str) -> bool:
+        """Whether an option says where the split is."""
+        return (getattr(self, f"{split}_json"), getattr(self, f"{split}_images")) != (None, None)
 
 
 @dataclass(frozen=True)
@@ -807,7 +819,7 @@ class DoctorConfig:
     Exit code: 0 nothing or notes, 1 warnings, 3 errors, 2 bad input.
     """
 
-    data: str
+    data: str | None = None
     """Folder of the dataset, with COCO annotations, YOLO labels or Pascal VOC, or a COCO file."""
     image_size: int | tuple[int, int] | None = None
     """Side of the network input in pixels, or [height, width], for the sizes of objects; that of the weights, else 640."""
@@ -823,12 +835,13 @@ class DoctorConfig:
     """Open no image: seconds also for large datasets, without the checks of images and of splits that share some."""
     device: str = "auto"
     """Device of the weights: cpu, cuda, cuda:1, …; auto: CUDA where there is a GPU."""
+    paths: PathsConfig = field(default_factory=PathsConfig)
 
     def __post_init__(self) -> None:
         _require_types("", self)
         require_image_size("image_size", self.image_size)
-        possible = self.against is None or not self.annotations_only
-        _require(possible, "annotations_only", True, "no --against beside it, which opens images")
+        possible = (self.against is None and self.weights is None) or not self.annotations_only
+        _require(possible, "annotations_only", True, "no --against or --weights beside it, which open images")
 
 
 @dataclass(frozen=True)

@@ -284,6 +284,12 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
     "option-without-value": (just("infer", "a.jpg", "--weights"), ("--weights", "no value")),
     "options-missing": (just("evaluate", "--data", "."), ("--weights, --out", "--help")),
     "unknown-command": (just("evaluate", "stray", "--weights=a", "--out={place}/out"), ("'stray'", "--help")),
+    "position-by-name": (just("doctor", "--data=x"), ("--data: give the value alone, without --data",)),
+    "annotations-only-with-weights": (
+        just("doctor", "x", "--annotations_only", "--weights=y"),
+        ("annotations_only: invalid value True", "no --against or --weights beside it"),
+    ),
+    "doctor-of-nothing": (just("doctor"), ("there is no dataset", "give its folder, or --paths.train_json")),
     "unknown-model": (train("--model=yolo12n"), ("--model", "'yolo12n'", "yolo11n, yolo11s")),
     "unknown-transform": (
         train('--augment.transforms=[{"HorizontalFlipp": {"p": 1}}]'),

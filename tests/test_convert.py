@@ -107,6 +107,49 @@ def assert_same_objects(one: Path, other: Path, split: Split, tolerance: float, 
 # ---- round trips
 
 
+@pytest.mark.parametrize("width", [37, 640, 1000, 8191])
+def test_yolo_labels_give_the_very_boxes_of_the_original(width: int, tmp_path: Path) -> None:
+    """As float32, which training sees; with the two decimals that annotations have, at the edges and inside."""
+    draws = np.random.default_rng(width)
+    corners = np.sort(np.round(draws.uniform(0, (width, 20), (300, 2, 2)), 2), axis=1)
+    corners[::3, 0, 0], corners[::5, 0, 1], corners[::7, 1, 0] = 0, 0, width
+    boxes = [[*low, *(high - low)] for low, high in corners if (high > low + 0.1).all()]
+    write_coco(tmp_path / "coco", "train", {"a.png": 1}, [box(n, 1, 3, *xywh) for n, xywh in enumerate(boxes, start=1)])
+    file = tmp_path / "coco" / "annotations" / "instances_train.json"
+    file.write_text(file.read_text().replace('"width": 40', f'"width": {width}'))
+    Image.new("RGB", (width, 20)).save(tmp_path / "coco" / "train" / "a.png")
+    convert(tmp_path / "coco", tmp_path / "yolo", "--format", "yolo")
+    original, copy = (load_split(str(tmp_path / name), "train") for name in ("coco", "yolo"))
+    assert len(original.boxes(0)) > 200
+    assert np.array_equal(original.boxes(0), copy.boxes(0))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+def test_a_yolo_copy_trains_to_the_same_losses(tmp_path: Path) -> None:
+    """On some images of BCCD, bit for bit."""
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    for split, count in (("train", 8), ("val", 4)):
+        content = content_of(SHARED / "bccd", split)
+        content["images"] = content["images"][:count]
+        kept = {entry["id"] for entry in content["images"]}
+        content["annotations"] = [each for each in content["annotations"] if each["image_id"] in kept]
+        (tmp_path / "coco" / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+        (tmp_path / "coco" / split).mkdir()
+        for entry in content["images"]:
+            name = Path(split, entry["file_name"])
+            shutil.copy(SHARED / "bccd" / name, tmp_path / "coco" / name)
+    convert(tmp_path / "coco", tmp_path / "yolo", "--format", "yolo")
+    options = ["--image_size=64", "--batch_size=4", "--train.nominal_batch_size=4", "--epochs=2", "--workers=0"]
+    found = []
+    for name in ("coco", "yolo"):
+        out = tmp_path / f"run_{name}"
+        assert main(["train", f"--data={tmp_path / name}", f"--out={out}", "--loggers=[]", *options]) == 0
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        found.append([{key: row[key] for key in row if key not in ("seconds", "images_per_second")} for row in rows])
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("between", ["yolo", "voc"])
 def test_round_trips_keep_boxes_and_say_what_is_lost(
     coco: Path, tmp_path: Path, between: str, capsys: pytest.CaptureFixture[str]

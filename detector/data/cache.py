@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from detector.images.read import RemoteFile
+
 RECORD_BYTES = 16
 FILLED = 1
 
@@ -44,7 +46,7 @@ class ImageCache:
         os.posix_fallocate(descriptor, 0, int(places[0]))
 
     def read(
-        self, index: int, path: Path, decode: Callable[[], UInt8[np.ndarray, "h w 3"]]
+        self, index: int, path: Path | RemoteFile, decode: Callable[[], UInt8[np.ndarray, "h w 3"]]
     ) -> UInt8[np.ndarray, "h w 3"]:
         """What `decode` returns for the file at `path`, from memory if it is there: then read-only.
 
@@ -94,11 +96,14 @@ def starts(sizes: Int64[np.ndarray, "images 2"]) -> Int64[np.ndarray, " images+1
     return np.cumsum(-(-lengths // mmap.PAGESIZE) * mmap.PAGESIZE)
 
 
-def file_state(path: Path) -> int | None:
+def file_state(path: Path | RemoteFile) -> int | None:
     """A 64-bit word, never 0, that tells one state of a file from the next; None where there is no file.
 
     One word, because it is then read and written whole, and the same in all processes: hashes of integers have no seed.
+    Files that are elsewhere have one state: asking for it would take as long as reading them.
     """
+    if not isinstance(path, Path):
+        return 1
     try:
         status = path.stat()
     except OSError:

@@ -44,7 +44,7 @@ class CachedImages:
 
         Raises UnreadableImageError as `read_image` does.
         """
-        dataset, path, original = self._dataset, self._dataset.path(index), self._dataset.size(index)
+        dataset, path, original = self._dataset, self._dataset.image(index), self._dataset.size(index)
         size = self.size(index)
 
         def decode() -> UInt8[np.ndarray, "height width 3"]:

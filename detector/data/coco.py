@@ -9,13 +9,11 @@ import posixpath
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
@@ -23,31 +21,15 @@ from detector.data.annotation_file import AnnotationFile
 from detector.data.box_format import require_pixels_xywh
 from detector.data.image_search import file_names, find_images, is_absolute, leads_out
 from detector.data.layouts import SplitPaths
+from detector.data.remote_images import RemoteImage, RemoteImages, locate
 from detector.data.sample import Sample
+from detector.data.shared import SharedRows, share
 from detector.errors import DataError
 from detector.images.read import UnreadableImageError, image_size, read_image
 from detector.structures import Categories
 
 ROUNDING = 0.01  # px; annotation files are written with two decimals: a box this little outside is not worth a line
 DIFFERENCES_SHOWN = 5
-
-
-@dataclass(frozen=True, eq=False)
-class SharedRows:
-    """Rows grouped by image, in shared memory: image `i` has `rows[starts[i] : starts[i + 1]]`."""
-
-    rows: Tensor
-    starts: Tensor
-
-    @classmethod
-    def share(cls, rows: np.ndarray, counts: Int64[np.ndarray, " images"]) -> "SharedRows":
-        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
-        return cls(_share(rows), _share(starts))
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """A copy of the rows of one image."""
-        start, end = self.starts[index : index + 2].tolist()
-        return self.rows[start:end].numpy().copy()
 
 
 class Annotations(NamedTuple):
@@ -65,13 +47,14 @@ class CocoDataset:
     """The images of one split with their objects, in the order of the annotation file.
 
     categories: the classes in label order (by category id), also those without objects; annotations_path: the JSON
-    file; images_folder: what its `file_name`s are relative to; problems: lines to show once, such as clipped boxes.
+    file; images_folder: what its `file_name`s are relative to, here or elsewhere; problems: lines to show once, such as clipped
+    boxes.
     Indices run over 0..len - 1. Pickled for another process, the object is a few handles to shared memory.
     """
 
     categories: Categories
     annotations_path: Path
-    images_folder: Path
+    images_folder: Path | RemoteImages
     problems: tuple[str, ...]
     _image_ids: Tensor
     _sizes: Tensor
@@ -83,7 +66,7 @@ class CocoDataset:
 
     @classmethod
     def load(cls, paths: SplitPaths, categories: Categories | None = None) -> "CocoDataset":
-        """Parses and checks the annotation file, and that every image it names is in the folder.
+        """Parses and checks the annotation file, and that every image it names is in the folder, unless that is on a web server.
 
         categories: the classes of the training split or of the weights, to which the file's must belong by id and name,
         or be the same by name, in the same order; by default the file's own. Raises DataError, one line that names the file
@@ -97,7 +80,9 @@ class CocoDataset:
     ) -> "CocoDataset":
         """The dataset of annotations in memory, whatever format they were read from: see `load`."""
         expected, categories = categories, _agreed_categories(file, categories)
-        names = find_images(file, file_names(file), paths.images)
+        names = file_names(file)
+        folder = paths.images if isinstance(paths.images, Path) else locate(file, names, paths.images)
+        names = find_images(file, names, folder) if isinstance(folder, Path) else names
         image_ids, sizes, images, row_of_entry = _images(file, names, paths)
 
         image_of = row_of_entry[file.look_up("image_id", image_ids, "images")]
@@ -126,10 +111,10 @@ class CocoDataset:
         return cls(
             categories,
             paths.annotations,
-            paths.images,
+            folder if isinstance(folder, Path) else folder.of(images),
             file.lines(),
-            _share(image_ids),
-            _share(sizes),
+            share(image_ids),
+            share(sizes),
             SharedRows.share(np.frombuffer(b"".join(encoded), np.uint8), np.array([len(name) for name in encoded])),
             SharedRows.share(boxes[objects], object_counts),
             SharedRows.share(label_of[objects], object_counts),
@@ -152,8 +137,17 @@ class CocoDataset:
         sub-folders."""
         return self._file_names[index].tobytes().decode("utf-8", "surrogatepass")
 
+    def image(self, index: int) -> Path | RemoteImage:
+        """Where the image is, as `read_image` takes it."""
+        if isinstance(self.images_folder, Path):
+            return self.images_folder / self.file_name(index)
+        return self.images_folder.image(index, self.file_name(index))
+
     def path(self, index: int) -> Path:
-        return self.images_folder / self.file_name(index)
+        """The file of an image of a dataset whose images are on this machine."""
+        path = self.image(index)
+        assert isinstance(path, Path), "the caller takes no --paths, and --data finds folders only"
+        return path
 
     def size(self, index: int) -> tuple[int, int]:
         """(width, height) in pixels, as the annotation file says."""
@@ -214,12 +208,14 @@ class CocoDataset:
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
     def fingerprint(self) -> str:
-        """SHA-256 over categories, annotations, and the names and lengths (in bytes) of the images."""
+        """SHA-256 over categories, annotations, and the names and lengths (in bytes) of the images; of images on web servers, which
+        don't list them, without lengths."""
         digest = hashlib.sha256(repr(self.categories).encode("utf-8", "surrogatepass"))
         for values in (self._image_ids, self._sizes, self._annotations.rows, self._annotations.starts):
             digest.update(values.numpy().tobytes())
         for index in range(len(self)):
-            length = self.path(index).stat().st_size
+            image = self.image(index)
+            length = image.stat().st_size if isinstance(image, Path) else image.length
             digest.update(f"{self.file_name(index)} {length}\n".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
@@ -228,7 +224,7 @@ class CocoDataset:
 
         Raises UnreadableImageError as `read_image` does.
         """
-        image = read_image(self.path(index), self.size(index))
+        image = read_image(self.image(index), self.size(index))
         return Sample(image, self.boxes(index), self.labels(index), self.crowd_boxes(index))
 
     def readable(self, indices: Iterable[int]) -> Iterator[tuple[int, Sample]]:
@@ -324,6 +320,10 @@ def _images(
     sizes = np.stack([file.integers("images", field, absent=0) for field in ("width", "height")], axis=1)
     unknown = np.flatnonzero((sizes <= 0).any(axis=1))
     for entry in unknown.tolist():
+        if not isinstance(paths.images, Path):
+            raise DataError(
+                f"{file.path}: images[{entry}] has no width and height, which must be there for images elsewhere, at {paths.images}"
+            )
         sizes[entry] = image_size(paths.images / names[entry])
     other = np.flatnonzero((sizes != sizes[first]).any(axis=1))
     if len(other):
@@ -358,10 +358,3 @@ def first_of_equal(rows: Float64[np.ndarray, "rows columns"]) -> Int64[np.ndarra
     order = np.lexsort(rows.T)
     again = (rows[order[1:]] == rows[order[:-1]]).all(axis=1)
     return np.delete(np.arange(len(rows)), order[1:][again])
-
-
-def _share(values: np.ndarray) -> Tensor:
-    tensor = torch.from_numpy(np.array(values))  # `from_numpy` wants memory it may write
-    with suppress(RuntimeError):  # /dev/shm is full: workers that are forked share it all the same
-        tensor.share_memory_()  # type: ignore[no-untyped-call]
-    return tensor

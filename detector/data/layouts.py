@@ -11,30 +11,33 @@ from typing import Literal
 
 from detector.config import PathsConfig
 from detector.data.image_search import ImageFolder, has_hashes, is_there
+from detector.data.remote_images import RemoteFolder, is_elsewhere, is_local
 from detector.errors import ConfigError, DataError
+from detector.utils.file_cache import FileCache, cache_home
 from detector.utils.fileio import require_regular
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 ROBOFLOW_FOLDERS: dict[Split, str] = {"train": "train", "val": "valid", "test": "test"}
 ROBOFLOW_FILE = "_annotations.coco.json"
+GIB = 2**30
 PEEKED_BYTES = 1_000_000
 FIRST_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 @dataclass(frozen=True)
 class SplitPaths:
-    """The two paths of a split: the COCO JSON file, and the folder its `file_name`s are relative to."""
+    """The two paths of a split: the COCO JSON file, and the folder its `file_name`s are relative to, here or elsewhere."""
 
     annotations: Path
-    images: Path
+    images: Path | RemoteFolder
 
 
 def split_paths(data: str | None, paths: PathsConfig, split: Split) -> SplitPaths:
     """Annotation file and image folder of `split`. Raises ConfigError or DataError saying which option is missing."""
     annotations, images = getattr(paths, f"{split}_json"), getattr(paths, f"{split}_images")
     if annotations is not None and images is not None:
-        return SplitPaths(Path(annotations), Path(images))
+        return SplitPaths(Path(annotations), remote_folder(images, paths) if is_elsewhere(images) else Path(images))
     if annotations is not None or images is not None:
         raise ConfigError(f"--paths.{split}_json and --paths.{split}_images belong together: give both or none")
     if data is None:
@@ -42,6 +45,12 @@ def split_paths(data: str | None, paths: PathsConfig, split: Split) -> SplitPath
             f"there is no dataset: give --data FOLDER, or --paths.{split}_json and --paths.{split}_images"
         )
     return find_split(Path(data), split)
+
+
+def remote_folder(images: str, paths: PathsConfig) -> RemoteFolder:
+    """The place elsewhere that `images` names, or tar files on this machine, of which no copies are made."""
+    folder = cache_home() / "images" if paths.cache is None else Path(paths.cache)
+    return RemoteFolder(images, FileCache(folder, 0 if is_local(images) else int(paths.cache_gb * GIB)))
 
 
 def find_split(root: Path, split: Split) -> SplitPaths:

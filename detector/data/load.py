@@ -14,8 +14,10 @@ from detector.data.formats.voc_layout import find_voc_splits
 from detector.data.formats.yolo import read_yolo_split
 from detector.data.formats.yolo_layout import is_yolo, yolo_splits
 from detector.data.layouts import Split, SplitPaths, coco_splits, find_undivided, split_paths
+from detector.data.remote_images import is_elsewhere
 from detector.errors import DataError
 from detector.structures import Categories
+from detector.utils.http import without_secrets
 
 
 def load_split(
@@ -53,6 +55,15 @@ def splits_in(data: Path) -> list[Split | None]:
     return [*found] or [None]
 
 
+def require_here(data: str) -> None:
+    """Raise DataError for a dataset at a URL."""
+    if is_elsewhere(data):
+        raise DataError(
+            f"{without_secrets(data)}: annotations must be on this machine: give --paths.train_json with the file and"
+            " --paths.train_images with the URL of the images, and the same for val (train, evaluate and doctor take them)"
+        )
+
+
 def read_split(
     data: str | None,
     split: Split | None,
@@ -66,8 +77,8 @@ def read_split(
     ids takes; complain: gets the error for each label in a text or XML file that can't be read, which is then skipped; by
     default raises it. Raises as `load_split` for what is wrong with a dataset as a whole.
     """
-    named = split is not None and (getattr(paths, f"{split}_json"), getattr(paths, f"{split}_images")) != (None, None)
-    if data is not None and not named:
+    if data is not None and not (split is not None and paths.names(split)):
+        require_here(data)
         match annotation_format(Path(data)):
             case "yolo":
                 return read_yolo_split(Path(data), split, complain)

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float64, Int64
 from detector.data.annotation_file import AnnotationFile
 from detector.data.image_search import is_absolute, is_name, leads_up, odd_names
 from detector.data.layouts import Split, SplitPaths
+from detector.data.remote_images import RemoteFolder, RemoteImage, RemoteImages, look_up
 from detector.data.repairs import is_box, polygon_box
 from detector.doctor.findings import EXAMPLES, Example, View
 from detector.errors import DataError
@@ -37,7 +38,7 @@ class Columns:
 
     split: Split
     path: Path
-    folder: Path
+    folder: Path | RemoteImages
     names: list[str]
     missing: list[int]
     image_ids: Int64[np.ndarray, " images"]
@@ -59,11 +60,11 @@ class Columns:
         sides = [_integers(file, "images", side, absent=0) for side in ("width", "height")]
         sizes = np.stack(sides, axis=1).clip(0, LARGEST_SIDE)
         image_of = _places(_integers(file, "annotations", "image_id"), image_ids)
-        names, missing = _file_names(file, paths.images)
+        names, missing, folder = _file_names(file, paths.images)
         return cls(
             split,
             paths.annotations,
-            paths.images,
+            folder,
             names,
             missing,
             image_ids,
@@ -117,8 +118,11 @@ class Columns:
     def counts(self, number: int) -> dict[str, int]:
         return {self.split: number}
 
-    def image_path(self, image: int) -> Path:
-        return self.folder / self.names[image]
+    def image(self, image: int) -> Path | RemoteImage:
+        """Where the image is, as `read_image` takes it."""
+        if isinstance(self.folder, Path):
+            return self.folder / self.names[image]
+        return self.folder.image(image, self.names[image])
 
     def class_of(self, annotation: int) -> str:
         label = self.label_of[annotation]
@@ -130,7 +134,7 @@ class Columns:
         boxes, (width, height) = self.xywh[drawn], self.sizes[image].tolist()
         corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
         texts = [self.class_of(each) for each in drawn]
-        return View(self.image_path(image), corners.tolist(), texts, (width, height) if width and height else None)
+        return View(self.image(image), corners.tolist(), texts, (width, height) if width and height else None)
 
     def examples(self, mask: Bool[np.ndarray, " annotations"]) -> tuple[Example, ...]:
         """Of annotations, from different images first."""
@@ -152,7 +156,7 @@ class Columns:
     def image_examples(self, images: Int64[np.ndarray, " chosen"]) -> tuple[Example, ...]:
         """Of entries of images, without boxes."""
         return tuple(
-            Example(f"images[{image}], {self.names[image]}", (self.view(image),))
+            Example(f"images[{image}]" + (f", {self.names[image]}" if self.names[image] else ""), (self.view(image),))
             for image in images[:EXAMPLES].tolist()
         )
 
@@ -169,11 +173,15 @@ def _numbers(xywh: Float64[np.ndarray, "4"]) -> str:
     return "x {:g}, y {:g}, width {:g}, height {:g}".format(*(round(float(number), 4) for number in xywh))
 
 
-def _file_names(file: AnnotationFile, folder: Path) -> tuple[list[str], list[int]]:
+def _file_names(file: AnnotationFile, folder: Path | RemoteFolder) -> tuple[list[str], list[int], Path | RemoteImages]:
     """The name of each image's file as the loader reads it, "" for what it takes for none, and the places of those whose file
-    is not there. Two names that may only be those of one file are not there, either."""
+    is not there; and where they are. Two names that may only be those of one file are not there, either."""
     values = [entry.get("file_name") for entry in file.content["images"]]
     names = [value if is_name(value) and not leads_up(value) else "" for value in values]
+    if not isinstance(folder, Path):
+        names = ["" if is_absolute(name) else name for name in names]
+        images, unclear = look_up(names, folder)
+        return names, [image for image in unclear if names[image]], images
     named = [image for image, name in enumerate(names) if name]
     odd = {named[place]: files for place, files in odd_names([names[image] for image in named], folder).items()}
     found = {image: files[0] for image, files in odd.items() if len(files) == 1}
@@ -190,7 +198,7 @@ def _file_names(file: AnnotationFile, folder: Path) -> tuple[list[str], list[int
             names[image] = ""
         else:
             missing.append(image)
-    return names, missing
+    return names, missing, folder
 
 
 def _boxes(file: AnnotationFile, sizes: Int64[np.ndarray, "annotations 2"]) -> Float64[np.ndarray, "annotations 4"]:

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detector.config import DoctorConfig
+from detector.config import DoctorConfig, PathsConfig
 from detector.data.annotation_file import AnnotationFile
 from detector.data.coco import CocoDataset
-from detector.data.layouts import Split
-from detector.data.load import read_split, splits_in
+from detector.data.layouts import SPLITS, Split
+from detector.data.load import read_split, require_here, splits_in
 from detector.doctor.annotations import check_annotations
 from detector.doctor.classes import check_classes
 from detector.doctor.columns import Columns
@@ -21,7 +21,7 @@ from detector.doctor.misread import with_pixels
 from detector.doctor.object_sizes import check_object_sizes
 from detector.doctor.report import print_findings, write_report
 from detector.doctor.splits import Known, check_against, check_splits
-from detector.errors import DataError, printable
+from detector.errors import ConfigError, DataError, printable
 from detector.images.input_size import InputSize
 from detector.images.read import IMAGE_SUFFIXES
 from detector.inference.detector import Detector
@@ -47,10 +47,11 @@ def doctor(config: DoctorConfig) -> int:
         )
     input_size = InputSize.of(config.image_size or (DEFAULT_SIZE if detector is None else detector.image_size))
     complaints: list[Finding] = []
-    sources = read_sources(config.data, complaints, None if detector is None else detector.categories)
+    sources = read_sources(config.data, config.paths, complaints, None if detector is None else detector.categories)
     if config.out is not None:
         outputs = [Path(config.out) / name for name in ("doctor.json", "doctor.html")]
         require_apart([config.weights, *(source.file.path for source in sources)], outputs)
+    data = config.data or str(sources[0].paths.annotations)
     datasets = {} if detector is None else load_for(detector, sources)
     splits = [Columns.of(source.split, source.file, source.paths) for source in sources]
     findings = merged(
@@ -63,9 +64,16 @@ def doctor(config: DoctorConfig) -> int:
         ]
     )
     print_findings(findings)
+    for source in sources:
+        if config.annotations_only and not isinstance(source.paths.images, Path):
+            print(
+                printable(
+                    f"not looked for, as that would open them: the images of {source.split} at {source.paths.images}"
+                )
+            )
     if config.out is not None:
         facts: dict[str, Any] = {
-            "data": config.data,
+            "data": data,
             "images": {each.split: len(each.names) for each in splits},
             "annotations": {each.split: len(each.xywh) for each in splits},
             "image_size": list(input_size),
@@ -77,21 +85,35 @@ def doctor(config: DoctorConfig) -> int:
     if config.fix is not None:
         for line in write_mended(sources, Path(config.fix)):
             print(printable(line))
-        print(f"written: {config.fix}, a copy; {config.data} is as it was")
+        print(f"written: {config.fix}, a copy; {data} is as it was")
     return exit_code(findings)
 
 
-def read_sources(data: str, complaints: list[Finding], categories: Categories | None = None) -> list[Source]:
+def splits_of(data: str | None, paths: PathsConfig) -> list[Split | None]:
+    """The splits that options name, and those of the dataset `data`. Raises DataError or ConfigError if there is none."""
+    named = [split for split in SPLITS if paths.names(split)]
+    if data is None and not named:
+        raise ConfigError("there is no dataset: give its folder, or --paths.train_json and --paths.train_images")
+    if data is None:
+        return [*named]
+    require_here(data)
+    found = splits_in(Path(data))
+    return [*named, *(split for split in found if split not in named)]
+
+
+def read_sources(
+    data: str | None, paths: PathsConfig, complaints: list[Finding], categories: Categories | None = None
+) -> list[Source]:
     """The splits of the dataset; one that is not divided is taken for the training split, as `detector convert` does.
 
     complaints: gets a finding for the labels of a split that can't be read, and for what was read otherwise than it is
     written; categories: see `read_split`. Raises DataError if there is no dataset, or a file is none.
     """
     sources = []
-    for found in splits_in(Path(data)):
+    for found in splits_of(data, paths):
         errors: list[DataError] = []
         try:
-            file, paths = read_split(data, found, categories=categories, complain=errors.append)
+            file, places = read_split(data, found, paths, categories, errors.append)
         except DataError:
             if errors:  # without what is skipped there may be nothing left to read
                 raise errors[0] from None
@@ -103,7 +125,7 @@ def read_sources(data: str, complaints: list[Finding], categories: Categories | 
                 "detector convert --split 0.8,0.2 divides it",
             )
             complaints.append(Finding("undivided", "note", what, {split: 1}, remedy))
-        sources.append(Source(split, file, paths))
+        sources.append(Source(split, file, places))
         if errors:
             examples = tuple(Example(str(error)) for error in errors[:EXAMPLES])
             what, remedy = "labels in text or XML files that training refuses", "correct them as the examples say"
@@ -150,11 +172,11 @@ def check_files(splits: Sequence[Columns], against: str | None) -> Iterator[Find
     known: list[Known] = []
     for columns in splits:
         present = columns.present
-        looks = dict(zip(present, look_at([columns.image_path(image) for image in present]), strict=True))
+        looks = dict(zip(present, look_at([columns.image(image) for image in present]), strict=True))
         yield from check_images(columns, looks)
         first_of = columns.first_of
         known += [
-            Known(columns.split, columns.names[image], View(columns.image_path(image)), look.fingerprint)
+            Known(columns.split, columns.names[image], View(columns.image(image)), look.fingerprint)
             for image, look in looks.items()
             if look.fingerprint is not None and first_of[image] == image
         ]

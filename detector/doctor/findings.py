@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from detector.images.read import RemoteFile
+
 SEVERITIES = ("error", "warning", "note")
 Severity = Literal["error", "warning", "note"]
 """error: the split is refused, or its training or its AP is wrong; warning: likely a fault; note: worth knowing."""
@@ -17,7 +19,7 @@ EXAMPLES = 100
 class View(NamedTuple):
     """An image to look at, with boxes (xyxy pixels as the image is read) and a text for each. size: what `read_image` takes."""
 
-    path: Path
+    image: Path | RemoteFile
     boxes: Sequence[Sequence[float]] = ()
     texts: Sequence[str] = ()
     size: tuple[int, int] | None = None
@@ -67,7 +69,7 @@ class Finding:
                 {
                     "text": example.text,
                     "images": [
-                        {"path": str(view.path), "boxes": [list(box) for box in view.boxes]} for view in example.views
+                        {"path": str(view.image), "boxes": [list(box) for box in view.boxes]} for view in example.views
                     ],
                 }
                 for example in self.examples

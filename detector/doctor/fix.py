@@ -76,10 +76,15 @@ def _unused_background(sources: Sequence[Source]) -> set[str]:
 
 def _copy_images(columns: Columns, folder: Path) -> None:
     folder.mkdir()
-    for name in dict.fromkeys(columns.names[image] for image in columns.present):
+    image_of = {columns.names[image]: image for image in reversed(columns.present)}
+    for name, image in image_of.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(columns.folder / name, target)
+        source = columns.image(image)
+        if isinstance(source, Path):
+            shutil.copyfile(source, target)
+        else:
+            target.write_bytes(source.read_bytes())
 
 
 def mended(source: Source, columns: Columns, unused: set[str]) -> tuple[dict[str, Any], Counter[str]]:
@@ -172,7 +177,7 @@ def _mend_images(content: dict[str, list[Any]], columns: Columns, changes: Count
             changes["names of images written as on the disk"] += 1
     for image in np.flatnonzero((columns.sizes <= 0).any(axis=1)).tolist():
         try:
-            width, height = image_size(columns.image_path(image))
+            width, height = image_size(columns.image(image))
         except UnreadableImageError:
             continue
         content["images"][image] |= {"width": width, "height": height}

@@ -11,7 +11,7 @@ from detector.data.workers import batches_of, start_worker, worker_count
 from detector.doctor.columns import Columns
 from detector.doctor.findings import EXAMPLES, Example, Finding
 from detector.doctor.hashes import Fingerprint, fingerprint
-from detector.images.read import UnreadableImageError, decode_image, turn
+from detector.images.read import RemoteFile, UnreadableImageError, decode_image, turn
 
 BATCH = 16
 TURNS_SIDES = 5
@@ -36,28 +36,27 @@ class Look(NamedTuple):
 
 
 class ImageFiles(Dataset[Look]):
-    """The files at these paths, each as a `Look`."""
+    """Image files, each as a `Look`."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
+    def __init__(self, files: Sequence[Path | RemoteFile]) -> None:
+        self._files = files
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._files)
 
     def __getitem__(self, index: int) -> Look:
         try:
-            stored, orientation = decode_image(self._paths[index])
+            stored, orientation = decode_image(self._files[index])
         except UnreadableImageError as error:
             return Look((0, 0), 1, None, str(error))
         size = stored.shape[1], stored.shape[0]
         return Look(size, orientation, fingerprint(np.ascontiguousarray(turn(stored, orientation))))
 
 
-def look_at(paths: Sequence[Path]) -> list[Look]:
+def look_at(files: Sequence[Path | RemoteFile]) -> list[Look]:
     """Open each image, in several processes where there are many."""
-    workers = worker_count(-1) if len(paths) > 4 * BATCH else 0
-    files = ImageFiles(paths)
-    loader = DataLoader(files, BATCH, num_workers=workers, collate_fn=list, worker_init_fn=start_worker)
+    workers = worker_count(-1) if len(files) > 4 * BATCH else 0
+    loader = DataLoader(ImageFiles(files), BATCH, num_workers=workers, collate_fn=list, worker_init_fn=start_worker)
     return [look for batch in batches_of(loader) for look in batch]
 
 

@@ -112,5 +112,5 @@ def _swapped(image: ImageBoxes, overlap: Float64[np.ndarray, "d t"], names: tupl
 
 def _example(dataset: CocoDataset, doubt: Doubt) -> Example:
     x, y, width, height = doubt.xywh.tolist()
-    view = View(dataset.path(doubt.image), [[x, y, x + width, y + height]], [doubt.text], dataset.size(doubt.image))
+    view = View(dataset.image(doubt.image), [[x, y, x + width, y + height]], [doubt.text], dataset.size(doubt.image))
     return Example(f"{dataset.file_name(doubt.image)}: {doubt.text} at x {x:.0f}, y {y:.0f}", (view,))

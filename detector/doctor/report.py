@@ -58,7 +58,9 @@ def write_report(findings: Sequence[Finding], facts: dict[str, Any], out: Path) 
 def _summary(findings: Sequence[Finding], facts: dict[str, Any]) -> str:
     counts = [(f"{severity}s", str(sum(each.severity == severity for each in findings))) for severity in SEVERITIES]
     html = page.metrics(counts)
-    html += page.table(("", ""), [(name.replace("_", " "), _fact(value)) for name, value in facts.items()])
+    html += page.table(
+        ("", ""), [(name.replace("_", " "), _fact(value)) for name, value in facts.items() if value is not None]
+    )
     rows = [(each.severity, each.code, each.what, each.where(), f"{each.count:,}") for each in findings]
     if not rows:
         return html + page.paragraph("Nothing was found.")
@@ -68,12 +70,16 @@ def _summary(findings: Sequence[Finding], facts: dict[str, Any]) -> str:
 def _fact(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_fact(each)}" for key, each in value.items())
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, list):
+        return " × ".join(map(_fact, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _section(finding: Finding, drawing: Drawing) -> str:
     """What, where, what to do, then images, then the other examples in words."""
-    html = page.paragraph(f"{finding.count:,} {finding.what} ({finding.where()}).")
+    html = page.paragraph(f"{finding.what[0].upper()}{finding.what[1:]}: {finding.count:,} ({finding.where()}).")
     html += page.paragraph(f"What to do: {finding.remedy}." + (" --fix does it." if finding.mended else ""))
     drawn: list[str] = []
     rest: list[tuple[str]] = []
@@ -100,7 +106,7 @@ def _draw(example: Example) -> UInt8[np.ndarray, "height width 3"] | None:
 
 def _view(view: View) -> UInt8[np.ndarray, "height width 3"] | None:
     try:
-        image, factor = fitted(read_image(view.path, view.size), CELL)
+        image, factor = fitted(read_image(view.image, view.size), CELL)
     except UnreadableImageError:
         return None
     boxes = (np.array(view.boxes, np.float64).reshape(-1, 4) * factor).tolist()

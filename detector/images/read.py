@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -47,7 +47,20 @@ class UnreadableImageError(DataError):
     """An image file that is missing, damaged, or not the image the annotation file describes."""
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "height width 3"]:
+@runtime_checkable
+class RemoteFile(Protocol):
+    """An image file that is not on this machine; as text, where it is, without secrets."""
+
+    def read_bytes(self) -> bytes:
+        """Its content. Raises UnreadableImageError if it can't be had."""
+        ...
+
+    def discard(self) -> None:
+        """What came is no image: it is not to be kept."""
+        ...
+
+
+def read_image(path: Path | RemoteFile, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "height width 3"]:
     """The image as contiguous 8-bit RGB; alpha is dropped; of several pages the first is read, which is said once.
 
     Deeper values keep their high byte. Where none reaches beyond 8 or 12 bits, and the file doesn't declare a range,
@@ -74,8 +87,10 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> UInt8[np.ndar
     )
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path | RemoteFile) -> tuple[int, int]:
     """(width, height) in pixels as the file's header says, turned as its EXIF orientation says; raises as `read_image`."""
+    if not isinstance(path, Path):
+        return _size_of(read_image(path))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as in `decode_image`
@@ -91,11 +106,15 @@ def image_from_bytes(encoded: bytes) -> UInt8[np.ndarray, "height width 3"]:
 
     Raises DataError if it can't be decoded to its end.
     """
+    return np.ascontiguousarray(turn(*_decode_bytes(encoded)))
+
+
+def _decode_bytes(encoded: bytes) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as in `decode_image`
             with Image.open(io.BytesIO(encoded), formats=_known_formats()) as image:
-                return np.ascontiguousarray(turn(*_pixels_of(image)))
+                return _pixels_of(image)
     except UnidentifiedImageError as error:
         known = ", ".join(_known_formats())
         raise DataError(f"{len(encoded)} bytes are no image of a known format ({known})") from error
@@ -114,8 +133,15 @@ def image_from_pil(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
         raise DataError(f"a PIL image can't be used: {error}") from error
 
 
-def decode_image(path: Path) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
+def decode_image(path: Path | RemoteFile) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
     """The stored pixels, not turned, as 8-bit RGB, and the EXIF orientation, 1..8; raises as `read_image`."""
+    if not isinstance(path, Path):
+        content = path.read_bytes()
+        try:
+            return _decode_bytes(content)
+        except DataError as error:
+            path.discard()
+            raise UnreadableImageError(f"{path}: {error}") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on metadata; what matters is raised

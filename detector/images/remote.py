@@ -1,8 +1,12 @@
-"""Images that are no local files: on object stores (s3://, gs://, …) and in tar files, through fsspec, which PyTorch brings."""
+"""Images that are no local files: on web servers, in object stores (s3://, gs://, …) and in tar files, by fsspec."""
 
 import glob
+import re
 from collections.abc import Iterator
+from http.client import HTTPMessage
 from pathlib import PurePosixPath
+from time import sleep
+from urllib.parse import urlsplit
 
 from fsspec.core import url_to_fs
 from jaxtyping import UInt8
@@ -10,8 +14,12 @@ from numpy import ndarray
 
 from detector.errors import DataError
 from detector.images.read import IMAGE_SUFFIXES, UnreadableImageError, image_from_bytes
-from detector.utils.http import LARGEST, without_secrets
+from detector.utils.http import LARGEST, RefusedError, fetch, without_secrets
 from detector.utils.stores import is_remote, store_errors
+
+WEB = re.compile(r"https?://", re.IGNORECASE)
+WAITS = (1.0, 5.0)
+"""Seconds before the second and the third time that a web server is asked."""
 
 
 def find_remote(name: str) -> list[str]:
@@ -43,18 +51,57 @@ def find_remote(name: str) -> list[str]:
 
 def read_remote(name: str) -> UInt8[ndarray, "height width 3"]:
     """The image with a name that `find_remote` gives, as contiguous 8-bit RGB. Raises UnreadableImageError if it can't be had."""
-    with store_errors(name, UnreadableImageError):
-        system, path = url_to_fs(name)
-        with system.open(path, "rb") as file:
-            content: bytes = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise UnreadableImageError(
-            f"{without_secrets(name)}: more than {LARGEST >> 20} MiB, which no image should have"
-        )
+    content = content_of(name)
     try:
         return image_from_bytes(content)
     except DataError as error:
         raise UnreadableImageError(f"{without_secrets(name)}: {error}") from error
+
+
+def content_of(url: str) -> bytes:
+    """What a URL of fsspec or of the web holds, of the size of an image at most. Raises UnreadableImageError if it can't be had."""
+    with store_errors(url, UnreadableImageError):
+        if WEB.match(url):
+            return fetch_patiently(url)[0]
+        system, path = url_to_fs(url)
+        with system.open(path, "rb") as file:
+            content: bytes = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise UnreadableImageError(f"{without_secrets(url)}: more than {LARGEST >> 20} MiB, which no image should have")
+    return content
+
+
+def without_login(url: str) -> str:
+    """A URL of the web without user, password and parameters; any other as it is."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl() if WEB.match(url) else url
+
+
+def part_of(url: str, start: int, length: int) -> bytes:
+    """Bytes of a file at a URL of fsspec or of the web, or at a path. Raises UnreadableImageError if they can't be had."""
+    if length > LARGEST:
+        raise UnreadableImageError(f"{without_secrets(url)}: {length} bytes, which no image should have")
+    with store_errors(url, UnreadableImageError):
+        if WEB.match(url):
+            content = fetch_patiently(url, (start, length))[0]
+        else:
+            system, path = url_to_fs(url)
+            content = system.cat_file(path, start=start, end=start + length)
+    if len(content) != length:
+        raise UnreadableImageError(f"{without_secrets(url)}: ends too early, or has changed")
+    return content
+
+
+def fetch_patiently(url: str, part: tuple[int, int] | None = None) -> tuple[bytes, HTTPMessage]:
+    """As `fetch`, tried again after a while unless the server refuses: a training goes on for days, and servers don't."""
+    for wait in WAITS:
+        try:
+            return fetch(url, part=part)
+        except RefusedError:
+            raise
+        except DataError:
+            sleep(wait)
+    return fetch(url, part=part)
 
 
 def _members(tar: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from detector.config import AugmentConfig, LossConfig, PathsConfig, RayConfig, TrainConfig, TrainLoopConfig
 from detector.data.coco import CocoDataset
 from detector.data.load import load_split
+from detector.data.remote_images import is_elsewhere
 from detector.errors import ConfigError, DataError
 from detector.models.base import DetectionModel
 from detector.training.logs import read_environment, read_lines
@@ -79,7 +80,14 @@ def with_tuple(content: dict[str, Any]) -> dict[str, Any]:
 
 def require_data(folder: Path, config: TrainConfig) -> None:
     """Raise DataError if the dataset has moved since."""
-    named = [config.data, *dataclasses.asdict(config.paths).values()]
+    paths = config.paths
+    images = (paths.train_images, paths.val_images)
+    named = [
+        config.data,
+        paths.train_json,
+        paths.val_json,
+        *(each for each in images if each and not is_elsewhere(each)),
+    ]
     for path in named:
         if path is not None and not Path(path).exists():
             raise DataError(

@@ -16,6 +16,7 @@ import torch
 
 from detector.errors import DISTRIBUTION
 from detector.utils.fileio import write_text
+from detector.utils.http import without_secrets
 
 PACKAGES = (
     DISTRIBUTION,
@@ -38,7 +39,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         except PackageNotFoundError:
             versions[package] = "not installed"
     return {
-        "command": sys.argv,
+        "command": [without_secrets(each) for each in sys.argv],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": processor_name(device),

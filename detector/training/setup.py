@@ -28,6 +28,7 @@ from detector.doctor.doctor import advice
 from detector.errors import ConfigError, DataError, printable
 from detector.evaluation.evaluate import EvalItem, eval_loader
 from detector.images.input_size import InputSize
+from detector.images.remote import WEB
 from detector.models.base import DetectionModel
 from detector.models.catalog import create_model
 from detector.models.pgi import add_auxiliary
@@ -46,10 +47,16 @@ from detector.training.run_copy import RunCopy
 from detector.training.teacher import Teacher
 from detector.utils.device import resolve_device
 from detector.utils.fileio import write_json, write_text
+from detector.utils.http import without_secrets
+from detector.utils.stores import is_remote
 from detector.weights.files import WeightsInfo, load_weights
 from detector.weights.shipped import base_weights, find_weights
 from detector.weights.transfer import transfer
 from detector.weights.widen import NARROWER, widen
+
+IMAGE_PATHS = ("train_images", "val_images", "test_images")
+"""The fields of `PathsConfig` that may be URLs."""
+OTHER_PATHS = ("train_json", "val_json", "test_json", "cache")
 
 
 @dataclass
@@ -118,6 +125,7 @@ def set_up(
     be_deterministic(config.train)
     train_dataset, val_dataset = load_datasets(config, world)
     class_width = None if content is None else content.get("class_width")
+    config = without_secret_urls(config)
     model, network = build_model(config, train_dataset.categories, device, class_width, beside)
     precision = choose_precision(config.train.precision, device)
     autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
@@ -339,7 +347,11 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     def absolute(path: str | None) -> str | None:
         return None if path is None else str(Path(path).absolute())
 
-    paths = PathsConfig(**{name: absolute(path) for name, path in dataclasses.asdict(config.paths).items()})
+    def absolute_images(images: str) -> str:
+        return images if WEB.match(images) or is_remote(images) else str(Path(images).absolute())
+
+    paths = changed_paths(config.paths, IMAGE_PATHS, absolute_images)
+    paths = changed_paths(paths, OTHER_PATHS, lambda path: str(Path(path).absolute()))
 
     def found(weights: str | None) -> str | None:
         if weights in (None, SCRATCH) or Path(weights).is_absolute():
@@ -348,6 +360,17 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
     weights, teacher = found(config.weights), found(config.teacher)
     return dataclasses.replace(config, data=absolute(config.data), weights=weights, teacher=teacher, paths=paths)
+
+
+def without_secret_urls(config: TrainConfig) -> TrainConfig:
+    """The configuration as files may hold it: without the passwords and tokens of URLs."""
+    return dataclasses.replace(config, paths=changed_paths(config.paths, IMAGE_PATHS, without_secrets))
+
+
+def changed_paths(paths: PathsConfig, names: Sequence[str], change: Callable[[str], str]) -> PathsConfig:
+    """A copy in which those of the paths that are given have changed."""
+    changed: dict[str, Any] = {name: change(path) for name in names if (path := getattr(paths, name)) is not None}
+    return dataclasses.replace(paths, **changed)
 
 
 def load_start(weights: str, model_name: str) -> tuple[DetectionModel, WeightsInfo]:

@@ -22,6 +22,8 @@ TIMEOUT = 10.0  # seconds that a server may be silent
 DEADLINE = 60.0  # seconds in which a whole image must be there
 LARGEST = 64 << 20  # bytes of an image
 CHUNK = 1 << 20
+REFUSALS = (400, 401, 403, 404, 410, 416)
+"""Statuses that the same request gets again."""
 USER_INFO = re.compile(
     r"(?<=://)(?:[^/?#]*@|[^/?#:@]+:(?!\d*[/?#])[^@]*@)"
 )  # also with a / or # that is not %2F or %23
@@ -41,14 +43,21 @@ def without_secrets(url: str) -> str:
     return url
 
 
-def fetch(url: str, content: bool = True) -> tuple[bytes, HTTPMessage]:
+class RefusedError(DataError):
+    """What a server answers that it doesn't have or doesn't give, whenever it is asked."""
+
+
+def fetch(url: str, content: bool = True, part: tuple[int, int] | None = None) -> tuple[bytes, HTTPMessage]:
     """What a server sends, within `DEADLINE` seconds and up to `LARGEST` bytes, and its headers; without `content`, these
-    alone. User and password in the URL are sent if the server asks for them. Raises DataError if it can't be had."""
+    alone. User and password in the URL are sent if the server asks for them. Raises DataError if it can't be had.
+
+    part: the first byte and the number of bytes, for a part of a file. Raises RefusedError if the server sends no parts.
+    """
     answer: SimpleQueue[tuple[bytes, HTTPMessage] | Exception] = SimpleQueue()
 
     def ask() -> None:
         try:
-            answer.put(_transfer(url, content))
+            answer.put(_transfer(url, content, part))
         except Exception as error:  # goes on in the thread that waits
             answer.put(error)
 
@@ -177,11 +186,13 @@ def _require_whole(answer: Any) -> None:
 @contextmanager
 def _network_errors(url: str, advice: str) -> Iterator[None]:
     """What a network or a server makes fail in the block is raised as DataError, a line without secrets."""
+    kind = DataError
     try:
         yield
         return
     except urllib.error.HTTPError as error:
         error.close()
+        kind = RefusedError if error.code in REFUSALS else DataError
         reason = f"the server says {error.code} {error.reason}"
     except urllib.error.URLError as error:
         reason = str(error.reason)
@@ -191,7 +202,7 @@ def _network_errors(url: str, advice: str) -> Iterator[None]:
         reason = "this is no URL; write special characters of a password as %40 for @, %2F for /"
     except (OSError, HTTPException) as error:
         reason = str(error) or type(error).__name__
-    raise DataError(f"{without_secrets(url)}: can't be reached ({' '.join(reason.split())}); {advice}")
+    raise kind(f"{without_secrets(url)}: can't be reached ({' '.join(reason.split())}); {advice}")
 
 
 class UnknownLoginError(Exception):
@@ -217,12 +228,19 @@ def _open(url: str, headers: Mapping[str, str] | None = None) -> Any:
     return opener.open(urllib.request.Request(bare, headers=dict(headers or {})), timeout=TIMEOUT)
 
 
-def _transfer(url: str, content: bool) -> tuple[bytes, HTTPMessage]:
+def _transfer(url: str, content: bool, part: tuple[int, int] | None) -> tuple[bytes, HTTPMessage]:
     end = monotonic() + DEADLINE
     body = bytearray()
-    with _open(url) as answer:
-        while content and monotonic() < end and (part := answer.read1(CHUNK)):
-            body += part
+    headers = {} if part is None else {"Range": f"bytes={part[0]}-{sum(part) - 1}"}
+    with _open(url, headers) as answer:
+        if part is not None and not answer.headers.get("Content-Range", "").startswith(
+            f"bytes {part[0]}-{sum(part) - 1}/"
+        ):
+            raise RefusedError(
+                f"{without_secrets(url)}: the server sends no parts of files (range requests); download it and name the file"
+            )
+        while content and monotonic() < end and (read := answer.read1(CHUNK)):
+            body += read
             if len(body) > LARGEST:
                 raise DataError(
                     f"{without_secrets(url)}: more than {LARGEST >> 20} MiB, the limit of an image by URL; download it and"

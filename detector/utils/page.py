@@ -16,14 +16,13 @@ h1 { font-size: 1.6rem; margin: .5rem 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 2.5rem 0 .5rem; border-bottom: 2px solid var(--line); padding-bottom: .25rem; }
 h3 { font-size: 1.05rem; margin: 1.5rem 0 .25rem; }
 p { max-width: 75ch; margin: .5rem 0; }
-nav a { margin-right: 1rem; }
+nav a { display: inline-block; margin-right: 1rem; }
 .metrics { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1rem 0; }
 .metrics div { background: var(--soft); border-radius: .5rem; padding: .5rem 1rem; min-width: 7rem; }
 .metrics b { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; }
-th, td { border-bottom: 1px solid var(--line); padding: .25rem 1rem .25rem 0; text-align: left; vertical-align: top;
-  overflow-wrap: anywhere; }
+th, td { border-bottom: 1px solid var(--line); padding: .25rem 1rem .25rem 0; text-align: left; vertical-align: top; }
 th { font-weight: 600; }
 td.number, th.number { text-align: right; }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }

@@ -113,8 +113,10 @@ def store_errors(name: str, kind: type[DetectorError] = DataError, what: str = "
     """What fails in the block is raised as `kind`, one line with the name, without secrets, and the reason."""
     try:
         yield
-    except DetectorError:
-        raise
+    except DetectorError as error:
+        if isinstance(error, kind) or not issubclass(kind, type(error)):
+            raise
+        raise kind(str(error)) from error
     except ImportError as error:  # fsspec names the package
         raise kind(f"{without_secrets(name)}: can't be {what}: {error}") from error
     except FileNotFoundError as error:

@@ -1,25 +1,17 @@
 """The cache folder: a folder for each published weights that `detector weights get` has imported, with a record beside them."""
 
 import json
-import os
 from pathlib import Path
 
-import platformdirs
-
-from detector.errors import DISTRIBUTION, WeightsError
+from detector.errors import WeightsError
+from detector.utils.file_cache import cache_home
 from detector.utils.fileio import file_sha256
 from detector.weights.published.table import TABLE
 
-HOME = "DETECTOR_HOME"
-"""Environment variable that names the cache folder."""
-
 
 def cache_folder() -> Path:
-    """The cache folder's part for weights; the cache folder is the system's if `HOME` names none."""
-    home = os.environ.get(HOME)
-    return (
-        Path(home).expanduser() if home else platformdirs.user_cache_path(DISTRIBUTION, appauthor=False)
-    ) / "weights"
+    """The cache folder's part for weights."""
+    return cache_home() / "weights"
 
 
 def weights_path(name: str) -> Path:

@@ -8,8 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from detector.errors import printable
+from detector.utils.file_cache import HOME
 from detector.utils.terminal import Terminal
-from detector.weights.downloaded import HOME, cache_folder, weights_path
+from detector.weights.downloaded import cache_folder, weights_path
 from detector.weights.files import load_weights
 from detector.weights.published.coco_categories import COCO
 from detector.weights.published.table import TABLE

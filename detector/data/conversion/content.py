@@ -105,6 +105,7 @@ def _dataset(file: AnnotationFile, places: SplitPaths, report: Report) -> tuple[
         return file, CocoDataset.from_annotations(file, places)
     except DataError:
         images = file.content["images"]
+        assert isinstance(places.images, Path)
         present = [entry for entry in images if _is_there(places.images, entry.get("file_name"))]
         if not present or len(present) == len(images):
             raise
@@ -177,6 +178,7 @@ def _categories(file: AnnotationFile, dataset: CocoDataset) -> list[dict[str, An
 
 def _name(dataset: CocoDataset, index: int) -> str:
     """The path of an image below its folder; of one that lies elsewhere, its last part."""
+    assert isinstance(dataset.images_folder, Path)
     path = Path(os.path.relpath(dataset.path(index), dataset.images_folder))
     return path.name if ".." in path.parts else path.as_posix()
 

@@ -5,18 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import yaml
 
 from detector.data.conversion.content import LabeledImage, Output, Report
-from detector.data.conversion.losses import corners_inside, count_losses, decimal
+from detector.data.conversion.losses import corners_inside, count_losses
 from detector.data.conversion.names import Names, require_suffixes, require_text
 from detector.data.conversion.place import Place
 from detector.data.layouts import Split
 from detector.images.read import UnreadableImageError, image_size
 from detector.utils.fileio import writing
-
-PLACES = 10
-"""Decimal places of fractions: a millionth of a pixel in an image of 8192."""
 
 
 def write_yolo(
@@ -61,8 +59,13 @@ def _lines(image: LabeledImage, numbers: Mapping[str, int], report: Report) -> l
         if not each.fields["iscrowd"] and (corners := corners_inside(image, each, report)) is not None:
             x1, y1, x2, y2 = corners
             fractions = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
-            lines.append(" ".join([str(numbers[each.name]), *(decimal(value, PLACES) for value in fractions)]) + "\n")
+            lines.append(" ".join([str(numbers[each.name]), *map(exact, fractions)]) + "\n")
     return lines
+
+
+def exact(value: float) -> str:
+    """The shortest number without an exponent that is read as this one, so that training sees the boxes of the original."""
+    return np.format_float_positional(value, trim="-")
 
 
 def _has_other_size(image: LabeledImage) -> bool:
