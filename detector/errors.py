@@ -17,13 +17,23 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode() for c in line)
 
 
+URL = re.compile(r"\b[a-z][a-z\d+.-]+:/\S+", re.I)
+LOGIN = re.compile(r"(:/{1,2})[^/?#@]+@")
+SECRET = re.compile(r"([?&;][^=&;#]*(?:token|key|secret|sig|pass|pwd|auth|cred)[^=&;#]*=)[^&;#'\",]+", re.I)
+
+
+def without_logins(text: str) -> str:
+    """Return text in which the URLs show neither user and password nor tokens and keys, also where a path has lost a slash."""
+    return URL.sub(lambda url: SECRET.sub(r"\1***", LOGIN.sub(r"\1***@", url[0])), text)
+
+
 class DetectorError(Exception):
-    """Bad input or a refused action. The command line prints its text as one line and exits with `exit_code`."""
+    """Bad input or a refused action. The command line prints its text, without secrets, as one line and exits with `exit_code`."""
 
     exit_code = 2
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return printable(without_logins(super().__str__()))
 
 
 class ConfigError(DetectorError):

@@ -40,6 +40,35 @@ def test_foreign_text_is_shown_not_obeyed() -> None:
     assert not obeyed(plain(FOREIGN))
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("no file https:/me:hush@host/w.pt; name one", "no file https:/***@host/w.pt; name one"),
+        ("s3://me:hush@bucket/a?x=1&api_key=hush, failed", "s3://***@bucket/a?x=1&api_key=***, failed"),
+        ("C:/users/me@home: give a=1&token=2", "C:/users/me@home: give a=1&token=2"),
+        ("tar://a@b/c.jpg::https://h/x@y.tar", "tar://***@b/c.jpg::https://h/x@y.tar"),
+    ],
+)
+def test_no_error_shows_a_password(text: str, shown: str) -> None:
+    assert str(ConfigError(text)) == shown
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["export", "--out=o.onnx", "--weights=https://me:hush@host/w.pt"],
+        ["evaluate", "--weights=yolo11n-bccd", "--out=o", "--data=https://me:hush@host/d"],
+        ["import_weights", "https://me:hush@host/w.pt", "o.safetensors"],
+        ["train", "--config=https://me:hush@host/c.yaml"],
+    ],
+)
+def test_no_command_shows_a_password(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert "host" in output.err
+    assert "hush" not in output.out + output.err
+
+
 @given(st.text(st.characters(), max_size=50))
 def test_any_text_is_one_line_that_can_be_encoded(text: str) -> None:
     line = printable(text)

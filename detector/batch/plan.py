@@ -11,7 +11,7 @@ from detector.batch.table import read_paths
 from detector.config import BatchConfig, names_in
 from detector.errors import DataError, WriteError
 from detector.formats.table import format_of
-from detector.images.remote import find_remote
+from detector.images.remote import WEB, find_remote
 from detector.inference.sources import find_sources, is_url
 from detector.utils.fileio import file_sha256
 from detector.utils.http import without_secrets
@@ -64,13 +64,13 @@ def list_images(names: Sequence[str]) -> list[str]:
         path = Path(name)
         if path.suffix.lower() in (".txt", ".parquet") and path.is_file():
             listed = read_paths(path) if path.suffix.lower() == ".parquet" else _lines(path)
-            if url := next((each for each in listed if is_url(each) and not _is_web(each)), None):
+            if url := next((each for each in listed if is_url(each) and not WEB.match(each)), None):
                 raise DataError(f"{name}: {without_secrets(url)} is a stream; detector batch takes images")
             if not listed:
                 raise DataError(f"{name}: this list holds no path")
             found |= dict.fromkeys(listed)
             continue
-        if _is_web(name):
+        if WEB.match(name):  # detector infer asks the server what it is
             found[name] = None
             continue
         if is_remote(name) or path.suffix.lower() == ".tar":
@@ -85,11 +85,6 @@ def list_images(names: Sequence[str]) -> list[str]:
             raise DataError(f"{video}: is a video; detector batch takes image files, detector infer takes videos")
         found |= dict.fromkeys(source.name for source in sources)
     return list(found)
-
-
-def _is_web(name: str) -> bool:
-    """Whether it is an image of a web server; detector infer asks the server what it is."""
-    return name.lower().startswith(("http://", "https://"))
 
 
 def _lines(path: Path) -> list[str]:
