@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from detector.config import AugmentConfig, TrainConfig
-from detector.data.augment import TO_YIQ, Pipeline, color_matrix, flip_and_adjust_colors
+from detector.data.augment import TO_YIQ, color_matrix, flip_and_adjust_colors
 from detector.data.mosaic import Placement, compose, mix_up, place_mosaic, place_single, random_placements
 from detector.data.sample import Sample
+from detector.data.transforms import Pipeline
 from detector.errors import ConfigError
 from detector.images.input_size import InputSize
 

@@ -9,13 +9,11 @@ import posixpath
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
@@ -23,31 +21,15 @@ from detector.data.annotation_file import AnnotationFile
 from detector.data.box_format import require_pixels_xywh
 from detector.data.image_search import file_names, find_images, is_absolute, leads_out
 from detector.data.layouts import SplitPaths
+from detector.data.outlines import Outlines
 from detector.data.sample import Sample
+from detector.data.shared import SharedPolygons, SharedRows, share
 from detector.errors import DataError
 from detector.images.read import UnreadableImageError, image_size, read_image
 from detector.structures import Categories
 
 ROUNDING = 0.01  # px; annotation files are written with two decimals: a box this little outside is not worth a line
 DIFFERENCES_SHOWN = 5
-
-
-@dataclass(frozen=True, eq=False)
-class SharedRows:
-    """Rows grouped by image, in shared memory: image `i` has `rows[starts[i] : starts[i + 1]]`."""
-
-    rows: Tensor
-    starts: Tensor
-
-    @classmethod
-    def share(cls, rows: np.ndarray, counts: Int64[np.ndarray, " images"]) -> "SharedRows":
-        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
-        return cls(_share(rows), _share(starts))
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """A copy of the rows of one image."""
-        start, end = self.starts[index : index + 2].tolist()
-        return self.rows[start:end].numpy().copy()
 
 
 class Annotations(NamedTuple):
@@ -80,6 +62,7 @@ class CocoDataset:
     _labels: SharedRows
     _crowd_boxes: SharedRows
     _annotations: SharedRows
+    _polygons: SharedPolygons | None = None
 
     @classmethod
     def load(cls, paths: SplitPaths, categories: Categories | None = None) -> "CocoDataset":
@@ -93,9 +76,12 @@ class CocoDataset:
 
     @classmethod
     def from_annotations(
-        cls, file: AnnotationFile, paths: SplitPaths, categories: Categories | None = None
+        cls, file: AnnotationFile, paths: SplitPaths, categories: Categories | None = None, polygons: bool = False
     ) -> "CocoDataset":
-        """The dataset of annotations in memory, whatever format they were read from: see `load`."""
+        """The dataset of annotations in memory, whatever format they were read from: see `load`.
+
+        polygons: whether to keep those of the objects, for `outlines`.
+        """
         expected, categories = categories, _agreed_categories(file, categories)
         names = find_images(file, file_names(file), paths.images)
         image_ids, sizes, images, row_of_entry = _images(file, names, paths)
@@ -122,14 +108,15 @@ class CocoDataset:
         objects, crowds = by_image[(keep & ~crowd)[by_image]], by_image[(keep & crowd)[by_image]]
         object_counts = np.bincount(image_of[objects], minlength=len(names))
         crowd_counts = np.bincount(image_of[crowds], minlength=len(names))
+        kept = SharedPolygons.share(file, objects, boxes, object_counts) if polygons else None
         encoded = [name.encode("utf-8", "surrogatepass") for name in names]
         return cls(
             categories,
             paths.annotations,
             paths.images,
             file.lines(),
-            _share(image_ids),
-            _share(sizes),
+            share(image_ids),
+            share(sizes),
             SharedRows.share(np.frombuffer(b"".join(encoded), np.uint8), np.array([len(name) for name in encoded])),
             SharedRows.share(boxes[objects], object_counts),
             SharedRows.share(label_of[objects], object_counts),
@@ -138,6 +125,7 @@ class CocoDataset:
                 np.column_stack((xywh, areas, label_of, crowd))[by_image],
                 np.bincount(image_of[by_image], minlength=len(names)),
             ),
+            kept,
         )
 
     def __len__(self) -> int:
@@ -171,6 +159,13 @@ class CocoDataset:
     def crowd_boxes(self, index: int) -> Float32[np.ndarray, "m 4"]:
         """The `iscrowd` regions: xyxy pixels in the original image, inside it; a copy."""
         return self._crowd_boxes[index]
+
+    def outlines(self, index: int) -> Outlines:
+        """The polygons of the objects, which must have been kept, and the boxes of those without any."""
+        assert self._polygons is not None
+        boxes, found = self.boxes(index), self._polygons[index]
+        bare = np.setdiff1d(np.arange(len(boxes)), found.owners)
+        return found.with_boxes(bare, boxes[bare])
 
     def annotations(self, index: int) -> Annotations:
         """All annotations of the image as they stand in the file: not clipped, only doubles dropped, crowd regions among them."""
@@ -216,7 +211,10 @@ class CocoDataset:
     def fingerprint(self) -> str:
         """SHA-256 over categories, annotations, and the names and lengths (in bytes) of the images."""
         digest = hashlib.sha256(repr(self.categories).encode("utf-8", "surrogatepass"))
-        for values in (self._image_ids, self._sizes, self._annotations.rows, self._annotations.starts):
+        tensors = [self._image_ids, self._sizes, self._annotations.rows, self._annotations.starts]
+        if self._polygons is not None:
+            tensors += [self._polygons.points.rows, self._polygons.rings.rows, self._polygons.rings.starts]
+        for values in tensors:
             digest.update(values.numpy().tobytes())
         for index in range(len(self)):
             length = self.path(index).stat().st_size
@@ -358,10 +356,3 @@ def first_of_equal(rows: Float64[np.ndarray, "rows columns"]) -> Int64[np.ndarra
     order = np.lexsort(rows.T)
     again = (rows[order[1:]] == rows[order[:-1]]).all(axis=1)
     return np.delete(np.arange(len(rows)), order[1:][again])
-
-
-def _share(values: np.ndarray) -> Tensor:
-    tensor = torch.from_numpy(np.array(values))  # `from_numpy` wants memory it may write
-    with suppress(RuntimeError):  # /dev/shm is full: workers that are forked share it all the same
-        tensor.share_memory_()  # type: ignore[no-untyped-call]
-    return tensor
