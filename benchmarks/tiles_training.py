@@ -113,7 +113,8 @@ def evaluate(weights: Path, data: Path, options: argparse.Namespace) -> dict[str
     detector = Detector.load(str(weights), conf=0.001, max_detections=ALL, device="cpu")
     dataset = load_split(str(data), "test", detector.categories)
     images = [single(dataset, index) for index in range(len(dataset))]
-    ways = {"tiles": TiledDetector(detector, options.tiles, options.overlap), "whole": detector}
+    tiled = TiledDetector(detector, options.tiles, options.overlap)
+    ways: dict[str, Detector | TiledDetector] = {"tiles": tiled, "whole": detector}
     return {name: average_precision([looked(image) for image, _, _ in images], images) for name, looked in ways.items()}
 
 
