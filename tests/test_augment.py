@@ -298,7 +298,7 @@ def test_a_wrong_pipeline_is_refused(transforms: list, message: str) -> None:
 
 def test_albumentations_is_not_needed_without_transforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training with all other augmentations, and the preview; with transforms one line says what is missing."""
-    make_dataset(tmp_path / "data", seed=1, train=4, val=2, test=2)
+    make_dataset(tmp_path / "data", seed=1, train=4, val=3, test=3)
     monkeypatch.setitem(sys.modules, "albumentations", None)
     monkeypatch.delitem(sys.modules, "detector.data.transforms")
     everything = AugmentConfig(mixup=0.5, copy_paste=0.5, rotate=10, shear=5, perspective=0.1, flipud=0.5)

@@ -1,4 +1,4 @@
-"""Rotation, shear and perspective: boxes stay on what they frame, held against masks and against polygons clipped one side at a time."""
+"""Rotation, shear and perspective: boxes stay on what they frame, held against masks and against clipped polygons."""
 
 import numpy as np
 import pytest
