@@ -161,9 +161,11 @@ class CocoDataset:
         return self._crowd_boxes[index]
 
     def outlines(self, index: int) -> Outlines:
-        """The polygons of the objects, which must have been kept, and the boxes of those without any."""
-        assert self._polygons is not None
-        boxes, found = self.boxes(index), self._polygons[index]
+        """The polygons of the objects, if they were kept, and the boxes of those without any."""
+        boxes = self.boxes(index)
+        if self._polygons is None:
+            return Outlines.of_boxes(boxes)
+        found = self._polygons[index]
         bare = np.setdiff1d(np.arange(len(boxes)), found.owners)
         return found.with_boxes(bare, boxes[bare])
 
