@@ -56,4 +56,3 @@ def test_bad_input_is_one_line(tmp_path: Path, scenes: Path, capsys: pytest.Capt
         assert main(["preview_augment", f"--out={tmp_path / 'out'}", *wrong]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
-
