@@ -167,7 +167,7 @@ def test_boxes_are_clipped_to_the_image_and_empty_ones_dropped_and_both_are_coun
 
 def test_polygons_are_outlines_where_they_fit_their_box(tmp_path: Path) -> None:
     """In the order of the objects, which a crowd region does not disturb; what has none is outlined by its box."""
-    image = {"id": 1, "file_name": "a.png", "width": 100, "height": 80}
+    image = {"id": 1, "file_name": "a.jpg", "width": 100, "height": 80}
     triangle, square = [10, 10, 30.5, 10, 20, 40], [60, 60, 70, 60, 70, 70, 60, 70]
     rle: Any = {"size": [80, 100], "counts": [8000]}
     entries: list[tuple[list[float], Any, int]] = [
