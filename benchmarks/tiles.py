@@ -80,12 +80,15 @@ def single(dataset: CocoDataset, index: int) -> Annotated:
     return dataset.read(index).image, dataset.boxes(index), dataset.labels(index)
 
 
-def mosaic_of(dataset: CocoDataset, indices: range, side: int) -> Annotated:
+def mosaic_of(dataset: CocoDataset, indices: range, columns: int) -> Annotated:
     """Images of one size row by row, and their objects."""
     parts = [single(dataset, index) for index in indices]
     height, width = parts[0][0].shape[:2]
-    rows = [np.concatenate([part[0] for part in parts[row * side : (row + 1) * side]], axis=1) for row in range(side)]
-    corners = [((place % side) * width, place // side * height) * 2 for place in range(len(parts))]
+    rows = [
+        np.concatenate([part[0] for part in parts[start : start + columns]], axis=1)
+        for start in range(0, len(parts), columns)
+    ]
+    corners = [((place % columns) * width, place // columns * height) * 2 for place in range(len(parts))]
     boxes = np.concatenate(
         [part[1] + np.array(corner, np.float32) for part, corner in zip(parts, corners, strict=True)]
     )

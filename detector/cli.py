@@ -29,6 +29,7 @@ from detector.config import (
     ImportConfig,
     InferConfig,
     JoinBatchConfig,
+    PreviewConfig,
     ReportConfig,
     TrainConfig,
     WeightsConfig,
@@ -76,6 +77,13 @@ def report(config: ReportConfig) -> int:
 
     path = report(Path(config.run), config.data, config.device)
     print(f"written: {path}, with its images in {path.parent / 'report'}")
+    return 0
+
+
+def preview_augment(config: PreviewConfig) -> int:
+    from detector.reporting.preview import preview_augment
+
+    print(f"written: {', '.join(map(str, preview_augment(config)))}")
     return 0
 
 
@@ -183,6 +191,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command(TrainConfig, train),
+    "preview_augment": Command(PreviewConfig, preview_augment),
     "evaluate": Command(EvaluateConfig, evaluate, flags=("explain",)),
     "compare": Command(CompareConfig, compare, positionals=("first", "second")),
     "infer": Command(InferConfig, infer, positionals=("sources",), flags=("attention",)),

@@ -137,11 +137,28 @@ class LossConfig:
         _require_range("loss.", self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TileConfig:
+    """Settings of tiles of large images: shared by training, `evaluate` and `infer`."""
+
+    RANGES: ClassVar[Ranges] = {"tiles": (32, MAX_SIDE), "overlap": (0, 0.9)}
+
+    tiles: int | None = None
+    """Side of overlapping tiles in pixels, each a network input of its own; the whole image at once if not given."""
+    overlap: float = 0.2
+    """Overlap of neighboring tiles as a fraction of a tile's side."""
+
+    def __post_init__(self) -> None:
+        _require_types("", self)
+        _require_range("", self)
+
+
 @dataclass(frozen=True)
-class TrainLoopConfig:
+class TrainLoopConfig(TileConfig):
     """Optimizer, schedule and what else drives the training loop."""
 
     RANGES: ClassVar[Ranges] = {
+        **TileConfig.RANGES,
         "multi_scale": (0, 1),
         "repeat_threshold": (0, 1),
         "nominal_batch_size": (1, MANY),
@@ -223,34 +240,48 @@ class TrainLoopConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Augmentation: one warp (mosaic, scale, translation), horizontal flip, one color matrix, albumentations.
+    """Augmentation: one warp (mosaic, scale, translation, rotation, shear, perspective), copy-paste, mixup, flips, one color
+    matrix, albumentations.
 
-    `scale` and `mixup` may be a number for each size of model, by its letter: {n: 0.5, s: 0.9, m: 0.9, l: 0.9, x: 0.9}.
+    `scale`, `mixup` and `copy_paste` may be a number for each size of model, by its letter: {n: 0.5, s: 0.9, m: 0.9, l: 0.9}.
     """
 
     RANGES: ClassVar[Ranges] = {
-        **dict.fromkeys(
-            ("mosaic", "weak_aug_strength", "translate", "mixup", "fliplr", "saturation", "brightness"), (0, 1)
-        ),
+        **dict.fromkeys(("mosaic", "weak_aug_strength", "translate", "mixup", "copy_paste"), (0, 1)),
+        **dict.fromkeys(("fliplr", "flipud", "saturation", "brightness"), (0, 1)),
         "weak_aug_epochs": (0, MANY),
         "scale": (0, 0.99),
+        "rotate": (0, 180),
+        "shear": (0, 45),
+        "perspective": (0, 0.4),
         "hue": (0, 0.5),
     }
+    BY_MODEL_SIZE: ClassVar[tuple[str, ...]] = ("scale", "mixup", "copy_paste")
 
     mosaic: float = 1.0
     """Probability that four images are tiled into one."""
     weak_aug_epochs: int = 20
-    """Last epochs, without mosaic and mixup and with the rest weakened by weak_aug_strength; at most half of the run."""
+    """Last epochs, without mosaic, mixup and copy-paste, the rest weakened by weak_aug_strength; at most half of the run."""
     weak_aug_strength: float = 0.5
-    """Factor, in the last weak_aug_epochs, of scale, translate, fliplr, hue, saturation, brightness and transforms' chance."""
+    """Factor, in the last weak_aug_epochs, of all ranges, of fliplr and flipud, and of the chance that transforms apply."""
     scale: float | dict[str, float] = 0.25
     """Range of the scale factor, from 1 - scale to 1 + scale; a number, or one for each model size: {n: 0.5, s: 0.9}."""
     translate: float = 0.1
     """Largest shift as a fraction of the image's side."""
+    rotate: float = 0.0
+    """Largest rotation either way in degrees."""
+    shear: float = 0.0
+    """Largest shear either way in degrees, along x and along y."""
+    perspective: float = 0.0
+    """Largest perspective: how much larger what is at one side gets, and smaller at the other, as a fraction; x and y."""
     mixup: float | dict[str, float] = 0.0
     """Probability, before the last weak_aug_epochs, that a second image is blended in; a number or one for each model size."""
+    copy_paste: float | dict[str, float] = 0.0
+    """Probability, before the last weak_aug_epochs, that half of another image's objects are pasted in; as mixup."""
     fliplr: float = 0.5
     """Probability of a horizontal flip."""
+    flipud: float = 0.0
+    """Probability of a vertical flip."""
     hue: float = 0.015
     """Largest turn of the hue, either way, as a fraction of the color circle."""
     saturation: float = 0.3
@@ -263,20 +294,20 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         _require_types("augment.", self)
         _require_range("augment.", self)
-        for name in ("scale", "mixup"):
+        for name in self.BY_MODEL_SIZE:
             given, (low, high) = getattr(self, name), self.RANGES[name]
             for letter, value in given.items() if isinstance(given, dict) else []:
                 possible = _fits(value, float) and low <= value <= high
                 _require(possible, f"augment.{name}.{letter}", value, f"a number {range_in_words(low, high)}")
 
     def for_model(self, name: str) -> "AugmentConfig":
-        """Resolve `scale` and `mixup` for a model; its size is the letter at the end of its name or before its hyphen.
+        """Resolve the numbers for each size for a model; its size is the letter at the end of its name or before its hyphen.
 
         Raises ConfigError if there is no number for that size.
         """
         size = name.partition("-")[0][-1]
         numbers = {}
-        for field_name in ("scale", "mixup"):
+        for field_name in self.BY_MODEL_SIZE:
             given = getattr(self, field_name)
             if isinstance(given, dict) and size not in given:
                 raise ConfigError(f"augment.{field_name}: there is no number for {name}; add one for {size}")
@@ -285,9 +316,19 @@ class AugmentConfig:
 
     def weak(self) -> "AugmentConfig":
         """Augmentation of the last weak_aug_epochs, without the chance of `transforms`, which the dataset applies."""
-        weaker = ("scale", "translate", "fliplr", "hue", "saturation", "brightness")
-        strengths = {name: self.weak_aug_strength * getattr(self, name) for name in weaker}
-        return replace(self, mosaic=0.0, mixup=0.0, **strengths)
+        ranges = ("scale", "translate", "rotate", "shear", "perspective", "hue", "saturation", "brightness")
+        strengths = {name: self.weak_aug_strength * getattr(self, name) for name in (*ranges, "fliplr", "flipud")}
+        return replace(self, mosaic=0.0, mixup=0.0, copy_paste=0.0, **strengths)
+
+    @property
+    def needs_outlines(self) -> bool:
+        """Whether polygons of objects make a difference."""
+        return any(self.copy_paste.values() if isinstance(self.copy_paste, dict) else [self.copy_paste]) or self.turns
+
+    @property
+    def turns(self) -> bool:
+        """Whether the warp does more than scale and shift."""
+        return max(self.rotate, self.shear, self.perspective) > 0
 
 
 @dataclass(frozen=True)
@@ -406,6 +447,14 @@ class TrainConfig:
         return self.epochs - min(self.augment.weak_aug_epochs, self.epochs // 2)
 
 
+@dataclass(frozen=True)
+class PreviewConfig(TrainConfig):
+    """Draw 32 training images with their boxes as a configuration of `detector train` augments them."""
+
+    out: str = "runs/preview"
+    """Folder for augmentation-full.png and augmentation-weak.png."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PredictionConfig:
     """Settings of detection: shared by `evaluate`, `infer` and `Detector.load`."""
@@ -441,22 +490,6 @@ class PredictionConfig:
                 hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(known)}"
                 raise ConfigError(f"there is no option {name}; {hint}")
         return replace(self, **options)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TileConfig:
-    """Settings of tiles of large images: shared by `evaluate` and `infer`."""
-
-    RANGES: ClassVar[Ranges] = {"tiles": (32, MAX_SIDE), "overlap": (0, 0.9)}
-
-    tiles: int | None = None
-    """Side of overlapping tiles in pixels, each a network input of its own; the whole image at once if not given."""
-    overlap: float = 0.2
-    """Overlap of neighboring tiles as a fraction of a tile's side."""
-
-    def __post_init__(self) -> None:
-        _require_types("", self)
-        _require_range("", self)
 
 
 @dataclass(frozen=True, kw_only=True)

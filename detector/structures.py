@@ -150,6 +150,10 @@ class Detections:
             left, top, right, bottom = self.boxes[index].tolist()
             name = self.categories.names[int(self.labels[index])]
             return Detection(name, float(self.scores[index]), (left, top, right, bottom))
+        if isinstance(index, Tensor):
+            index = (
+                index.cpu().numpy()
+            )  # NumPy takes a tensor of one element for a number, also one that is true or false
         picked = torch.from_numpy(np.arange(len(self))[index].copy())
         return replace(self, boxes=self.boxes[picked], scores=self.scores[picked], labels=self.labels[picked])
 

@@ -1,18 +1,25 @@
 """Boxes stay on what they frame, through placement, warp and pipeline."""
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from small_run import small_config
 
 from detector.config import AugmentConfig, TrainConfig
-from detector.data.augment import TO_YIQ, Pipeline, color_matrix, flip_and_adjust_colors
+from detector.data.augment import TO_YIQ, color_matrix, flip_and_adjust_colors
 from detector.data.mosaic import Placement, compose, mix_up, place_mosaic, place_single, random_placements
 from detector.data.sample import Sample
+from detector.data.transforms import Pipeline
+from detector.demo.scenes import make_dataset
 from detector.errors import ConfigError
 from detector.images.input_size import InputSize
+from detector.training.loop import train
 
 SIDE = 128
 FRAME = InputSize(SIDE, SIDE)
@@ -142,8 +149,10 @@ def test_in_a_rectangle_image_and_box_move_together(seed: int) -> None:
 def test_mixup_blends_images_and_keeps_the_objects_of_both() -> None:
     first, second = sample_with_square(8, 8, (0, 0, 4, 4), 200), sample_with_square(8, 8, (2, 2, 8, 8), 100)
     crowd = np.array([[1, 1, 3, 3]], dtype=np.float32)
-    blend = mix_up(first, Sample(second.image, second.boxes, second.labels + 1, crowd), 0.25)
-    assert [blend.image[i, i, 0] for i in (0, 3, 5)] == [50, 125, 75]
+    blend = mix_up(first, Sample(second.image, second.boxes, second.labels + 1, crowd), np.random.default_rng(0))
+    ratio = np.random.default_rng(0).beta(32, 32)
+    expected = [200 * ratio, 200 * ratio + 100 * (1 - ratio), 100 * (1 - ratio)]
+    assert [blend.image[i, i, 0] for i in (0, 3, 5)] == pytest.approx(expected, abs=1)
     assert blend.boxes.tolist() == [[0, 0, 4, 4], [2, 2, 8, 8]]
     assert blend.labels.tolist() == [1, 2]
     assert blend.crowd_boxes.tolist() == crowd.tolist()
@@ -189,6 +198,22 @@ def test_mirror_moves_boxes_and_crowds_with_the_image() -> None:
     again = flip_and_adjust_colors(result, always, np.random.default_rng(0))
     assert (again.image == sample.image).all()
     assert (again.boxes == sample.boxes).all()
+
+
+def test_a_vertical_flip_turns_the_image_upside_down_also_beside_a_horizontal_one() -> None:
+    sample = colored_sample()
+    result = flip_and_adjust_colors(sample, replace(UNCHANGED, flipud=1.0), np.random.default_rng(0))
+    assert (result.image == sample.image[::-1]).all()
+    assert result.boxes.tolist() == [[10, 68, 40, 108]]
+    assert result.crowd_boxes.tolist() == [[0, 112, 32, 128]]
+    both = flip_and_adjust_colors(sample, replace(UNCHANGED, fliplr=1.0, flipud=1.0), np.random.default_rng(0))
+    assert (both.image == sample.image[::-1, ::-1]).all()
+    assert both.boxes.tolist() == [[88, 68, 118, 108]]
+    flipped = [
+        flip_and_adjust_colors(sample, replace(UNCHANGED, flipud=0.5), np.random.default_rng(seed)).boxes[0, 1] == 68
+        for seed in range(200)
+    ]
+    assert 75 < sum(flipped) < 125
 
 
 def test_ranges_of_zero_change_nothing() -> None:
@@ -271,14 +296,34 @@ def test_a_wrong_pipeline_is_refused(transforms: list, message: str) -> None:
         Pipeline(transforms)
 
 
+def test_albumentations_is_not_needed_without_transforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training with all other augmentations, and the preview; with transforms one line says what is missing."""
+    make_dataset(tmp_path / "data", seed=1, train=4, val=3, test=3)
+    monkeypatch.setitem(sys.modules, "albumentations", None)
+    monkeypatch.delitem(sys.modules, "detector.data.transforms")
+    everything = AugmentConfig(mixup=0.5, copy_paste=0.5, rotate=10, shear=5, perspective=0.1, flipud=0.5)
+    config = replace(small_config(tmp_path / "data", tmp_path / "run"), augment=everything, epochs=1)
+    assert "AP" in train(config)
+    with pytest.raises(ConfigError, match=r"augment\.transforms: albumentations can't be imported .*pip install"):
+        train(replace(config, out=str(tmp_path / "other"), augment=AugmentConfig(transforms=[{"ToGray": {}}])))
+
+
+def test_the_modules_of_training_do_not_import_albumentations() -> None:
+    code = "import sys, detector.training.loop, detector.reporting.report; print('albumentations' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
+
+
 def test_albumentations_does_not_ask_the_network_for_updates() -> None:
     assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
 
 
 def test_the_closing_epochs_have_no_mosaic_and_a_weaker_rest() -> None:
     config = AugmentConfig(mosaic=1.0, mixup=0.3, weak_aug_strength=0.5, scale=0.4, fliplr=0.6, hue=0.1, translate=0.2)
+    config = replace(config, copy_paste=0.4, rotate=30, shear=8, perspective=0.2, flipud=0.5)
     weak_aug = config.weak()
-    assert (weak_aug.mosaic, weak_aug.mixup) == (0, 0)
+    assert (weak_aug.mosaic, weak_aug.mixup, weak_aug.copy_paste) == (0, 0, 0)
+    assert (weak_aug.rotate, weak_aug.shear, weak_aug.perspective, weak_aug.flipud) == (15, 4, 0.1, 0.25)
     assert (weak_aug.scale, weak_aug.fliplr, weak_aug.hue, weak_aug.translate) == (0.2, 0.3, 0.05, 0.1)
     assert (weak_aug.saturation, weak_aug.brightness) == (0.5 * config.saturation, 0.5 * config.brightness)
     assert TrainConfig(epochs=60, augment=config).full_aug_epochs == 40

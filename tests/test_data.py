@@ -165,6 +165,52 @@ def test_boxes_are_clipped_to_the_image_and_empty_ones_dropped_and_both_are_coun
     ]
 
 
+def test_polygons_are_outlines_where_they_fit_their_box(tmp_path: Path) -> None:
+    """In the order of the objects, which a crowd region does not disturb; what has none is outlined by its box."""
+    image = {"id": 1, "file_name": "a.jpg", "width": 100, "height": 80}
+    triangle, square = [10, 10, 30.5, 10, 20, 40], [60, 60, 70, 60, 70, 70, 60, 70]
+    rle: Any = {"size": [80, 100], "counts": [8000]}
+    entries: list[tuple[list[float], Any, int]] = [
+        ([0, 0, 50, 50], [[0, 0, 50, 0, 50, 50]], 1),
+        ([10, 10, 20.5, 30], [triangle], 0),
+        ([10, 10, 60, 60], [triangle, square], 0),  # an object in two pieces
+        ([5, 5, 20, 20], [square], 0),  # somebody else's
+        ([40, 40, 10, 10], rle, 0),
+        ([90, 70, 15, 15], [[90, 70, 105, 70, 105, 85, 90, 85]], 0),  # clipped to the image: more than 2 px are gone
+        ([89, 70, 12, 9], [[89, 70, 101, 70, 101, 79]], 0),  # less are gone
+        ([1, 1, 8, 8], [], 0),
+    ]
+    annotations = [
+        {"id": number, "image_id": 1, "category_id": 1, "bbox": box, "segmentation": polygons, "iscrowd": crowd}
+        for number, (box, polygons, crowd) in enumerate(entries, start=1)
+    ]
+    content = {"images": [image], "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}
+    paths = write_data_set(tmp_path, content)
+    dataset = CocoDataset.from_annotations(AnnotationFile.parse(paths.annotations), paths, polygons=True)
+    outlines = dataset.outlines(0)
+
+    def rings(index: int) -> list[list[list[float]]]:
+        own = outlines.owners == index
+        return [outlines.points[own & (outlines.polygons == p)].tolist() for p in np.unique(outlines.polygons[own])]
+
+    def pairs(numbers: list[float]) -> list[list[float]]:
+        return np.array(numbers, np.float32).reshape(-1, 2).tolist()
+
+    def corners(left: float, top: float, right: float, bottom: float) -> list[list[float]]:
+        return [[left, top], [right, top], [right, bottom], [left, bottom]]
+
+    assert rings(0) == [pairs(triangle)]
+    assert rings(1) == [pairs(triangle), pairs(square)]
+    assert rings(2) == [corners(5, 5, 25, 25)]
+    assert rings(3) == [corners(40, 40, 50, 50)]
+    assert rings(4) == [corners(90, 70, 100, 80)]
+    assert rings(5) == [pairs([89, 70, 100, 70, 100, 79])]
+    assert rings(6) == [corners(1, 1, 9, 9)]
+    bare = CocoDataset.from_annotations(AnnotationFile.parse(paths.annotations), paths)
+    assert bare.outlines(0).points.tolist() == [point for box in bare.boxes(0).tolist() for point in corners(*box)]
+    assert bare.fingerprint() != dataset.fingerprint()  # a resumed run must see the same polygons
+
+
 def test_corners_are_added_in_double_precision(tmp_path: Path) -> None:
     content = changed("annotations", 0, bbox=[16000.7, 3, 8000.15, 5])
     content["images"][1]["width"] = 30000

@@ -243,7 +243,12 @@ def test_tiles_pay_where_images_are_larger_than_the_input() -> None:
     images = [{"id": 1, "file_name": "1.jpg", "width": 4000, "height": 3000}]
     split = columns_of(images=images, annotations=annotations(*([x, 50, 24, 20] for x in range(0, 3000, 60))))
     (finding,) = check_object_sizes([split], InputSize(640, 640))
-    assert "only --image_size 1600 would leave 2%; tiles pay, as images are 4000 px long: --tiles 640" in finding.remedy
+    advice = (
+        "tiles pay, as images are 4000 px long: --train.tiles 640 (train) with --tiles 640 (infer, evaluate) leaves 0%"
+    )
+    assert f"only --image_size 1600 would leave 2%; {advice}" in finding.remedy
+    assert list(check_object_sizes([split], InputSize(640, 640), tiles=640)) == []  # a training through them is fine
+    assert list(check_object_sizes([split], InputSize(640, 640), tiles=2000)) != []
 
 
 # ---- images

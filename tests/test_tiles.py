@@ -129,6 +129,22 @@ def test_an_object_within_another_of_another_class_stays() -> None:
     assert sorted(found.names) == ["disc", "square"]
 
 
+class OneLarge(Sighted):
+    """Finds one object in the whole image, and nothing in windows."""
+
+    def find(self, image: np.ndarray) -> Detections:
+        found = torch.tensor([[10.0, 10.0, 280.0, 200.0]])[: int(image.shape[1] > SIDE)]
+        return Detections(found, torch.full((len(found),), 0.9), torch.zeros(len(found), dtype=torch.int64), CATEGORIES)
+
+
+def test_a_single_large_object_is_found() -> None:
+    """A mask of one element is no index."""
+    (found,) = TiledDetector(OneLarge(), SIDE, 0.2)(np.zeros((300, 300, 3), np.uint8))
+    assert found.box == (10, 10, 280, 200)
+    detections = OneLarge().find(np.zeros((300, 300, 3), np.uint8))
+    assert [len(detections[torch.tensor([chosen])]) for chosen in (True, False)] == [1, 0]
+
+
 def test_nothing_is_nothing() -> None:
     assert len(TiledDetector(Sighted(), SIDE, 0.2)(np.zeros((300, 300, 3), np.uint8))) == 0
 

@@ -8,7 +8,7 @@ Processes inherit it (fork) or get its descriptor (spawn, forkserver).
 import mmap
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from multiprocessing import reduction
 from pathlib import Path
@@ -46,11 +46,16 @@ class ImageCache:
         os.posix_fallocate(descriptor, 0, int(places[0]))
 
     def read(
-        self, index: int, path: Path | RemoteFile, decode: Callable[[], UInt8[np.ndarray, "h w 3"]]
+        self,
+        index: int,
+        path: Path | RemoteFile,
+        decode: Callable[[], UInt8[np.ndarray, "h w 3"]],
+        beside: Callable[[], Iterable[tuple[int, UInt8[np.ndarray, "_ _ 3"]]]] = tuple,
     ) -> UInt8[np.ndarray, "h w 3"]:
         """What `decode` returns for the file at `path`, from memory if it is there: then read-only.
 
-        Errors are those of `decode`.
+        Errors are those of `decode`. beside: gives, after that, the other images that come from the same file, with their indices;
+        so a file of which several images are parts is decoded once.
         """
         state = file_state(path) if index < self.room else None
         if state is None:
@@ -60,14 +65,22 @@ class ImageCache:
             pixels.flags.writeable = False
             return pixels
         image = decode()
-        if record[0] in (0, state):
-            record[0] = state
-            if file_state(path) == state:
-                with suppress(OSError):  # the machine has less memory left than the cache may have
-                    os.posix_fallocate(self._descriptor, int(self._starts[index]), image.nbytes)
-                    pixels[:] = image
-                    record[1] = FILLED
+        self._keep(index, path, state, image)
+        for other, part in beside():
+            self._keep(other, path, state, part)
         return image
+
+    def _keep(self, index: int, path: Path | RemoteFile, state: int, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Keep an image that was decoded after the file was seen in `state`, if there is a place, and no other state in it."""
+        if index >= self.room or self._records[index].tolist() not in ([0, 0], [state, 0]):
+            return
+        record, pixels = self._records[index], self._pixels(index)
+        record[0] = state
+        if file_state(path) == state:
+            with suppress(OSError):  # the machine has less memory left than the cache may have
+                os.posix_fallocate(self._descriptor, int(self._starts[index]), image.nbytes)
+                pixels[:] = image
+                record[1] = FILLED
 
     def _pixels(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         start, (width, height) = int(self._starts[index]), self._sizes[index].tolist()

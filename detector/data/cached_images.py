@@ -1,14 +1,18 @@
 """Training images before they are placed: no larger than the mosaic can show, kept in memory where there is room."""
 
 import os
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
 from detector.data.cache import ImageCache, starts
 from detector.data.coco import CocoDataset
+from detector.data.outlines import Outlines
 from detector.data.sample import Sample
+from detector.data.shared import share
+from detector.data.tiles import Window, shows, whole_images, within
 from detector.images.read import read_image
 from detector.utils.memory import free_memory
 
@@ -18,42 +22,87 @@ MEMORY_FRACTION = 0.5
 
 
 class CachedImages:
-    """The images of a split with their longer side at most `longest` pixels, whether they come from memory or the disk.
+    """The images of a split, or windows of them, with their longer side at most `longest` pixels, from memory or the disk.
 
-    cache_gb: memory for them in GiB; 0 reads the file each time.
+    cache_gb: memory for them in GiB; 0 reads the file each time; views: see `whole_images`, which is the default; outlines:
+    whether samples have them.
     """
 
-    def __init__(self, dataset: CocoDataset, longest: int, cache_gb: float = 0.0) -> None:
+    def __init__(
+        self,
+        dataset: CocoDataset,
+        longest: int,
+        cache_gb: float = 0.0,
+        views: Int64[np.ndarray, "views 5"] | None = None,
+        outlines: bool = False,
+    ) -> None:
         self._dataset = dataset
         self._longest = longest
+        self._outlines = outlines
+        views = whole_images(dataset) if views is None else views
+        what = "training images" if len(views) == len(dataset) else "windows of the training images"
+        self._views = share(views)
+        self._first = share(np.searchsorted(views[:, 0], np.arange(len(dataset) + 1)))
         self._cache: ImageCache | None = None
         self.message = ""
         """One line on how many images the cache has room for; empty without one."""
         if cache_gb > 0:
-            self._cache, self.message = _open_cache(np.array([self.size(i) for i in range(len(dataset))]), cache_gb)
+            sizes = np.array([self.size(i) for i in range(len(views))])
+            self._cache, self.message = _open_cache(sizes, cache_gb, what)
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self._views)
+
+    def view(self, index: int) -> tuple[int, Window]:
+        """The index of the image in the split, and the part of it."""
+        image, *window = self._views[index].tolist()
+        return image, Window(*window)
 
     def size(self, index: int) -> tuple[int, int]:
         """(width, height) in pixels, shrunk."""
-        return shrunk_size(self._dataset.size(index), self._longest)
+        return shrunk_size(self.view(index)[1].size, self._longest)
 
     def read(self, index: int) -> Sample:
         """The image, shrunk, and its objects in the same frame; the image may be read-only.
 
         Raises UnreadableImageError as `read_image` does.
         """
-        dataset, path, original = self._dataset, self._dataset.image(index), self._dataset.size(index)
-        size = self.size(index)
+        dataset, (image, place) = self._dataset, self.view(index)
+        path, whole = dataset.image(image), np.zeros((0, 0, 3), np.uint8)
 
         def decode() -> UInt8[np.ndarray, "height width 3"]:
-            image = read_image(path, original)
-            return image if size == original else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            nonlocal whole
+            whole = read_image(path, dataset.size(image))
+            return self._cut(whole, index)
 
-        image = decode() if self._cache is None else self._cache.read(index, path, decode)
-        ratio = np.array([size[0] / original[0], size[1] / original[1]] * 2, dtype=np.float32)
-        return Sample(image, dataset.boxes(index) * ratio, dataset.labels(index), dataset.crowd_boxes(index) * ratio)
+        def beside() -> Iterator[tuple[int, UInt8[np.ndarray, "height width 3"]]]:
+            first, end = self._first[image : image + 2].tolist()
+            return ((each, self._cut(whole, each)) for each in range(first, end) if each != index)
+
+        pixels = decode() if self._cache is None else self._cache.read(index, path, decode, beside)
+        size = self.size(index)
+        ratio = np.array([size[0] / place.size[0], size[1] / place.size[1]] * 2, dtype=np.float32)
+        boxes, kept = within(dataset.boxes(image), place)
+        crowd_boxes, _ = within(dataset.crowd_boxes(image), place, 0)
+        sample = Sample(pixels, boxes * ratio, dataset.labels(image)[kept], crowd_boxes * ratio)
+        if self._outlines:
+            sample.outlines = self._outlines_in(image, place, kept, boxes).mapped(np.diag([*ratio[:2], 1.0]))
+        return sample
+
+    def _outlines_in(
+        self, image: int, place: Window, kept: Int64[np.ndarray, " m"], boxes: Float32[np.ndarray, "m 4"]
+    ) -> Outlines:
+        """In a window those of objects that it shows whole, and of parts that it shows the boxes."""
+        to_window = np.array([[1.0, 0, -place.left], [0, 1, -place.top], [0, 0, 1]])
+        outlines = self._dataset.outlines(image).chosen(kept).mapped(to_window)
+        cut = np.flatnonzero(~shows(place, self._dataset.boxes(image)[kept]))
+        return outlines.without(cut).with_boxes(cut, boxes[cut])
+
+    def _cut(self, whole: UInt8[np.ndarray, "h w 3"], index: int) -> UInt8[np.ndarray, "height width 3"]:
+        """A view of a decoded image."""
+        (left, top, right, bottom), size = self.view(index)[1], self.size(index)
+        part = whole[top:bottom, left:right]
+        return part if size == part.shape[1::-1] else cv2.resize(part, size, interpolation=cv2.INTER_AREA)
 
 
 def shrunk_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
@@ -62,8 +111,9 @@ def shrunk_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
     return max(round(size[0] * ratio), 1), max(round(size[1] * ratio), 1)
 
 
-def _open_cache(sizes: Int64[np.ndarray, "images 2"], cache_gb: float) -> tuple[ImageCache | None, str]:
-    """A cache for images of `sizes`, (width, height) in pixels, and the line that says how many it has room for."""
+def _open_cache(sizes: Int64[np.ndarray, "images 2"], cache_gb: float, what: str) -> tuple[ImageCache | None, str]:
+    """A cache for images of `sizes`, (width, height) in pixels, and the line that says how many it has room for; what: their
+    name there."""
     if not hasattr(os, "memfd_create"):
         return None, "image cache: none, because it takes Linux; images are read from the disk each time"
     first, *_, needed = starts(sizes).tolist()
@@ -75,9 +125,9 @@ def _open_cache(sizes: Int64[np.ndarray, "images 2"], cache_gb: float) -> tuple[
     if cache is None:
         return None, "image cache: none, too little memory is free; images are read from the disk each time"
     if allowed >= needed:
-        return cache, f"image cache: room for all {len(sizes)} training images ({needed / GIB:.2f} GiB)"
+        return cache, f"image cache: room for all {len(sizes)} {what} ({needed / GIB:.2f} GiB)"
     limit = "" if allowed == int(cache_gb * GIB) else ", half of the memory that is free"
     return cache, (
-        f"image cache: room for {cache.room} of {len(sizes)} training images"
+        f"image cache: room for {cache.room} of {len(sizes)} {what}"
         f" ({allowed / GIB:.2f} GiB{limit}); all need --train.cache_gb {needed / GIB + 0.01:.2f}"
     )

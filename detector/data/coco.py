@@ -21,9 +21,10 @@ from detector.data.annotation_file import AnnotationFile
 from detector.data.box_format import require_pixels_xywh
 from detector.data.image_search import file_names, find_images, is_absolute, leads_out
 from detector.data.layouts import SplitPaths
+from detector.data.outlines import Outlines
 from detector.data.remote_images import RemoteImage, RemoteImages, locate
 from detector.data.sample import Sample
-from detector.data.shared import SharedRows, share
+from detector.data.shared import SharedPolygons, SharedRows, share
 from detector.errors import DataError
 from detector.images.read import UnreadableImageError, image_size, read_image
 from detector.structures import Categories
@@ -63,6 +64,7 @@ class CocoDataset:
     _labels: SharedRows
     _crowd_boxes: SharedRows
     _annotations: SharedRows
+    _polygons: SharedPolygons | None = None
 
     @classmethod
     def load(cls, paths: SplitPaths, categories: Categories | None = None) -> "CocoDataset":
@@ -76,9 +78,12 @@ class CocoDataset:
 
     @classmethod
     def from_annotations(
-        cls, file: AnnotationFile, paths: SplitPaths, categories: Categories | None = None
+        cls, file: AnnotationFile, paths: SplitPaths, categories: Categories | None = None, polygons: bool = False
     ) -> "CocoDataset":
-        """The dataset of annotations in memory, whatever format they were read from: see `load`."""
+        """The dataset of annotations in memory, whatever format they were read from: see `load`.
+
+        polygons: whether to keep those of the objects, for `outlines`.
+        """
         expected, categories = categories, _agreed_categories(file, categories)
         names = file_names(file)
         folder = paths.images if isinstance(paths.images, Path) else locate(file, names, paths.images)
@@ -107,6 +112,7 @@ class CocoDataset:
         objects, crowds = by_image[(keep & ~crowd)[by_image]], by_image[(keep & crowd)[by_image]]
         object_counts = np.bincount(image_of[objects], minlength=len(names))
         crowd_counts = np.bincount(image_of[crowds], minlength=len(names))
+        kept = SharedPolygons.share(file, objects, boxes, object_counts) if polygons else None
         encoded = [name.encode("utf-8", "surrogatepass") for name in names]
         return cls(
             categories,
@@ -123,6 +129,7 @@ class CocoDataset:
                 np.column_stack((xywh, areas, label_of, crowd))[by_image],
                 np.bincount(image_of[by_image], minlength=len(names)),
             ),
+            kept,
         )
 
     def __len__(self) -> int:
@@ -165,6 +172,15 @@ class CocoDataset:
     def crowd_boxes(self, index: int) -> Float32[np.ndarray, "m 4"]:
         """The `iscrowd` regions: xyxy pixels in the original image, inside it; a copy."""
         return self._crowd_boxes[index]
+
+    def outlines(self, index: int) -> Outlines:
+        """The polygons of the objects, if they were kept, and the boxes of those without any."""
+        boxes = self.boxes(index)
+        if self._polygons is None:
+            return Outlines.of_boxes(boxes)
+        found = self._polygons[index]
+        bare = np.setdiff1d(np.arange(len(boxes)), found.owners)
+        return found.with_boxes(bare, boxes[bare])
 
     def annotations(self, index: int) -> Annotations:
         """All annotations of the image as they stand in the file: not clipped, only doubles dropped, crowd regions among them."""
@@ -211,7 +227,10 @@ class CocoDataset:
         """SHA-256 over categories, annotations, and the names and lengths (in bytes) of the images; of images on web servers, which
         don't list them, without lengths."""
         digest = hashlib.sha256(repr(self.categories).encode("utf-8", "surrogatepass"))
-        for values in (self._image_ids, self._sizes, self._annotations.rows, self._annotations.starts):
+        tensors = [self._image_ids, self._sizes, self._annotations.rows, self._annotations.starts]
+        if self._polygons is not None:
+            tensors += [self._polygons.points.rows, self._polygons.rings.rows, self._polygons.rings.starts]
+        for values in tensors:
             digest.update(values.numpy().tobytes())
         for index in range(len(self)):
             image = self.image(index)

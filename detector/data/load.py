@@ -25,13 +25,14 @@ def load_split(
     split: Split,
     categories: Categories | None = None,
     paths: PathsConfig = PathsConfig(),  # noqa: B008
+    polygons: bool = False,
 ) -> CocoDataset:
     """A split of the dataset in the folder `data`, or at the explicit `paths`.
 
-    COCO annotations are read where there are any, of whatever split; else YOLO labels; else Pascal VOC. categories: see
-    `CocoDataset.load`. Raises ConfigError or DataError, one line that names the option or the file.
+    COCO annotations are read where there are any, of whatever split; else YOLO labels; else Pascal VOC. categories, polygons:
+    see `CocoDataset.from_annotations`. Raises ConfigError or DataError, one line that names the option or the file.
     """
-    return CocoDataset.from_annotations(*read_split(data, split, paths, categories), categories)
+    return CocoDataset.from_annotations(*read_split(data, split, paths, categories), categories, polygons)
 
 
 def annotation_format(data: Path) -> AnnotationFormat:

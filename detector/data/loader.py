@@ -4,17 +4,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from detector.config import AugmentConfig
-from detector.data.augment import Pipeline, flip_and_adjust_colors
+from detector.data.augment import flip_and_adjust_colors
 from detector.data.cached_images import CachedImages
 from detector.data.coco import CocoDataset
-from detector.data.mosaic import MIXUP_BETA, compose, longest_source_side, mix_up, random_placements
+from detector.data.copy_paste import copy_paste
+from detector.data.mosaic import compose, longest_source_side, mix_up, random_placements
 from detector.data.sample import Sample
 from detector.data.sampler import SampleKey
+from detector.data.warp import random_homography
 from detector.data.workers import start_worker, worker_count
 from detector.images.input_size import InputSize
 from detector.images.read import UnreadableImageError
@@ -38,7 +40,8 @@ class TrainDataset(Dataset[TrainItem]):
 
     image_size: in pixels, the side of a square or (height, width); factors: see `repeat_factors`; an image joins the
     mosaics of others in proportion to its factor, too; cache_gb: memory for decoded images in GiB; multi_scale: how much
-    larger or smaller than image_size a key may ask for.
+    larger or smaller than image_size a key may ask for; views: windows to show in the place of images, see `whole_images`: then
+    keys and factors are theirs.
     """
 
     def __init__(
@@ -50,26 +53,33 @@ class TrainDataset(Dataset[TrainItem]):
         factors: Float64[np.ndarray, " images"] | None = None,
         cache_gb: float = 0.0,
         multi_scale: float = 0.0,
+        views: Int64[np.ndarray, "views 5"] | None = None,
     ) -> None:
         self._odds = None if factors is None else np.cumsum(factors) / factors.sum()
         self._input_size = InputSize.of(image_size)
         largest = self._input_size.scaled(max(self._input_size.scales(multi_scale)))
-        self.images = CachedImages(dataset, longest_source_side(largest, config), cache_gb)
+        longest = longest_source_side(largest, config)
+        self.images = CachedImages(dataset, longest, cache_gb, views, config.needs_outlines)
         self._config, self._weak_config = config, config.weak()
         self._seed = seed
-        self._pipeline = Pipeline(config.transforms) if config.transforms else None
+        self._pipeline = None
+        if config.transforms:
+            from detector.data.transforms import Pipeline  # albumentations
+
+            self._pipeline = Pipeline(config.transforms)
 
     def __getitem__(self, key: SampleKey) -> TrainItem:
         rng = np.random.default_rng((self._seed, key.epoch, key.image, key.repeat))
         config = self._weak_config if key.weak_aug else self._config
-        assert not isinstance(config.mixup, dict), "AugmentConfig.for_model makes it a number"
         size = self._input_size.scaled(key.scale)
         sample, unreadable, sources = self._composed(key.image, size, config, rng)
-        if config.mixup > 0 and rng.random() < config.mixup:
-            other, more_unreadable, more_sources = self._composed(self._others(1, rng)[0], size, config, rng)
-            unreadable, sources = unreadable + more_unreadable, sources + more_sources
-            if sample is not None and other is not None:
-                sample = mix_up(sample, other, rng.beta(MIXUP_BETA, MIXUP_BETA))
+        for chance, combine in ((config.copy_paste, copy_paste), (config.mixup, mix_up)):
+            assert not isinstance(chance, dict), "AugmentConfig.for_model makes it a number"
+            if chance > 0 and rng.random() < chance:
+                other, more_unreadable, more_sources = self._composed(self._others(1, rng)[0], size, config, rng)
+                unreadable, sources = unreadable + more_unreadable, sources + more_sources
+                if sample is not None and other is not None:
+                    sample = combine(sample, other, rng)
         if sample is not None:
             sample = flip_and_adjust_colors(sample, config, rng)
         transformed = not key.weak_aug or rng.random() < config.weak_aug_strength
@@ -86,7 +96,7 @@ class TrainDataset(Dataset[TrainItem]):
         for each in indices:
             try:
                 samples.append(self.images.read(each))
-                sources.append(each)
+                sources.append(self.images.view(each)[0])
             except UnreadableImageError as error:
                 unreadable.append(str(error))
         if not samples:
@@ -94,8 +104,8 @@ class TrainDataset(Dataset[TrainItem]):
         if len(samples) < len(indices):
             samples = samples[:1]
         sizes = [(sample.image.shape[1], sample.image.shape[0]) for sample in samples]
-        placements = random_placements(sizes, size, config, rng)
-        return TrainItem(compose(samples, placements, size), tuple(unreadable), tuple(sources))
+        placements, turn = random_placements(sizes, size, config, rng), random_homography(size, config, rng)
+        return TrainItem(compose(samples, placements, size, turn), tuple(unreadable), tuple(sources))
 
     def _others(self, count: int, rng: np.random.Generator) -> list[int]:
         drawn: np.ndarray

@@ -1,7 +1,8 @@
 """Where images come to lie in a training image, each warped once, straight into the output.
 
 A mosaic joins four images at a random point of a canvas twice the output's size; the canvas is then scaled about its
-center and shifted. Both steps are a scaling and a shift, so each source has one `Placement`, and no canvas is made.
+center and shifted. Both steps are a scaling and a shift, so each source has one `Placement`, and no canvas is made. A homography
+may follow, which turns all of them together.
 Source: the mosaic of Bochkovskiy et al., YOLOv4, 2020, section 3.3.
 """
 
@@ -14,7 +15,9 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from detector.config import AugmentConfig
+from detector.data.outlines import Outlines, joined
 from detector.data.sample import Sample
+from detector.data.warp import Homography, visible_boxes, warp_into
 from detector.images.input_size import InputSize
 from detector.images.letterbox import PAD_VALUE
 
@@ -33,6 +36,10 @@ class Placement:
     scale: float
     x: float
     y: float
+
+    @property
+    def matrix(self) -> Homography:
+        return np.array([[self.scale, 0, self.x], [0, self.scale, self.y], [0, 0, 1]])
 
 
 def place_single(size: tuple[int, int], input_size: InputSize, factor: float, shift: tuple[float, float]) -> Placement:
@@ -88,31 +95,50 @@ def longest_source_side(input_size: InputSize, config: AugmentConfig) -> int:
     return math.ceil(max(input_size) * (1 + config.scale))
 
 
-def compose(samples: Sequence[Sample], placements: Sequence[Placement], input_size: InputSize) -> Sample:
-    """The training image, of the size of `input_size`, and what is visible in it; boxes in its pixels."""
+def compose(
+    samples: Sequence[Sample],
+    placements: Sequence[Placement],
+    input_size: InputSize,
+    turn: Homography | None = None,
+) -> Sample:
+    """The training image, of the size of `input_size`, and what is visible in it; boxes in its pixels.
+
+    turn: of the output, after the placements. Outlines are kept where all samples have them, also of parts out of view.
+    """
     canvas = np.full((*input_size, 3), PAD_VALUE, dtype=np.uint8)
-    boxes, labels, crowds = [], [], []
+    boxes, labels, crowds, outlines = [], [], [], []
     for sample, placement in zip(samples, placements, strict=True):
-        _warp_into(canvas, sample.image, placement)
-        visible, kept = _visible_boxes(sample.boxes, placement, input_size, MIN_VISIBLE_FRACTION)
+        if turn is None:
+            _place_into(canvas, sample.image, placement)
+        else:
+            image = _shrunk(sample.image, placement.scale)
+            ratio = np.array(sample.image.shape[1::-1]) / image.shape[1::-1]
+            warp_into(canvas, image, turn @ placement.matrix @ np.diag([*ratio, 1]))
+        visible, kept = _visible(sample.boxes, sample.outlines, placement, turn, input_size, MIN_VISIBLE_FRACTION)
         boxes.append(visible)
         labels.append(sample.labels[kept])
-        crowds.append(_visible_boxes(sample.crowd_boxes, placement, input_size, 0.0)[0])
-    return Sample(canvas, np.concatenate(boxes), np.concatenate(labels), np.concatenate(crowds))
+        crowds.append(_visible(sample.crowd_boxes, None, placement, turn, input_size, 0.0)[0])
+        if sample.outlines is not None:
+            matrix = placement.matrix if turn is None else turn @ placement.matrix
+            outlines.append(sample.outlines.chosen(kept).mapped(matrix))
+    together = joined(outlines, [len(each) for each in boxes]) if len(outlines) == len(samples) else None
+    return Sample(canvas, np.concatenate(boxes), np.concatenate(labels), np.concatenate(crowds), together)
 
 
-def mix_up(first: Sample, second: Sample, ratio: float) -> Sample:
-    """Two images of one size blended, `ratio` of the first and the rest of the second; the objects of both stay.
+def mix_up(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
+    """Two images of one size blended, about half of each; the objects of both stay.
 
     Source: Zhang et al., mixup, 2018; objects kept at full weight as in Zhang et al., Bag of Freebies for Training
     Object Detection, 2019, section 3.1.
     """
+    ratio = rng.beta(MIXUP_BETA, MIXUP_BETA)
     image = cv2.addWeighted(first.image, ratio, second.image, 1 - ratio, 0.0)
-    pairs = ((getattr(first, name), getattr(second, name)) for name in ("boxes", "labels", "crowd_boxes"))
-    return Sample(image, *(np.concatenate(pair) for pair in pairs))
+    boxes = np.concatenate((first.boxes, second.boxes))
+    crowd_boxes = np.concatenate((first.crowd_boxes, second.crowd_boxes))
+    return Sample(image, boxes, np.concatenate((first.labels, second.labels)), crowd_boxes)
 
 
-def _warp_into(
+def _place_into(
     canvas: UInt8[np.ndarray, "height width 3"], image: UInt8[np.ndarray, "h w 3"], placement: Placement
 ) -> None:
     height, width = image.shape[:2]
@@ -121,9 +147,7 @@ def _warp_into(
     left, top, right, bottom = max(left, 0), max(top, 0), min(right, canvas.shape[1]), min(bottom, canvas.shape[0])
     if left >= right or top >= bottom:
         return
-    scale, shrink = placement.scale, int(1 / placement.scale)
-    if shrink >= 2:  # bilinear sampling alone would skip pixels: average them first
-        image = cv2.resize(image, (max(width // shrink, 1), max(height // shrink, 1)), interpolation=cv2.INTER_AREA)
+    scale, image = placement.scale, _shrunk(image, placement.scale)
     scale_x, scale_y = scale * width / image.shape[1], scale * height / image.shape[0]
     # output pixel u, with its center at u + 0.5, sees the source at (u + 0.5 - offset) / scale - 0.5
     matrix = np.array(
@@ -141,10 +165,37 @@ def _warp_into(
     )
 
 
+def _shrunk(image: UInt8[np.ndarray, "h w 3"], scale: float) -> UInt8[np.ndarray, "new_h new_w 3"]:
+    """The image by a whole factor smaller, if it is to be drawn by `scale` so small that bilinear sampling would skip pixels."""
+    height, width = image.shape[:2]
+    shrink = int(1 / scale)
+    if shrink < 2:
+        return image
+    return cv2.resize(image, (max(width // shrink, 1), max(height // shrink, 1)), interpolation=cv2.INTER_AREA)
+
+
+def _visible(
+    boxes: Float32[np.ndarray, "n 4"],
+    outlines: Outlines | None,
+    placement: Placement,
+    turn: Homography | None,
+    input_size: InputSize,
+    min_fraction: float,
+) -> tuple[Float32[np.ndarray, "m 4"], np.ndarray]:
+    """The boxes moved and clipped to the output, and the indices of those that are still worth learning."""
+    if turn is None:
+        return _visible_boxes(boxes, placement, input_size, min_fraction)
+    around = Outlines.of_boxes(boxes) if outlines is None else outlines
+    visible, fraction = visible_boxes(around, turn @ placement.matrix, input_size)
+    large = (visible[:, 2:] - visible[:, :2] >= MIN_SIDE).all(axis=1)
+    kept = np.flatnonzero((fraction >= min_fraction) & large)
+    return visible[kept].astype(np.float32), kept
+
+
 def _visible_boxes(
     boxes: Float32[np.ndarray, "n 4"], placement: Placement, input_size: InputSize, min_fraction: float
 ) -> tuple[Float32[np.ndarray, "m 4"], np.ndarray]:
-    """The boxes moved and clipped to the output, and the indices of those that are still worth learning."""
+    """`_visible` without a homography."""
     offset = np.array([placement.x, placement.y] * 2, dtype=np.float32)
     moved = boxes * np.float32(placement.scale) + offset
     clipped = moved.clip(0, np.array([input_size.width, input_size.height] * 2, dtype=np.float32))

@@ -25,7 +25,7 @@ class SampleKey(NamedTuple):
 class EpochSampler(Sampler[list[SampleKey]]):
     """Batches of keys in an order that follows from (seed, epoch).
 
-    images: how many there are, each once an epoch, or how often each comes in an epoch on average, from 1 on;
+    images: how many there are, each once an epoch, or how often each comes in an epoch on average;
     batch_size: keys of a batch, of all ranks together; rank, world: number r of w processes takes the keys
     [r·b/w, (r+1)·b/w) of each batch of b; scales: what the size of a batch is drawn from.
 
@@ -97,7 +97,7 @@ class EpochSampler(Sampler[list[SampleKey]]):
         starts = np.cumsum(counts) - counts
         repeats = np.arange(counts.sum()) - np.repeat(starts, counts)
         entries = np.stack((np.repeat(order, counts), repeats), axis=1)
-        return entries if len(entries) == len(order) else rng.permutation(entries)
+        return entries if (counts == 1).all() else rng.permutation(entries)
 
 
 def repeat_factors(

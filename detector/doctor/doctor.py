@@ -159,12 +159,14 @@ def load(source: Source, categories: Categories | None) -> CocoDataset:
     return CocoDataset.from_annotations(AnnotationFile(source.file.path, source.file.content), source.paths, categories)
 
 
-def check_dataset(splits: Sequence[Columns], input_size: InputSize, numbered: bool) -> Iterator[Finding]:
-    """All checks that open no image; numbered: see `check_classes`."""
+def check_dataset(
+    splits: Sequence[Columns], input_size: InputSize, numbered: bool, tiles: int | None = None
+) -> Iterator[Finding]:
+    """All checks that open no image; numbered: see `check_classes`; tiles: see `check_object_sizes`."""
     for columns in splits:
         yield from check_annotations(columns)
     yield from check_classes(splits, numbered)
-    yield from check_object_sizes([with_pixels(columns) for columns in splits], input_size)
+    yield from check_object_sizes([with_pixels(columns) for columns in splits], input_size, tiles)
 
 
 def check_files(splits: Sequence[Columns], against: str | None) -> Iterator[Finding]:
@@ -215,12 +217,12 @@ def contradictions(detector: Detector, datasets: Mapping[Split, CocoDataset]) ->
         yield from check_labels(dataset, detect(detector, dataset), split)
 
 
-def advice(splits: Sequence[Columns], input_size: InputSize, data: str | None) -> str:
+def advice(splits: Sequence[Columns], input_size: InputSize, data: str | None, tiles: int | None = None) -> str:
     """A line on the errors and warnings among what can be known without opening an image; empty if there is none.
 
-    data: the folder of the dataset, if it is one.
+    data: the folder of the dataset, if it is one; tiles: see `check_object_sizes`.
     """
-    found = merged(check_dataset(splits, input_size, numbered=True))
+    found = merged(check_dataset(splits, input_size, numbered=True, tiles=tiles))
     grave = [each for each in found if each.severity != "note"]
     if not grave:
         return ""

@@ -20,9 +20,9 @@ MUCH_LARGER = 1.5
 """Longer side of the middle image, in that of the input, from which on tiles show more than the whole image."""
 
 
-def check_object_sizes(splits: Sequence[Columns], input_size: InputSize) -> Iterator[Finding]:
-    """Objects whose shorter side is less than `SMALLEST` px in the network input."""
-    sides = {each.split: _shorter_sides(each, input_size) for each in splits}
+def check_object_sizes(splits: Sequence[Columns], input_size: InputSize, tiles: int | None = None) -> Iterator[Finding]:
+    """Objects whose shorter side is less than `SMALLEST` px in the network input; tiles: side of the windows that are it."""
+    sides = {each.split: _shorter_sides(each, input_size, tiles) for each in splits}
     every = np.concatenate(list(sides.values()))
     counts: dict[str, int] = {split: int(np.count_nonzero(each[:, 0] < SMALLEST)) for split, each in sides.items()}
     part = sum(counts.values()) / max(len(every), 1)
@@ -34,26 +34,26 @@ def check_object_sizes(splits: Sequence[Columns], input_size: InputSize) -> Iter
     )
     longest = np.concatenate([each.sizes.max(axis=1) for each in splits])
     severity: Severity = "warning" if part >= WORTH_A_WARNING else "note"
-    examples = tuple(example for each in splits for example in each.examples(_small(each, input_size)))
+    examples = tuple(example for each in splits for example in each.examples(_small(each, input_size, tiles)))
     yield Finding("object-small", severity, what, counts, _cure(every, longest, input_size), examples)
 
 
-def _scales(columns: Columns, input_size: InputSize) -> Float64[np.ndarray, " annotations"]:
+def _scales(columns: Columns, input_size: InputSize, tiles: int | None) -> Float64[np.ndarray, " annotations"]:
     """Pixels of the network input for one of the image of each annotation."""
-    sizes = columns.box_sizes.clip(1)
+    sizes = columns.box_sizes.clip(1, tiles)
     return np.asarray(np.minimum(input_size.width / sizes[:, 0], input_size.height / sizes[:, 1]))
 
 
-def _small(columns: Columns, input_size: InputSize) -> np.ndarray:
-    sides = np.where(columns.are_objects, columns.xywh[:, 2:].min(axis=1) * _scales(columns, input_size), np.inf)
+def _small(columns: Columns, input_size: InputSize, tiles: int | None) -> np.ndarray:
+    sides = np.where(columns.are_objects, columns.xywh[:, 2:].min(axis=1) * _scales(columns, input_size, tiles), np.inf)
     return np.asarray(sides < SMALLEST)
 
 
-def _shorter_sides(columns: Columns, input_size: InputSize) -> Float64[np.ndarray, "objects 2"]:
+def _shorter_sides(columns: Columns, input_size: InputSize, tiles: int | None) -> Float64[np.ndarray, "objects 2"]:
     """The shorter side of each object in pixels of the network input, and of the image."""
     objects = columns.are_objects
     sides = columns.xywh[objects, 2:].min(axis=1)
-    return np.column_stack((sides * _scales(columns, input_size)[objects], sides))
+    return np.column_stack((sides * _scales(columns, input_size, tiles)[objects], sides))
 
 
 def _cure(sides: Float64[np.ndarray, "objects 2"], longest: np.ndarray, input_size: InputSize) -> str:
@@ -71,7 +71,8 @@ def _cure(sides: Float64[np.ndarray, "objects 2"], longest: np.ndarray, input_si
         remedies.append(f"no --image_size leaves {LEFT:.0%}: collect larger images of them")
     if middle >= MUCH_LARGER * max(input_size):
         remedies.append(
-            f"tiles pay, as images are {middle:.0f} px long: --tiles {max(input_size)} (infer, evaluate) leaves {original:.0%}"
+            f"tiles pay, as images are {middle:.0f} px long: --train.tiles {max(input_size)} (train) with --tiles"
+            f" {max(input_size)} (infer, evaluate) leaves {original:.0%}"
         )
     elif original > LEFT:
         remedies.append(

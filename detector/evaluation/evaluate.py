@@ -23,7 +23,7 @@ from detector.images.input_size import InputSize
 from detector.images.letterbox import Letterbox
 from detector.images.read import UnreadableImageError
 from detector.inference.detector import Detector
-from detector.inference.tiles import TiledDetector
+from detector.inference.tiles import TiledDetector, with_tiles
 from detector.structures import Categories, Detections
 from detector.utils.fileio import require_apart, require_writable, write_json
 from detector.weights.files import write_thresholds
@@ -107,10 +107,10 @@ def detect_all(detector: Detector, items: DataLoader[EvalItem]) -> SplitDetectio
     return found
 
 
-def detect_tiled(detector: TiledDetector, dataset: CocoDataset) -> SplitDetections:
-    """Detect on every image by its tiles; as `detect_all`."""
+def detect_tiled(detector: TiledDetector, dataset: CocoDataset, indices: range) -> SplitDetections:
+    """Detect on the images with these indices by their tiles; as `detect_all`."""
     found = SplitDetections()
-    for index in range(len(dataset)):
+    for index in indices:
         try:
             found.detections[index] = detector(dataset.read(index).image)
         except UnreadableImageError as error:
@@ -150,7 +150,7 @@ def evaluate_model(
 ) -> Evaluation:
     """Detect on every image of `dataset` and `score` that."""
     if isinstance(detector, TiledDetector):
-        return score([detect_tiled(detector, dataset)], dataset, max_unreadable, max_dets=max_dets)
+        return score([detect_tiled(detector, dataset, range(len(dataset)))], dataset, max_unreadable, max_dets=max_dets)
     size = None if detector.runtime.letterboxes_inputs else InputSize.of(detector.image_size)
     items = eval_loader(dataset, size, workers, range(len(dataset)))
     return score([detect_all(detector, items)], dataset, max_unreadable, max_dets=max_dets)
@@ -182,7 +182,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     require_apart([config.weights, dataset.annotations_path], [out / name for name in names])
     for line in dataset.problems:
         print(printable(line))
-    used = detector if config.tiles is None else TiledDetector(detector, config.tiles, config.overlap)
+    used = with_tiles(detector, config)
     report_limits(dataset, config.max_dets, config.max_detections)
     evaluation = evaluate_model(used, dataset, config.workers, config.max_unreadable, config.max_dets)
     for line in evaluation.unreadable:

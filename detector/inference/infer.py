@@ -22,7 +22,7 @@ from detector.inference.output_names import attention_plot_names, output_names
 from detector.inference.sinks import csv_writer, entries, json_writer, save_crops, save_image
 from detector.inference.sources import Source, find_sources
 from detector.inference.streaming import StreamResult, stream
-from detector.inference.tiles import TiledDetector
+from detector.inference.tiles import with_tiles
 from detector.inference.video import video_writer
 from detector.structures import Categories
 from detector.utils.fileio import require_apart, require_writable
@@ -77,7 +77,7 @@ def infer(config: InferConfig) -> int:
     lists = [f"detections.{kind}" for kind in config.kinds if kind in LISTS]
     outputs = [out / name for name in [*names.values(), *plots.values(), *map(Path, lists)]]
     require_apart([config.weights, config.annotations, *(source.name for source in sources)], outputs)
-    tiled = detector if config.tiles is None else TiledDetector(detector, config.tiles, config.overlap)
+    tiled = with_tiles(detector, config)
 
     def save_attention_plot(result: StreamResult) -> None:
         plot = plot_attention(result.image, attention_maps(detector, result.image))

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
-from typing import NamedTuple, overload
+from typing import overload
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -12,6 +11,7 @@ from torchvision.ops import batched_nms
 
 from detector.boxes import box_area, intersection_area
 from detector.config import TileConfig
+from detector.data.tiles import Window, windows
 from detector.inference.detector import Detector, ImageLike, as_array, as_list
 from detector.structures import Detections
 
@@ -23,27 +23,6 @@ COVERED = 0.7
 """A cut box is part of another one if at least this fraction of it lies in that."""
 AT_A_TIME = 256
 """Boxes compared with all others at a time, which bounds memory."""
-
-
-class Window(NamedTuple):
-    """Part of an image in its pixels, xyxy."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-
-def windows(width: int, height: int, side: int, overlap: float) -> list[Window]:
-    """Windows that cover an image, row by row; all of one size: `side`, or less where the image is smaller.
-
-    The next one begins `side` · (1 - `overlap`) pixels on, the last one of a row or column ends with the image.
-    """
-    step = max(round(side * (1 - overlap)), 1)
-    wide, high = min(side, width), min(side, height)
-    lefts = [min(i * step, width - wide) for i in range(ceil((width - wide) / step) + 1)]
-    tops = [min(i * step, height - high) for i in range(ceil((height - high) / step) + 1)]
-    return [Window(left, top, left + wide, top + high) for top in tops for left in lefts]
 
 
 @dataclass(frozen=True)
@@ -105,6 +84,11 @@ class TiledDetector:
         boxes, scores, labels = merge(places, found, large)
         kept = batched_nms(boxes.double(), scores.double(), labels, self.detector.iou)[: self.detector.max_detections]
         return Detections(boxes[kept], scores[kept], labels[kept], self.detector.categories)
+
+
+def with_tiles(detector: Detector, config: TileConfig) -> Detector | TiledDetector:
+    """The detector, through tiles if the configuration has them."""
+    return detector if config.tiles is None else TiledDetector(detector, config.tiles, config.overlap)
 
 
 def larger_than(side: float, found: Detections) -> Detections:

@@ -32,8 +32,8 @@ class LabelStatistics:
     centers: Float64[np.ndarray, "objects 2"]
 
 
-def label_statistics(dataset: CocoDataset, input_size: InputSize) -> LabelStatistics:
-    """input_size: the network input."""
+def label_statistics(dataset: CocoDataset, input_size: InputSize, tiles: int | None = None) -> LabelStatistics:
+    """input_size: the network input; tiles: side in pixels of the windows of an image that are one each."""
     per_class = np.zeros(len(dataset.categories), np.int64)
     per_image = np.zeros(len(dataset), np.int64)
     sizes, centers = [np.zeros((0, 2))], [np.zeros((0, 2))]
@@ -41,9 +41,8 @@ def label_statistics(dataset: CocoDataset, input_size: InputSize) -> LabelStatis
         boxes, (width, height) = dataset.boxes(index).astype(np.float64), dataset.size(index)
         per_class += np.bincount(dataset.labels(index), minlength=len(per_class))
         per_image[index] = len(boxes)
-        sizes.append(
-            (boxes[:, 2:] - boxes[:, :2]) * Letterbox(width, height, input_size.width, input_size.height).scale
-        )
+        shown = (width, height) if tiles is None else (min(width, tiles), min(height, tiles))
+        sizes.append((boxes[:, 2:] - boxes[:, :2]) * Letterbox(*shown, input_size.width, input_size.height).scale)
         centers.append((boxes[:, :2] + boxes[:, 2:]) / 2 / (width, height))
     return LabelStatistics(per_class, per_image, np.concatenate(sizes), np.concatenate(centers))
 

@@ -16,6 +16,7 @@ from detector.images.grids import LEGEND_CLASSES, plot_batch
 from detector.images.input_size import InputSize
 from detector.images.read import UnreadableImageError
 from detector.inference.detector import Detector
+from detector.inference.tiles import with_tiles
 from detector.reporting import label_charts, score_charts, training_charts
 from detector.reporting.examples import choose, draw_match
 from detector.reporting.explanation import explanation
@@ -53,7 +54,8 @@ def report(run: Path, data: str | None = None, device: str = "auto") -> Path:
     record = read_run(run, data)
     side = record.config.image_size
     detector = Detector(record.model, record.info.categories, side, conf=0.001, iou=0.7, device=device)
-    scored = evaluate_model(detector, record.val_dataset, record.config.workers, record.config.max_unreadable)
+    used = with_tiles(detector, record.config.train)
+    scored = evaluate_model(used, record.val_dataset, record.config.workers, record.config.max_unreadable)
     images = image_boxes(record.val_dataset, scored.detections)
     drawing = Drawing(run / "report")
     matches = [match_image(each, CONFIDENCE, IOU) for each in images]
@@ -133,8 +135,8 @@ def settings(config: TrainConfig) -> str:
 def labels(record: RunRecord, drawing: Drawing) -> str:
     input_size, names = InputSize.of(record.config.image_size), record.info.categories.names
     splits = {
-        "training": label_charts.label_statistics(record.train_dataset, input_size),
-        "validation": label_charts.label_statistics(record.val_dataset, input_size),
+        "training": label_charts.label_statistics(record.train_dataset, input_size, record.config.train.tiles),
+        "validation": label_charts.label_statistics(record.val_dataset, input_size, record.config.train.tiles),
     }
     train = splits["training"]
     return page.grid(

@@ -58,8 +58,9 @@ def read_run(folder: Path, data: str | None) -> RunRecord:
     if not rows:
         raise DataError(f"{folder}: metrics.jsonl has no epoch; --resume {folder} continues the run")
     model, info = load_weights(folder / "best.safetensors")
-    datasets = [load_split(config.data, s, info.categories, paths=config.paths) for s in ("train", "val")]
-    return RunRecord(folder, config, rows, model, info, read_environment(folder), *datasets)
+    train = load_split(config.data, "train", info.categories, config.paths, config.augment.needs_outlines)
+    val = load_split(config.data, "val", info.categories, config.paths)
+    return RunRecord(folder, config, rows, model, info, read_environment(folder), train, val)
 
 
 def read_config(path: Path) -> TrainConfig:

@@ -4,12 +4,13 @@ from detector.config import TrainConfig
 from detector.data.coco import CocoDataset
 from detector.data.loader import TrainDataset, collate
 from detector.data.sampler import EpochSampler, repeat_factors
+from detector.data.tiles import labels_in, training_views, view_factors, whole_images
 from detector.images.input_size import InputSize
 from detector.structures import Batch
 from detector.training.distributed import World
 
 MAX_IMAGES = 16
-"""Maximum number of images that `augmented_batch` shows."""
+"""Maximum number of images that `augmented_batch` shows by default."""
 
 
 def build_train_dataset(
@@ -21,9 +22,13 @@ def build_train_dataset(
     """The augmented dataset and its sampler; cache_gb: GiB for decoded images, split among the processes of this machine."""
     assert config.batch_size != "auto"  # a run's configuration holds what was measured
     settings = config.train
-    factors = None
+    views, factors = whole_images(dataset), None
+    if settings.tiles is not None:
+        views = training_views(dataset, settings.tiles, settings.overlap)
+        factors = view_factors(views, labels_in(dataset, views))
     if settings.repeat_threshold > 0:
-        factors = repeat_factors([dataset.labels(index) for index in range(len(dataset))], settings.repeat_threshold)
+        repeats = repeat_factors(labels_in(dataset, views), settings.repeat_threshold)
+        factors = repeats if factors is None else factors * repeats
     augmented = TrainDataset(
         dataset,
         config.image_size,
@@ -32,9 +37,10 @@ def build_train_dataset(
         factors,
         cache_gb / world.local_size,
         settings.multi_scale,
+        views,
     )
     sampler = EpochSampler(
-        len(dataset) if factors is None else factors,
+        len(views) if factors is None else factors,
         config.batch_size,
         config.seed,
         world.rank,
@@ -44,8 +50,8 @@ def build_train_dataset(
     return augmented, sampler
 
 
-def augmented_batch(config: TrainConfig, dataset: CocoDataset, epoch: int) -> Batch:
+def augmented_batch(config: TrainConfig, dataset: CocoDataset, epoch: int, limit: int = MAX_IMAGES) -> Batch:
     """The first images of the first batch of `epoch` (from 0), as the loader makes them; empty if none is readable."""
     augmented, sampler = build_train_dataset(config, dataset)
     sampler.set_epoch(epoch, weak_aug=epoch >= config.full_aug_epochs)
-    return collate([augmented[key] for key in next(iter(sampler))[:MAX_IMAGES]])
+    return collate([augmented[key] for key in next(iter(sampler))[:limit]])

@@ -13,6 +13,7 @@ from detector.images.draw import contact_sheet, draw_detections
 from detector.images.grids import fitted, plot_batch
 from detector.images.read import UnreadableImageError
 from detector.inference.detector import Detector
+from detector.inference.tiles import with_tiles
 from detector.training.callbacks import Images
 from detector.training.checkpoint import TrainState
 from detector.training.dataset import augmented_batch
@@ -31,10 +32,10 @@ def first_batch(run: Run) -> Images:
 def first_detections(run: Run, state: TrainState) -> Images:
     """A plot of the first validation images with what the EMA weights detect in them."""
     detector = Detector(state.ema.model, run.train_dataset.categories, run.config.image_size, device=str(run.device))
-    plots = []
+    used, plots = with_tiles(detector, run.config.train), []
     for original in islice(readable_images(run.val_dataset), COLUMNS * ROWS):
         image, factor = fitted(original, CELL)
-        detections = detector(original)
+        detections = used(original)
         plots.append(draw_detections(image, replace(detections, boxes=detections.boxes * factor)))
     return {"validation images": contact_sheet(plots, COLUMNS, (CELL, CELL))} if plots else {}
 

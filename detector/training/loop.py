@@ -19,8 +19,9 @@ from detector.data.loader import TrainItem
 from detector.data.workers import batches_of
 from detector.errors import DataError, DetectorError, WriteError, printable
 from detector.evaluation.coco_metrics import METRICS
-from detector.evaluation.evaluate import detect_all, score
+from detector.evaluation.evaluate import detect_all, detect_tiled, score
 from detector.inference.detector import Detector
+from detector.inference.tiles import TiledDetector, with_tiles
 from detector.structures import Batch
 from detector.training.batch_size import largest_batch_size
 from detector.training.callbacks import (
@@ -264,7 +265,12 @@ def validate(run: Run, state: TrainState) -> dict[str, Any]:
     categories, size, world = run.train_dataset.categories, run.config.image_size, run.world
     detector = Detector(state.ema.model, categories, size, conf=0.001, device=str(run.device))
     detector.batch = Detector.BATCH  # on a CPU, too: what that changes in the boxes is rounding
-    shards = world.gather(detect_all(detector, run.val_loader))
+    used = with_tiles(detector, run.config.train)
+    if isinstance(used, TiledDetector):
+        found = detect_tiled(used, run.val_dataset, range(world.rank, len(run.val_dataset), world.size))
+    else:
+        found = detect_all(used, run.val_loader)
+    shards = world.gather(found)
     if not world.is_main:
         return world.from_main(None)  # type: ignore[no-any-return]
     scored = score(shards, run.val_dataset, run.config.max_unreadable, reference=False)

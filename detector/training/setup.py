@@ -177,14 +177,14 @@ def choose_device(name: str, world: World) -> torch.device:
 def load_datasets(config: TrainConfig, world: World) -> tuple[CocoDataset, CocoDataset]:
     """The training and the validation split; prints what was noticed in them."""
     train = read_split(config.data, "train", config.paths)
-    train_dataset = CocoDataset.from_annotations(*train)
+    train_dataset = CocoDataset.from_annotations(*train, polygons=config.augment.needs_outlines)
     val = read_split(config.data, "val", config.paths, train_dataset.categories)
     val_dataset = CocoDataset.from_annotations(*val, train_dataset.categories)
     noticed: list[str] = []
     if world.is_main:
         noticed += doubts(train_dataset, val_dataset)  # it may read every image
         splits = [Columns.of("train", *train), Columns.of("val", *val)]
-        noticed.append(advice(splits, InputSize.of(config.image_size), config.data))
+        noticed.append(advice(splits, InputSize.of(config.image_size), config.data, config.train.tiles))
     for line in filter(None, (*train_dataset.problems, *val_dataset.problems, *noticed)):
         print(printable(line))
     return train_dataset, val_dataset
