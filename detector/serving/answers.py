@@ -3,16 +3,17 @@
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from fastapi import HTTPException, Response
 from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
+from pydantic import Field
 
 from detector.images.draw import draw_detections
-from detector.inference.sinks import image_entries, write_image
+from detector.inference.sinks import write_image
 from detector.structures import BOX_DIGITS, SCORE_DIGITS, Detections
 
 Format = Literal["json", "coco", "jpeg", "png"]
@@ -24,7 +25,7 @@ MEDIA_TYPES: dict[Format, str] = {
 }
 MAX_JPEG_SIDE = 65_500  # pixels, of libjpeg
 
-Box = tuple[float, float, float, float]
+Box = Annotated[list[float], Field(min_length=4, max_length=4)]  # a tuple would be no valid OpenAPI
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class ModelInfo:
     weights: str
     classes: list[str]
     category_ids: list[int]
-    image_size: tuple[int, int]
+    image_size: Annotated[list[int], Field(min_length=2, max_length=2)]
     conf: float
     iou: float
     max_detections: int
@@ -103,21 +104,18 @@ def format_for(accept: str) -> Format:
     return "jpeg" if qualities.get("image/*", 0.0) > qualities.get("*/*", 0.0) else "json"
 
 
-def rounded(box: Box) -> Box:
-    left, top, right, bottom = (round(side, BOX_DIGITS) for side in box)
-    return left, top, right, bottom
+def as_answer(detections: Detections, width: int, height: int) -> Answer:
+    """What was found in an image of this size in pixels."""
+    objects = [
+        DetectedObject(name, round(score, SCORE_DIGITS), [round(side, BOX_DIGITS) for side in box])
+        for name, score, box in detections
+    ]
+    return Answer(width, height, objects)
 
 
-def answer(
-    kind: Format, image: UInt8[ndarray, "height width 3"], detections: Detections, image_id: int, file_name: str
-) -> Response:
-    """The detections in an RGB image, in this format. Raises HTTPException 422 for an image that JPEG can't hold."""
+def draw(kind: Format, image: UInt8[ndarray, "height width 3"], detections: Detections) -> Response:
+    """The detections drawn into their RGB image. Raises HTTPException 422 for an image that JPEG can't hold."""
     height, width = image.shape[:2]
-    if kind == "coco":
-        return json_response(image_entries({"file_name": file_name}, detections, image_id, detections.categories))
-    if kind == "json":
-        objects = [DetectedObject(name, round(score, SCORE_DIGITS), rounded(box)) for name, score, box in detections]
-        return json_response(asdict(Answer(width, height, objects)))
     if kind == "jpeg" and max(width, height) > MAX_JPEG_SIDE:
         raise HTTPException(422, f"the image is {width} x {height} pixels, which JPEG can't hold; ask for format=png")
     file = io.BytesIO()

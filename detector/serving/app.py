@@ -21,27 +21,11 @@ from detector.serving.page import overview
 from detector.serving.service import Service
 
 IMAGE = {"schema": {"type": "string", "format": "binary"}}
-BODY = {
-    "requestBody": {
-        "required": True,
-        "description": f'The file of an image; a form with it in the field "{FIELD}"; or, if the server allows it, a URL.',
-        "content": {
-            "image/*": IMAGE,
-            "application/octet-stream": IMAGE,
-            "multipart/form-data": {
-                "schema": {"type": "object", "required": [FIELD], "properties": {FIELD: IMAGE["schema"]}}
-            },
-            "application/json": {
-                "schema": {"type": "object", "required": ["url"], "properties": {"url": {"type": "string"}}}
-            },
-        },
-    }
-}
 PROBLEMS = {
     400: "No image in the form, or no URL in the JSON.",
     408: "The image did not come in time.",
     413: "Too many bytes or pixels.",
-    415: "URLs are off.",
+    415: "JSON, where URLs are off.",
     422: "No image that can be read, or a parameter without meaning.",
     429: "Too many requests in work; ask again after Retry-After seconds.",
     503: "The detections were not there in time; ask again after Retry-After seconds.",
@@ -68,7 +52,7 @@ def create_app(service: Service, token: str | None) -> Measured:
         "Detect objects in an image",
         methods=["POST"],
         responses={200: found, **documented(PROBLEMS), **denied},
-        openapi_extra=BODY,
+        openapi_extra=accepted(service.config.allow_urls),
         dependencies=guard,
     )
     add(
@@ -90,6 +74,17 @@ def create_app(service: Service, token: str | None) -> Measured:
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
     return Measured(app, service.metrics, {route.path for route in app.routes})
+
+
+def accepted(allow_urls: bool) -> dict[str, Any]:
+    """What the OpenAPI document says of the body of /v1/detect."""
+    form = {"type": "object", "required": [FIELD], "properties": {FIELD: IMAGE["schema"]}}
+    url = {"type": "object", "required": ["url"], "properties": {"url": {"type": "string", "format": "uri"}}}
+    content = {"image/*": IMAGE, "application/octet-stream": IMAGE, "multipart/form-data": {"schema": form}}
+    if allow_urls:
+        content["application/json"] = {"schema": url}
+    text = f'The file of an image, or a form with it in the field "{FIELD}"{", or its URL" if allow_urls else ""}.'
+    return {"requestBody": {"required": True, "description": text, "content": content}}
 
 
 def documented(problems: dict[int, str]) -> dict[int | str, dict[str, Any]]:

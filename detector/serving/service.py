@@ -1,18 +1,19 @@
 """The endpoints."""
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Coroutine, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import HTTPException, Query, Request, Response
 from jaxtyping import UInt8
 from numpy import ndarray
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import ClientDisconnect
 from torch import Tensor
 
 from detector.config import ServeConfig
@@ -20,10 +21,12 @@ from detector.images.input_size import InputSize
 from detector.images.letterbox import Letterbox
 from detector.images.read import image_from_bytes
 from detector.inference.detector import Detector, to_tensor
-from detector.serving.answers import Format, Health, ModelInfo, answer, format_for, json_response
+from detector.inference.sinks import image_entries
+from detector.serving.answers import Format, Health, ModelInfo, as_answer, draw, format_for, json_response
 from detector.serving.batcher import DynamicBatcher
 from detector.serving.images import EncodedImage, read_encoded
 from detector.serving.metrics import ServerMetrics
+from detector.utils.threads import limited_threads
 
 T = TypeVar("T")
 RETRY = {"Retry-After": "1"}
@@ -57,9 +60,10 @@ class Service:
     ) -> Response:
         kind = format or format_for(request.headers.get("accept", ""))
         with self.admitted():
-            limits = int(self.config.max_mb * 1e6), self.config.allow_urls
-            encoded = await self.in_time(read_encoded(request, *limits), 408, "the image was not here")
-            return await self.in_time(self.answer(encoded, kind, image_id), 503, "there were no detections")
+            read = read_encoded(request, int(self.config.max_mb * 1e6), self.config.allow_urls)
+            encoded = await self.in_time(read, 408, "the image was not here")
+            work = unless_gone(request, self.answer(encoded, kind, image_id))
+            return await self.in_time(work, 503, "there were no detections")
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -83,15 +87,25 @@ class Service:
 
     async def answer(self, encoded: EncodedImage, kind: Format, image_id: int) -> Response:
         in_thread = partial(asyncio.get_running_loop().run_in_executor, self.decoders)
-        image, letterbox, placed = await in_thread(self.placed, encoded.content)
-        detections = await asyncio.wrap_future(self.batcher.submit(placed, letterbox))
-        return await in_thread(answer, kind, image, detections, image_id, encoded.name)
+        drawn = kind in ("jpeg", "png")
+        placed, letterbox, image = await in_thread(self.read, encoded.content, drawn)
+        found = await asyncio.wrap_future(self.batcher.submit(placed, letterbox))
+        if image is not None:
+            return await in_thread(draw, kind, image, found)
+        if kind == "coco":
+            place = {"file_name": encoded.name}
+            return json_response(image_entries(place, found, image_id, self.detector.categories))
+        return json_response(asdict(as_answer(found, letterbox.width, letterbox.height)))
 
-    def placed(self, content: bytes) -> tuple[UInt8[ndarray, "height width 3"], Letterbox, UInt8[Tensor, "3 _ _"]]:
-        """The image in the bytes of a file, its place on the network input, and the input."""
+    def read(
+        self, content: bytes, keep: bool
+    ) -> tuple[UInt8[Tensor, "3 _ _"], Letterbox, UInt8[ndarray, "height width 3"] | None]:
+        """The network input of the image in these bytes, its place there, and the image itself, if it is to be kept."""
         image = image_from_bytes(content, int(self.config.max_megapixels * 1e6))
         letterbox = self.detector.letterbox(image.shape[1], image.shape[0])
-        return image, letterbox, to_tensor(letterbox.apply(image))
+        with limited_threads(self.detector.threads):
+            placed = to_tensor(letterbox.apply(image))
+        return placed, letterbox, image if keep else None
 
     async def model(self) -> Response:
         return json_response(asdict(model_info(self.config, self.detector)))
@@ -103,12 +117,30 @@ class Service:
         return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work` on a request whose body is read. Raises ClientDisconnect if the client goes away before."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_client_gone(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _client_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def model_info(config: ServeConfig, detector: Detector) -> ModelInfo:
     return ModelInfo(
         weights=Path(config.weights).name,
         classes=list(detector.categories.names),
         category_ids=list(detector.categories.ids),
-        image_size=InputSize.of(detector.image_size),
+        image_size=list(InputSize.of(detector.image_size)),
         conf=detector.conf,
         iou=detector.iou,
         max_detections=detector.max_detections,
