@@ -52,6 +52,10 @@ class DynamicBatcher:
         self._waiting.put(item)
         return item.found
 
+    def waiting(self) -> int:
+        """Number of images that wait for the network."""
+        return self._waiting.qsize()
+
     def _run(self) -> None:
         open_ended = True
         while open_ended:

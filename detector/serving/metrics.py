@@ -28,6 +28,9 @@ class ServerMetrics:
         self.in_work = Gauge(
             "detector_in_work", "Requests that are read, wait or are computed.", registry=self.registry
         )
+        self.waiting_images = Gauge(
+            "detector_waiting_images", "Images that wait for the network.", registry=self.registry
+        )
         self.batch_images = Histogram(
             "detector_batch_images",
             "Images of a batch.",

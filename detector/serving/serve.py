@@ -50,7 +50,8 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
-        raise ConfigError(f"--host {host} --port {port}: {error.strerror}; choose another one") from error
+        reason = str(error.strerror).partition(" (")[0]  # without what Python adds
+        raise ConfigError(f"--host {host} --port {port}: {reason}; choose another one") from error
 
 
 @contextmanager

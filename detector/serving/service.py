@@ -49,6 +49,8 @@ class Service:
         self.config, self.batcher, self.decoders, self.metrics = config, batcher, decoders, metrics
         self.detector = batcher.detector
         self.in_work = 0
+        metrics.in_work.set_function(lambda: self.in_work)
+        metrics.waiting_images.set_function(batcher.waiting)
 
     async def detect(
         self,
@@ -71,12 +73,10 @@ class Service:
         if self.in_work >= self.config.max_queue:
             raise HTTPException(429, f"{self.in_work} requests are in work; ask again later", RETRY)
         self.in_work += 1
-        self.metrics.in_work.set(self.in_work)
         try:
             yield
         finally:
             self.in_work -= 1
-            self.metrics.in_work.set(self.in_work)
 
     async def in_time(self, work: Awaitable[T], status: int, late: str) -> T:
         """The result of `work`. Raises HTTPException of this status if it takes longer than `config.timeout`."""
