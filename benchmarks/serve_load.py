@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """The server under load, on the loopback address: images/s and latency against the plain loop, and its memory.
 
-Each round times a loop of `Detector` on the same encoded images in a process of its own, then the server with 1, 8 and 64 clients, each of
-which sends its next request when the last one is answered. With --requests, the resident memory of a server is read after that many
-requests instead, and on the way; one in ten asks for an annotated image, one in ten is no image.
+Each round times a loop of `Detector` on the same encoded images in a process of its own, then the server with 1, 8 and 64
+clients, each of which sends its next request when the last one is answered. With --requests, the resident memory of a server
+is read after that many requests instead, and on the way; one in ten asks for an annotated image, one in ten is no image.
 """
 
 import argparse
 import http.client
+import io
 import itertools
 import json
 import re
@@ -21,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
+
+from PIL import Image
 
 from detector.exporting.verify import shipped_photos
 
@@ -90,7 +93,8 @@ def loop(weights: str, size: int, seconds: float, photos: Sequence[Path]) -> flo
 
 def load(server: Server, clients: int, seconds: float, contents: Sequence[bytes]) -> Load:
     def client(number: int) -> list[float]:
-        connection, latencies = server.connect(), []
+        connection = server.connect()
+        latencies: list[float] = []
         for content in itertools.cycle([*contents[number % len(contents) :], *contents[: number % len(contents)]]):
             sent = time.perf_counter()
             if sent > end:
@@ -131,8 +135,8 @@ def speed(options: argparse.Namespace, photos: Sequence[Path]) -> None:
 
 
 def memory(options: argparse.Namespace, photos: Sequence[Path]) -> None:
-    content = min((path.read_bytes() for path in photos), key=len)
-    kinds = [(content, "application/json")] * 8 + [(content, "image/jpeg"), (content[:1000], "application/json")]
+    content = small(photos[0])
+    kinds = [(content, "application/json")] * 8 + [(content, "image/jpeg"), (content[:999], "application/json")]
     marks = {1000, options.requests // 2, options.requests}
     numbers, lock = itertools.count(1), Lock()
 
@@ -154,6 +158,14 @@ def memory(options: argparse.Namespace, photos: Sequence[Path]) -> None:
         start = time.perf_counter()
         list(pool.map(client, range(8)))
         print(f"{options.requests / (time.perf_counter() - start):.0f} requests/s")
+
+
+def small(photo: Path) -> bytes:
+    """The photograph as a JPEG file of 128 px."""
+    file = io.BytesIO()
+    with Image.open(photo) as image:
+        image.resize((128, 128)).save(file, "JPEG")
+    return file.getvalue()
 
 
 def resident(pid: int) -> float:
