@@ -5,7 +5,7 @@ import json
 from typing import NamedTuple
 
 from fastapi import HTTPException, Request
-from starlette.datastructures import UploadFile
+from python_multipart.multipart import File, create_form_parser
 
 from detector.utils.http import fetch
 
@@ -23,9 +23,10 @@ class EncodedImage(NamedTuple):
 async def read_encoded(request: Request, max_bytes: int, allow_urls: bool) -> EncodedImage:
     """The image that a request brings or names. Raises HTTPException 400, 413, 415 or DataError for one that has none."""
     body = await _read_body(request, max_bytes)
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = request.headers.get("content-type", "")
+    media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
-        return await _from_form(request, body)
+        return _from_form(content_type, body)
     if media_type == "application/json":
         if not allow_urls:
             raise HTTPException(415, "URLs are off here; send the image itself, or start detector serve --allow_urls")
@@ -55,17 +56,22 @@ def _too_large(max_bytes: int) -> HTTPException:
     return HTTPException(413, f"more than {max_bytes / 1e6:g} MB, the limit of this server (--max_mb)")
 
 
-async def _from_form(request: Request, body: bytes) -> EncodedImage:
-    """The only file of a form, whose body is whole."""
-
-    async def replay() -> dict[str, object]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async with Request(request.scope, replay).form(max_files=1, max_fields=0) as form:
-        file = form.get(FIELD)
-        if not isinstance(file, UploadFile):
-            raise HTTPException(400, f"the form has no file with the name {FIELD}")
-        return EncodedImage(await file.read(), file.filename or "")
+def _from_form(content_type: str, body: bytes) -> EncodedImage:
+    """The first file of that name in a form; nothing is written to a disk."""
+    files: list[File] = []
+    options = {"MAX_MEMORY_FILE_SIZE": len(body)}
+    try:
+        headers = {"Content-Type": content_type.encode("latin-1")}
+        parser = create_form_parser(headers, lambda _: None, files.append, config=options)
+        parser.write(body)
+        parser.finalize()
+    except ValueError as error:
+        raise HTTPException(400, f"the form can't be read: {error}") from error
+    file = next((each for each in files if each.field_name == FIELD.encode()), None)
+    if file is None:
+        raise HTTPException(400, f"the form has no file with the name {FIELD}")
+    file.file_object.seek(0)
+    return EncodedImage(file.file_object.read(), (file.file_name or b"").decode(errors="replace"))
 
 
 def _url_in(body: bytes) -> str:

@@ -67,6 +67,9 @@ def running(
         app = create_app(Service(config, batcher, decoders, metrics), token)
         options = uvicorn.Config(
             app,
+            loop="asyncio",  # the same whatever else is installed
+            http="h11",
+            ws="none",
             lifespan="off",
             log_level="warning",
             access_log=False,
