@@ -3,6 +3,7 @@
 import hmac
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
@@ -68,7 +69,7 @@ def create_app(service: Service, token: str | None) -> Measured:
     add("/metrics", service.prometheus, "Metrics for Prometheus", responses=metrics, dependencies=guard)
 
     async def page(request: Request) -> Response:
-        return HTMLResponse(overview(app.openapi(), service.config.weights, str(request.base_url)))
+        return HTMLResponse(overview(app.openapi(), Path(service.config.weights).name, str(request.base_url)))
 
     add("/", page, "This page", include_in_schema=False)
     for kind, handler in HANDLERS.items():

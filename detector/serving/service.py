@@ -34,10 +34,7 @@ RETRY = {"Retry-After": "1"}
 
 
 class Service:
-    """The endpoints of one detector.
-
-    decoders: threads that read and draw images; token: what /v1 and /metrics ask for, nothing if None.
-    """
+    """The endpoints of one detector. decoders: threads that read and draw images."""
 
     def __init__(
         self,
@@ -137,7 +134,7 @@ async def _client_gone(request: Request) -> None:
 
 def model_info(config: ServeConfig, detector: Detector) -> ModelInfo:
     return ModelInfo(
-        weights=Path(config.weights).name,
+        weights=Path(config.weights).name,  # where it lies is nobody's business
         classes=list(detector.categories.names),
         category_ids=list(detector.categories.ids),
         image_size=list(InputSize.of(detector.image_size)),
