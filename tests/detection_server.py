@@ -18,7 +18,7 @@ from detector.inference.detector import Detector
 from detector.models.base import DetectionModel
 from detector.models.postprocess import NmsResult
 
-PATIENCE = 120  # s
+PATIENCE = 600  # s
 
 
 class Reply(NamedTuple):
@@ -56,7 +56,7 @@ def served(detector: Detector, token: str | None = None, **options: Any) -> Iter
     """The address of a server of this detector, for the time of the block."""
     from detector.serving.serve import listen, running
 
-    config = ServeConfig(weights="mine.safetensors", **options)
+    config = ServeConfig(weights="mine.safetensors", **{"timeout": PATIENCE, **options})
     with closing(listen(config.host, 0)) as listener, running(config, detector, listener, token):
         yield Address(listener.getsockname()[1])
 

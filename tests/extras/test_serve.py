@@ -436,7 +436,7 @@ def test_no_request_of_schemathesis_makes_a_server_error(detector: Detector, tmp
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=10 * PATIENCE,
+            timeout=3 * PATIENCE,
         )
         assert done.returncode == 0, done.stdout
         statuses = re.findall(r'detector_requests_total\{path="/v1/detect",status="(\d+)"', metrics_of(address))
