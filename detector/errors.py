@@ -19,7 +19,9 @@ def printable(text: str) -> str:
 
 URL = re.compile(r"\b[a-z][a-z\d+.-]+:/\S+", re.I)
 LOGIN = re.compile(r"(:/{1,2})[^/?#@]+@")
-SECRET = re.compile(r"([?&;][^=&;#]*(?:token|key|secret|sig|pass|pwd|auth|cred)[^=&;#]*=)[^&;#'\",]+", re.I)
+SECRET = re.compile(
+    r"([?&;][^=&;#]*(?:token|key|secret|sig|pass|pwd|auth|cred)[^=&;#]*=)[^&;#'\",]+?(?=[:.)]*$|[&;#'\",])", re.I
+)
 
 
 def without_logins(text: str) -> str:

@@ -45,6 +45,7 @@ def test_foreign_text_is_shown_not_obeyed() -> None:
     [
         ("no file https:/me:hush@host/w.pt; name one", "no file https:/***@host/w.pt; name one"),
         ("s3://me:hush@bucket/a?x=1&api_key=hush, failed", "s3://***@bucket/a?x=1&api_key=***, failed"),
+        ("http://h/a?token=hu:sh: not there", "http://h/a?token=***: not there"),
         ("C:/users/me@home: give a=1&token=2", "C:/users/me@home: give a=1&token=2"),
         ("tar://a@b/c.jpg::https://h/x@y.tar", "tar://***@b/c.jpg::https://h/x@y.tar"),
     ],

@@ -114,7 +114,7 @@ def store_errors(name: str, kind: type[DetectorError] = DataError, what: str = "
     try:
         yield
     except DetectorError as error:
-        if isinstance(error, kind) or not issubclass(kind, type(error)):
+        if isinstance(error, kind) or not (isinstance(error, DataError) and issubclass(kind, DataError)):
             raise
         raise kind(str(error)) from error
     except ImportError as error:  # fsspec names the package
