@@ -240,7 +240,7 @@ def test_views_of_whole_images_are_the_images(noise: CocoDataset) -> None:
 
 # ---- trainings
 
-TILES = {"tiles": 64, "overlap": 0.25}
+TILES = {"tiles": 160, "overlap": 0.25}
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +265,7 @@ def test_validation_looks_through_the_tiles_of_evaluate(
     loop.train(config)
     arguments = ["--data", str(scenes), "--weights", str(tmp_path / "run" / "last.safetensors"), "--out", str(tmp_path)]
     assert (
-        main(["evaluate", *arguments, "--tiles", "64", "--overlap", "0.25", "--device", "cpu", "--workers", "0"]) == 0
+        main(["evaluate", *arguments, "--tiles", "160", "--overlap", "0.25", "--device", "cpu", "--workers", "0"]) == 0
     )
     results = json.loads((tmp_path / "detections.json").read_text())
     dataset = CocoDataset.load(find_split(scenes, "val"))
@@ -310,8 +310,8 @@ def test_report_and_preview_show_windows(scenes: Path, tmp_path: Path) -> None:
     loop.train(config)
     assert main(["report", str(tmp_path / "run"), "--device", "cpu"]) == 0
     record = read_run(tmp_path / "run", None)
-    assert record.config.train.tiles == 64
+    assert record.config.train.tiles == 160
     batch = augmented_batch(config, record.train_dataset, 0, 32)
-    assert len(batch.images) == 4 < len(training_views(record.train_dataset, 64, 0.25))
+    assert len(batch.images) == 4 < len(training_views(record.train_dataset, 160, 0.25))
     assert torch.equal(batch.images, augmented_batch(config, record.train_dataset, 0, 32).images)
     assert AugmentConfig() == config.augment
