@@ -185,7 +185,7 @@ COMMANDS = {
     "train": Command(TrainConfig, train),
     "evaluate": Command(EvaluateConfig, evaluate, flags=("explain",)),
     "compare": Command(CompareConfig, compare, positionals=("first", "second")),
-    "infer": Command(InferConfig, infer, positionals=("sources",), flags=("attention",)),
+    "infer": Command(InferConfig, infer, positionals=("sources",), flags=("attention", "track")),
     "batch": Command(BatchConfig, batch, positionals=("sources",)),
     "join_batch": Command(JoinBatchConfig, join_batch, positionals=("folder",), computes=False),
     "export": Command(ExportConfig, export, flags=("batched", "raw", "dynamic", "force")),

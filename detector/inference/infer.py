@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from time import monotonic
 
+import torch
 from PIL import Image
 
 from detector.config import InferConfig
@@ -18,8 +20,8 @@ from detector.images.draw import draw_detections
 from detector.inference.attention.maps import attention_layers, attention_maps
 from detector.inference.attention.plot import plot_attention
 from detector.inference.detector import Detector
-from detector.inference.output_names import attention_plot_names, output_names
-from detector.inference.sinks import csv_writer, entries, json_writer, save_crops, save_image
+from detector.inference.output_names import attention_plot_names, mot_names, output_names
+from detector.inference.sinks import csv_writer, entries, json_writer, mot_writer, save_crops, save_image
 from detector.inference.sources import Source, find_sources
 from detector.inference.streaming import StreamResult, stream
 from detector.inference.tiles import TiledDetector
@@ -68,6 +70,8 @@ def infer(config: InferConfig) -> int:
     out = Path(config.out)
     require_writable(out)
     sources = find_sources(config.sources)
+    if config.track:
+        require_videos(sources)
     detector = Detector.load(config.weights, config)
     if config.attention:
         require_attention(config, detector, sources)
@@ -75,8 +79,10 @@ def infer(config: InferConfig) -> int:
     names = dict(zip(sources, output_names(sources), strict=True))
     plots = dict(zip(sources, attention_plot_names(list(names.values())), strict=True)) if config.attention else {}
     lists = [f"detections.{kind}" for kind in config.kinds if kind in LISTS]
-    outputs = [out / name for name in [*names.values(), *plots.values(), *map(Path, lists)]]
+    mots = dict(zip(sources, mot_names(list(names.values())), strict=True)) if "mot" in config.kinds else {}
+    outputs = [out / name for name in [*names.values(), *plots.values(), *mots.values(), *map(Path, lists)]]
     require_apart([config.weights, config.annotations, *(source.name for source in sources)], outputs)
+    tracked = tracking(detector) if config.track else iter
     tiled = detector if config.tiles is None else TiledDetector(detector, config.tiles, config.overlap)
 
     def save_attention_plot(result: StreamResult) -> None:
@@ -99,9 +105,11 @@ def infer(config: InferConfig) -> int:
                     keep.append(save_attention_plot)
                 if "images" in config.kinds:
                     keep.append(annotated.enter_context(annotator(out / names[source], source, config.tiles)))
+                if "mot" in config.kinds:
+                    keep.append(annotated.enter_context(mot_writer(out / mots[source])))
                 if "crops" in config.kinds:
                     keep.append(lambda result: save_crops(out / "crops", names[result.source], result))
-                if not write_source(source, of_source, summary, keep):
+                if not write_source(source, tracked(of_source), summary, keep):
                     break
         if summary.images + summary.frames == 0:
             raise DataError(
@@ -168,6 +176,27 @@ def annotator(path: Path, source: Source, side: int | None) -> Iterator[Callable
         return
     with video_writer(path) as write:
         yield lambda result: write(draw_detections(result.image, result.detections, side), result.time)
+
+
+def require_videos(sources: Sequence[Source]) -> None:
+    """Raise ConfigError for an image, which has nothing to follow."""
+    images = [source.name for source in sources if source.kind == "image"]
+    if images:
+        raise ConfigError(f"--track: {images[0]} is an image; objects are followed through videos and cameras only")
+
+
+def tracking(detector: Detector) -> Callable[[Iterator[StreamResult]], Iterator[StreamResult]]:
+    """What gives the detections of one video their tracks; `detector` finds weaker ones from now on.
+
+    Raises ConfigError without the extra `track`.
+    """
+    from detector.inference.tracking import LOWEST_SCORE, track
+
+    shown = detector.class_conf
+    if shown is None:
+        shown = torch.full((len(detector.categories),), detector.conf)
+    detector.conf = min(detector.conf, LOWEST_SCORE)
+    return partial(track, shown=shown)
 
 
 def require_attention(config: InferConfig, detector: Detector, sources: Sequence[Source]) -> None:
