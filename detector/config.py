@@ -529,7 +529,7 @@ class InferConfig(PredictionConfig, TileConfig):
     attention: bool = False
     """Also plot, per image, where the attention layers look and what each detection's class rests on."""
     track: bool = False
-    """Follow objects through videos: each gets a number that stays the same from frame to frame."""
+    """Follow objects through videos: each gets a track id, the same from frame to frame."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

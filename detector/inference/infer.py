@@ -36,12 +36,14 @@ LISTS = {"json": json_writer, "csv": csv_writer}
 
 @dataclass
 class InferSummary:
-    """What was done so far; `image_id` is the number of the last image or frame, those that can't be read included."""
+    """What was done so far; `image_id` is the number of the last image or frame, those that can't be read included; `tracks`
+    counts those of each video."""
 
     image_id: int = 0
     images: int = 0
     frames: int = 0
     classes: Counter[str] = field(default_factory=Counter)
+    tracks: Counter[Source] = field(default_factory=Counter)
     unread: int = 0
 
     def skipped(self, source: Source, error: DataError) -> None:
@@ -54,11 +56,21 @@ class InferSummary:
         self.images += result.source.kind == "image"
         self.frames += result.source.kind == "video"
         self.classes.update(result.detections.names)
+        if result.detections.track_ids is not None:
+            self.tracks[result.source] = max([self.tracks[result.source], *result.detections.track_ids.tolist()])
 
     def line(self) -> str:
         videos = f" and {self.frames} frames of videos" if self.frames else ""
         found = ", ".join(f"{count} {name}" for name, count in self.classes.most_common()) or "nothing found"
-        return f"{self.images} images{videos}: {found}"
+        tracks = f"; {self.tracks.total()} tracks" if self.tracks else ""
+        return f"{self.images} images{videos}: {found}{tracks}"
+
+    def report(self, config: InferConfig, sources: int, seconds: float) -> None:
+        if self.unread:
+            print(f"skipped: {self.unread} of {sources} sources (see above)", file=sys.stderr)
+        print(printable(self.line()))
+        speed = (self.images + self.frames) / seconds
+        print(f"written: {', '.join(config.kinds)} in {Path(config.out)}; {speed:.1f} images/s from reading to writing")
 
 
 def infer(config: InferConfig) -> int:
@@ -115,12 +127,7 @@ def infer(config: InferConfig) -> int:
             raise DataError(
                 f"none of the {len(sources)} images can be read (see above); give image files, such as JPEG or PNG, or videos"
             )
-    seconds = monotonic() - start
-    if summary.unread:
-        print(f"skipped: {summary.unread} of {len(sources)} sources (see above)", file=sys.stderr)
-    print(printable(summary.line()))
-    speed = (summary.images + summary.frames) / seconds
-    print(f"written: {', '.join(config.kinds)} in {out}; {speed:.1f} images/s from reading to writing")
+    summary.report(config, len(sources), monotonic() - start)
     return 1 if summary.unread else 0
 
 

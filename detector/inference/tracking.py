@@ -1,5 +1,5 @@
-"""Numbers for the objects of a video that stay from frame to frame: ByteTrack (Zhang et al., ECCV 2022) of the package
-`trackers`, of the extra `track`, on our detections."""
+"""Track ids, the same for an object from frame to frame of a video: by ByteTrack (Zhang et al., ECCV 2022) of the package
+`trackers`, which belongs to the extra `track`."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -35,7 +35,7 @@ def track(results: Iterable[StreamResult], shown: Float[Tensor, " classes"]) -> 
     """The results of one video, frame by frame, their detections with `track_ids`.
 
     shown: lowest score of each label; such detections begin tracks and all stay. Weaker ones stay where they continue a
-    track. A track has its number from its second frame on; the class of a detection doesn't matter.
+    track. A track has its id from its second frame on; the class of a detection doesn't matter to it.
     """
     tracker = ByteTrackTracker(
         lost_track_buffer=LOST_STEPS, frame_rate=RATE, track_activation_threshold=0.5, high_conf_det_threshold=0.5
