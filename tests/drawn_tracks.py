@@ -47,16 +47,12 @@ def iou(one: Sequence[float], other: Sequence[float]) -> float:
 def pairs(true: Mapping[str, Box], found: Mapping[int, Box]) -> Iterator[tuple[str, int]]:
     """Objects with the track that lies on them, all ways tried: that of the largest sum of IoUs, 0.5 at least each."""
     names = list(true)
-    tracks = [*found, *(None for _ in names)]
-
-    def worth(way: Sequence[int | None]) -> float:
-        each = (iou(true[name], found[track]) for name, track in zip(names, way, strict=True) if track is not None)
-        return sum(value for value in each if value >= 0.5)
-
-    best = max(permutations(tracks, len(names)), key=worth)
-    for name, track in zip(names, best, strict=True):
-        if track is not None and iou(true[name], found[track]) >= 0.5:
-            yield name, track
+    tracks = [*found, *(-1 for _ in names)]  # -1: on none
+    overlaps = {(name, track): iou(true[name], box) for name in true for track, box in found.items()}
+    good = {pair: overlap for pair, overlap in overlaps.items() if overlap >= 0.5}
+    ways = (list(zip(names, way, strict=True)) for way in permutations(tracks, len(names)))
+    best = max(ways, key=lambda way: sum(good.get(pair, 0) for pair in way))
+    yield from (pair for pair in best if pair in good)
 
 
 def count_switches(frames: Sequence[tuple[Mapping[str, Box], Mapping[int, Box]]]) -> int:

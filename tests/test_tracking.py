@@ -3,18 +3,25 @@
 import csv
 import io
 import json
+import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from drawn_tracks import HEIGHT, MOVERS, SECONDS, WIDTH, Box, count_switches, truth
+from PIL import Image
 from torch import Tensor
+from trackers import load_mot_file
 
 from detector.cli import main
 from detector.formats.runtime import Runtime, Selection
+from detector.images import draw
 from detector.inference.detector import Detector
+from detector.inference.output_names import mot_names
 from detector.inference.sources import Source
 from detector.inference.streaming import StreamResult
 from detector.inference.tracking import track
@@ -191,8 +198,9 @@ def _drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Detector, "load", load)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_drawn")
-def test_infer_writes_tracks(film: Path, tmp_path: Path) -> None:
+def test_infer_writes_tracks(film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Numbers in JSON, CSV and MOT are the same, and those of one object never change; two videos have numbers of their own."""
     again = tmp_path / "again.mp4"
     again.write_bytes(film.read_bytes())
@@ -227,3 +235,63 @@ def test_infer_writes_tracks(film: Path, tmp_path: Path) -> None:
             for entry in entries
             if entry["file_name"] == str(path) and entry["track_id"]
         )
+        read = load_mot_file(name)
+        assert {frame: len(each.ids) for frame, each in read.items()} == Counter(line[0] for line in lines)
+    assert "; 8 tracks" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_drawn")
+def test_an_annotated_video_shows_the_tracks(film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The id stands in the text of each detection, the same in all frames but the first."""
+    texts: list[str] = []
+    fit = draw.fit_text
+    monkeypatch.setattr(draw, "fit_text", lambda text, *sizes: (texts.append(text), fit(text, *sizes))[1])
+    assert run([film], tmp_path, "--save", "images,json") == 0
+    entries = json.loads((tmp_path / "detections.json").read_text())
+    still = next(entry["track_id"] for entry in entries if entry["bbox"][0] > 390 and entry["track_id"])
+    assert texts.count(f"bus #{still} 0.75") == len(rated(RATE)) - 1
+    assert texts[:4] == ["car 0.75", "bus 0.75"] * 2
+
+
+def test_tracked_detections_are_drawn_in_the_colors_of_their_tracks() -> None:
+    found = Detections(torch.tensor([[20.0, 60, 80, 90]]), torch.ones(1), torch.tensor([1]), CATEGORIES)
+    image = np.zeros((100, 100, 3), np.uint8)
+    for track_ids, color in ((None, 1), (torch.tensor([0]), 0), (torch.tensor([7]), 7)):
+        drawn = draw.draw_detections(image, replace(found, track_ids=track_ids))
+        assert tuple(drawn[75, 20]) == draw.label_color(color)
+
+
+@pytest.mark.usefixtures("_drawn")
+def test_images_are_not_tracked(film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = tmp_path / "a.png"
+    Image.new("RGB", (64, 64)).save(image)
+    assert run([film, image], tmp_path / "out") == 2
+    assert capsys.readouterr().err == (
+        f"error: --track: {image} is an image; objects are followed through videos and cameras only\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("missing", ["trackers", "supervision"])
+@pytest.mark.usefixtures("_drawn")
+def test_without_the_extra_its_name_is_said(
+    film: Path, tmp_path: Path, missing: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "detector.inference.tracking")
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert run([film], tmp_path / "out") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --track: needs the package {missing}: pip install 'attention-detector[track]' and")
+    assert "pip install --no-deps 'trackers" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_mot_without_tracks_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["infer", "a.mp4", "--weights", "w", "--out", str(tmp_path), "--save", "mot"]) == 2
+    assert "save: invalid value 'mot': expected --track beside it" in capsys.readouterr().err
+
+
+def test_files_of_tracks_are_kept_apart() -> None:
+    names = [Path("a.mp4"), Path("a.MP4"), Path("b/a.mp4")]
+    assert mot_names(names) == [Path("a.txt"), Path("a_.txt"), Path("b/a.txt")]
