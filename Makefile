@@ -51,6 +51,7 @@ $(DOCS)/installed: docs/requirements.txt
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps 'trackers>=2.6,<3'
 	touch $@
 
 # What examples/detect.mjs needs; npm writes this file last. Without npm or its registry, the example's test is skipped.

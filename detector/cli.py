@@ -202,7 +202,7 @@ COMMANDS = {
     "preview_augment": Command(PreviewConfig, preview_augment),
     "evaluate": Command(EvaluateConfig, evaluate, flags=("explain",)),
     "compare": Command(CompareConfig, compare, positionals=("first", "second")),
-    "infer": Command(InferConfig, infer, positionals=("sources",), flags=("attention",)),
+    "infer": Command(InferConfig, infer, positionals=("sources",), flags=("attention", "track")),
     "batch": Command(BatchConfig, batch, positionals=("sources",)),
     "join_batch": Command(JoinBatchConfig, join_batch, positionals=("folder",), computes=False),
     "serve": Command(ServeConfig, serve, flags=("allow_urls",)),

@@ -556,7 +556,7 @@ class CompareConfig(PredictionConfig):
     """Largest fraction of unreadable images; these are named, counted and skipped, more of them are an error."""
 
 
-OUTPUTS = ("images", "json", "csv", "crops")
+OUTPUTS = ("images", "json", "csv", "crops", "mot")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -572,18 +572,22 @@ class InferConfig(PredictionConfig, TileConfig):
     out: str
     """Folder for the results."""
     save: str = "images,json"
-    """Results to write, separated by commas: images (annotated; videos, too), json, csv, crops (each detection cut out)."""
+    """Results to write, separated by commas: images (annotated; videos, too), json, csv, crops (each detection cut out),
+    mot (tracks in the MOTChallenge format)."""
     annotations: str | None = None
     """COCO annotation file of the images, whose image and category ids the results get; else images are numbered from 1."""
     reconnect: float = 60.0
     """Seconds for which a live stream by URL that drops is opened again, after growing pauses; 0: not at all."""
     attention: bool = False
     """Also plot, per image, where the attention layers look and what each detection's class rests on."""
+    track: bool = False
+    """Follow objects through videos: each gets a track id, the same from frame to frame."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for kind in self.kinds:
             _require(kind in OUTPUTS, "save", kind, f"some of {', '.join(OUTPUTS)}, separated by commas")
+        _require("mot" not in self.kinds or self.track, "save", "mot", "--track beside it")
         _require(not self.attention or self.tiles is None, "attention", True, "no --tiles beside it")
 
     @property

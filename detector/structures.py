@@ -124,7 +124,8 @@ class Detection(NamedTuple):
 class Detections:
     """The objects found in one image, in the frame of the original image, best score first.
 
-    boxes: (n, 4) float32 xyxy pixels, inside the image; scores: (n,) float32 in 0..1; labels: (n,) int64 in 0..C-1.
+    boxes: (n, 4) float32 xyxy pixels, inside the image; scores: (n,) float32 in 0..1; labels: (n,) int64 in 0..C-1;
+    track_ids: (n,) int64, the same for one object in all frames of a video, from 1, 0 without a track; None if not tracked.
     A number picks a `Detection`; a slice, a mask or a list of numbers picks `Detections`.
     """
 
@@ -132,6 +133,7 @@ class Detections:
     scores: Float[Tensor, " n"]
     labels: Int64[Tensor, " n"]
     categories: Categories
+    track_ids: Int64[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -151,11 +153,17 @@ class Detections:
             name = self.categories.names[int(self.labels[index])]
             return Detection(name, float(self.scores[index]), (left, top, right, bottom))
         if isinstance(index, Tensor):
-            index = (
-                index.cpu().numpy()
-            )  # NumPy takes a tensor of one element for a number, also one that is true or false
+            # NumPy takes a tensor of one value, also a mask of one, for a number
+            index = index.cpu().numpy()
         picked = torch.from_numpy(np.arange(len(self))[index].copy())
-        return replace(self, boxes=self.boxes[picked], scores=self.scores[picked], labels=self.labels[picked])
+        track_ids = None if self.track_ids is None else self.track_ids[picked]
+        return replace(
+            self,
+            boxes=self.boxes[picked],
+            scores=self.scores[picked],
+            labels=self.labels[picked],
+            track_ids=track_ids,
+        )
 
     def __iter__(self) -> Iterator[Detection]:
         return (self[index] for index in range(len(self)))
@@ -202,7 +210,8 @@ class Detections:
         )
 
     def to_supervision(self) -> "supervision.Detections":
-        """Convert for the package `supervision`: `class_id` is the label, `data["class_name"]` the class's name.
+        """Convert for the package `supervision`: `class_id` is the label, `data["class_name"]` the class's name,
+        `tracker_id` the track's number.
 
         Raises ConfigError if it is not installed.
         """
@@ -214,5 +223,6 @@ class Detections:
             xyxy=self.boxes.numpy(),
             confidence=self.scores.numpy(),
             class_id=self.labels.numpy(),
+            tracker_id=None if self.track_ids is None else self.track_ids.numpy(),
             data={"class_name": np.array(self.names, dtype=str)},
         )

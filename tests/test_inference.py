@@ -317,6 +317,10 @@ def test_detections_are_a_sequence(detector: Detector, files: list[Path], monkey
         assert first.names == found.names[:2]
         assert repr(first).splitlines()[0] == "2 detections:"
         assert f"{found[0].name} {found[0].score:.3f} (" in repr(first)
+    one = found[:1]
+    for same_one in (one[one.scores > 0], one[torch.tensor([0])], one[(one.scores > 0).numpy()]):
+        assert torch.equal(same_one.boxes, one.boxes)
+    assert len(one[one.scores < 0]) == 0
     assert repr(found[:0]) == "0 detections"
     assert found[found.scores.argmax()] == found[np.int64(0)] == found[0]
     assert found[::-1].names == found.names[::-1]

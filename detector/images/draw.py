@@ -116,12 +116,15 @@ def draw_detections(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """A copy of the RGB image with a box and a chip "name 0.87" for each detection, better scores on top.
 
-    The detections are in the image's own frame; lines and text are sized for an image of `side` pixels, this one's
-    mean side if None.
+    Tracked ones have "name #7 0.87" and the color of their track. The detections are in the image's own frame; lines and
+    text are sized for an image of `side` pixels, this one's mean side if None.
     """
-    scores = detections.scores.tolist()
-    texts = [f"{name} {score:.2f}" for name, score in zip(detections.names, scores, strict=True)]
-    return draw_boxes(image, detections.boxes.tolist(), detections.labels.tolist(), texts, side)
+    names, colors = detections.names, detections.labels.tolist()
+    if detections.track_ids is not None:
+        colors = detections.track_ids.tolist()
+        names = [f"{name} #{track}" if track else name for name, track in zip(names, colors, strict=True)]
+    texts = [f"{name} {score:.2f}" for name, score in zip(names, detections.scores.tolist(), strict=True)]
+    return draw_boxes(image, detections.boxes.tolist(), colors, texts, side)
 
 
 def draw_boxes(

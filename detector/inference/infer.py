@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from time import monotonic
 
+import torch
 from PIL import Image
 
 from detector.config import InferConfig
@@ -18,8 +20,8 @@ from detector.images.draw import draw_detections
 from detector.inference.attention.maps import attention_layers, attention_maps
 from detector.inference.attention.plot import plot_attention
 from detector.inference.detector import Detector
-from detector.inference.output_names import attention_plot_names, output_names
-from detector.inference.sinks import csv_writer, entries, json_writer, save_crops, save_image
+from detector.inference.output_names import attention_plot_names, mot_names, output_names
+from detector.inference.sinks import csv_writer, entries, json_writer, mot_writer, save_crops, save_image
 from detector.inference.sources import Source, find_sources
 from detector.inference.streaming import StreamResult, stream
 from detector.inference.tiles import with_tiles
@@ -34,12 +36,14 @@ LISTS = {"json": json_writer, "csv": csv_writer}
 
 @dataclass
 class InferSummary:
-    """What was done so far; `image_id` is the number of the last image or frame, those that can't be read included."""
+    """What was done so far; `image_id` is the number of the last image or frame, those that can't be read included; `tracks`
+    counts those of each video."""
 
     image_id: int = 0
     images: int = 0
     frames: int = 0
     classes: Counter[str] = field(default_factory=Counter)
+    tracks: Counter[Source] = field(default_factory=Counter)
     unread: int = 0
 
     def skipped(self, source: Source, error: DataError) -> None:
@@ -52,11 +56,21 @@ class InferSummary:
         self.images += result.source.kind == "image"
         self.frames += result.source.kind == "video"
         self.classes.update(result.detections.names)
+        if result.detections.track_ids is not None:
+            self.tracks[result.source] = max([self.tracks[result.source], *result.detections.track_ids.tolist()])
 
     def line(self) -> str:
         videos = f" and {self.frames} frames of videos" if self.frames else ""
         found = ", ".join(f"{count} {name}" for name, count in self.classes.most_common()) or "nothing found"
-        return f"{self.images} images{videos}: {found}"
+        tracks = f"; {self.tracks.total()} tracks" if self.tracks else ""
+        return f"{self.images} images{videos}: {found}{tracks}"
+
+    def report(self, config: InferConfig, sources: int, seconds: float) -> None:
+        if self.unread:
+            print(f"skipped: {self.unread} of {sources} sources (see above)", file=sys.stderr)
+        print(printable(self.line()))
+        speed = (self.images + self.frames) / seconds
+        print(f"written: {', '.join(config.kinds)} in {Path(config.out)}; {speed:.1f} images/s from reading to writing")
 
 
 def infer(config: InferConfig) -> int:
@@ -68,6 +82,8 @@ def infer(config: InferConfig) -> int:
     out = Path(config.out)
     require_writable(out)
     sources = find_sources(config.sources)
+    if config.track:
+        require_videos(sources)
     detector = Detector.load(config.weights, config)
     if config.attention:
         require_attention(config, detector, sources)
@@ -75,8 +91,10 @@ def infer(config: InferConfig) -> int:
     names = dict(zip(sources, output_names(sources), strict=True))
     plots = dict(zip(sources, attention_plot_names(list(names.values())), strict=True)) if config.attention else {}
     lists = [f"detections.{kind}" for kind in config.kinds if kind in LISTS]
-    outputs = [out / name for name in [*names.values(), *plots.values(), *map(Path, lists)]]
+    mots = dict(zip(sources, mot_names(list(names.values())), strict=True)) if "mot" in config.kinds else {}
+    outputs = [out / name for name in [*names.values(), *plots.values(), *mots.values(), *map(Path, lists)]]
     require_apart([config.weights, config.annotations, *(source.name for source in sources)], outputs)
+    tracked = tracking(detector) if config.track else iter
     tiled = with_tiles(detector, config)
 
     def save_attention_plot(result: StreamResult) -> None:
@@ -99,20 +117,17 @@ def infer(config: InferConfig) -> int:
                     keep.append(save_attention_plot)
                 if "images" in config.kinds:
                     keep.append(annotated.enter_context(annotator(out / names[source], source, config.tiles)))
+                if "mot" in config.kinds:
+                    keep.append(annotated.enter_context(mot_writer(out / mots[source])))
                 if "crops" in config.kinds:
                     keep.append(lambda result: save_crops(out / "crops", names[result.source], result))
-                if not write_source(source, of_source, summary, keep):
+                if not write_source(source, tracked(of_source), summary, keep):
                     break
         if summary.images + summary.frames == 0:
             raise DataError(
                 f"none of the {len(sources)} images can be read (see above); give image files, such as JPEG or PNG, or videos"
             )
-    seconds = monotonic() - start
-    if summary.unread:
-        print(f"skipped: {summary.unread} of {len(sources)} sources (see above)", file=sys.stderr)
-    print(printable(summary.line()))
-    speed = (summary.images + summary.frames) / seconds
-    print(f"written: {', '.join(config.kinds)} in {out}; {speed:.1f} images/s from reading to writing")
+    summary.report(config, len(sources), monotonic() - start)
     return 1 if summary.unread else 0
 
 
@@ -168,6 +183,27 @@ def annotator(path: Path, source: Source, side: int | None) -> Iterator[Callable
         return
     with video_writer(path) as write:
         yield lambda result: write(draw_detections(result.image, result.detections, side), result.time)
+
+
+def require_videos(sources: Sequence[Source]) -> None:
+    """Raise ConfigError for an image, which has nothing to follow."""
+    images = [source.name for source in sources if source.kind == "image"]
+    if images:
+        raise ConfigError(f"--track: {images[0]} is an image; objects are followed through videos and cameras only")
+
+
+def tracking(detector: Detector) -> Callable[[Iterator[StreamResult]], Iterator[StreamResult]]:
+    """What gives the detections of one video their tracks; `detector` finds weaker ones from now on.
+
+    Raises ConfigError without the extra `track`.
+    """
+    from detector.inference.tracking import LOWEST_SCORE, track
+
+    shown = detector.class_conf
+    if shown is None:
+        shown = torch.full((len(detector.categories),), detector.conf)
+    detector.conf = min(detector.conf, LOWEST_SCORE)
+    return partial(track, shown=shown)
 
 
 def require_attention(config: InferConfig, detector: Detector, sources: Sequence[Source]) -> None:

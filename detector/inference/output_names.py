@@ -41,9 +41,19 @@ def _place_less(source: Source) -> Path:
 
 def attention_plot_names(names: Sequence[Path]) -> list[Path]:
     """Where the attention plots go: beside the annotated images of these names, as photo_attention.jpg."""
+    return _beside(names, [name.with_name(f"{name.stem}_attention{name.suffix}") for name in names])
+
+
+def mot_names(names: Sequence[Path]) -> list[Path]:
+    """Where the tracks go: beside the annotated videos of these names, as film.txt."""
+    return _beside(names, [name.with_suffix(".txt") for name in names])
+
+
+def _beside(names: Sequence[Path], others: Sequence[Path]) -> list[Path]:
+    """The other names, changed where they are taken."""
     taken = dict.fromkeys(names)
-    for name in names:
-        taken[_free(name.with_name(f"{name.stem}_attention{name.suffix}"), taken)] = None
+    for other in others:
+        taken[_free(other, taken)] = None
     return list(taken)[len(names) :]
 
 

@@ -1,4 +1,4 @@
-"""Where detections go, one image after the other: JSON, CSV, crops. Files stand under their name only when whole."""
+"""Where detections go, one image after the other: JSON, CSV, MOT, crops. Files stand under their name only when whole."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ from PIL import Image
 
 from detector.errors import printable
 from detector.inference.streaming import StreamResult
-from detector.structures import Categories, Detections
+from detector.structures import BOX_DIGITS, SCORE_DIGITS, Categories, Detections
 from detector.utils.fileio import atomic_path, atomic_write, writing
 
 ImageKind = Literal["PNG", "JPEG"]
@@ -31,16 +31,22 @@ COLUMNS = (
     "y",
     "width",
     "height",
+    "track_id",
 )
 
 
 def entries(result: StreamResult, image_id: int, categories: Categories) -> list[dict[str, Any]]:
     """What was found, in the COCO results format with `file_name` and `category_name`; of a video, too, `frame`, counted
-    from 0, and `time` in seconds since the first. categories: see `Detections.to_coco`."""
+    from 0, and `time` in seconds since the first; of a tracked one `track_id`, None without a track. categories: see
+    `Detections.to_coco`."""
     place: dict[str, Any] = {"file_name": result.source.name}
     if result.source.kind == "video":
         place |= {"frame": result.frame, "time": round(result.time, 4)}
-    return image_entries(place, result.detections, image_id, categories)
+    found = image_entries(place, result.detections, image_id, categories)
+    if result.detections.track_ids is None:
+        return found
+    track_ids = result.detections.track_ids.tolist()
+    return [{**entry, "track_id": track_id or None} for entry, track_id in zip(found, track_ids, strict=True)]
 
 
 def image_entries(
@@ -71,7 +77,7 @@ def json_writer(path: Path) -> Iterator[Write]:
 
 @contextmanager
 def csv_writer(path: Path) -> Iterator[Write]:
-    """The same for a CSV file of `COLUMNS`, boxes in pixels of the image; frame and time are empty for images."""
+    """The same for a CSV file of `COLUMNS`, boxes in pixels of the image; what an entry lacks is empty."""
     with _text_file(path) as file:
         rows = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
 
@@ -85,6 +91,35 @@ def csv_writer(path: Path) -> Iterator[Write]:
         with writing(path):
             rows.writeheader()
         yield write
+
+
+@contextmanager
+def mot_writer(path: Path) -> Iterator[Callable[[StreamResult], None]]:
+    """A function that appends the tracks in a frame to a text file in the MOTChallenge format (arXiv:1603.00831).
+
+    A line for each: frame, track, left, top, width, height, score, class, visibility. Frames, tracks, classes and pixels
+    count from 1, classes in the order of the weights; the visibility is not known and always 1.
+    """
+    with _text_file(path) as file:
+
+        def write(result: StreamResult) -> None:
+            found = result.detections
+            assert found.track_ids is not None
+            with writing(path):
+                for row in sorted(_mot_rows(found[found.track_ids > 0])):
+                    file.write(",".join(map(str, (result.frame + 1, *row, 1))) + "\n")
+
+        yield write
+
+
+def _mot_rows(found: Detections) -> Iterator[tuple[float, ...]]:
+    assert found.track_ids is not None
+    columns = zip(
+        found.track_ids.tolist(), found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+    )
+    for track, (left, top, right, bottom), score, label in columns:
+        box = (round(side, BOX_DIGITS) for side in (left + 1, top + 1, right - left, bottom - top))
+        yield (track, *box, round(score, SCORE_DIGITS), label + 1)
 
 
 def _inert(cell: str) -> str:
