@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-extras fuzz soak gpu docs clean
+.PHONY: demo test test-extras fuzz soak gpu docs sbom clean
 
 demo: $(VENV)/installed
 	$(BIN)/detector demo
@@ -52,6 +52,16 @@ $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	$(BIN)/pip install --quiet --no-deps 'trackers>=2.6,<3'
+	touch $@
+
+# What an installation consists of, package by package with versions and licenses, as CycloneDX.
+sbom: build/sbom-env/installed $(VENV)/installed
+	build/sbom-env/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml -o build/sbom.json $(BIN)/python
+	@echo "written: build/sbom.json"
+
+build/sbom-env/installed:
+	$(PYTHON) -m venv build/sbom-env
+	build/sbom-env/bin/pip install --quiet 'cyclonedx-bom>=7,<8'
 	touch $@
 
 # What examples/detect.mjs needs; npm writes this file last. Without npm or its registry, the example's test is skipped.
