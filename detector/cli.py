@@ -30,6 +30,7 @@ from detector.config import (
     InferConfig,
     JoinBatchConfig,
     ReportConfig,
+    ServeConfig,
     TrainConfig,
     WeightsConfig,
     range_in_words,
@@ -113,6 +114,13 @@ def join_batch(config: JoinBatchConfig) -> int:
     return 0
 
 
+def serve(config: ServeConfig) -> int:
+    from detector.serving.serve import serve
+
+    serve(config)
+    return 0
+
+
 def export(config: ExportConfig) -> int:
     from detector.exporting.export import export
 
@@ -188,6 +196,7 @@ COMMANDS = {
     "infer": Command(InferConfig, infer, positionals=("sources",), flags=("attention",)),
     "batch": Command(BatchConfig, batch, positionals=("sources",)),
     "join_batch": Command(JoinBatchConfig, join_batch, positionals=("folder",), computes=False),
+    "serve": Command(ServeConfig, serve, flags=("allow_urls",)),
     "export": Command(ExportConfig, export, flags=("batched", "raw", "dynamic", "force")),
     "benchmark": Command(BenchmarkConfig, benchmark),
     "import_weights": Command(ImportConfig, import_weights, positionals=("checkpoint", "out"), computes=False),

@@ -585,6 +585,45 @@ class BatchConfig(PredictionConfig):
         return int(number), int(shares)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig(PredictionConfig):
+    """Serve detection over HTTP."""
+
+    RANGES: ClassVar[Ranges] = {
+        **PredictionConfig.RANGES,
+        "port": (0, 65_535),
+        "max_batch_size": (1, 1024),
+        "max_wait_ms": (0, 10_000),
+        "max_queue": (1, MANY),
+        "timeout": (0.1, 3600),
+        "max_mb": (0.001, 1000),
+        "max_megapixels": (0.001, 178),
+    }
+
+    weights: str
+    """Weights file, exported file or name (detector weights lists them)."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0: all of this machine's."""
+    port: int = 8000
+    """Port to listen on; 0: any that is free."""
+    max_batch_size: int | None = None
+    """Maximum number of waiting images that the network sees at a time; if not given, 1 on a CPU, else 16."""
+    max_wait_ms: float = 0.0
+    """Milliseconds that the first image of a batch waits for more; batches also form while the network is busy."""
+    max_queue: int = 64
+    """Maximum number of requests in work; further ones are answered with status 429."""
+    timeout: float = 30.0
+    """Seconds in which an image must be there, and from then on its detections."""
+    max_mb: float = 20.0
+    """Largest request in megabytes."""
+    max_megapixels: float = 50.0
+    """Largest image in millions of pixels."""
+    allow_urls: bool = False
+    """Also fetch images by URL for clients, from every address that this machine reaches."""
+    token_file: str | None = None
+    """File with the token that clients must send; if not given, the environment variable DETECTOR_TOKEN, if there is one."""
+
+
 @dataclass(frozen=True)
 class JoinBatchConfig:
     """Write the results of a finished batch as one detections.json."""

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
@@ -22,6 +23,7 @@ from command_line import REPOSITORY, run, start
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from detector.cli import main
 from detector.config import TrainConfig
 from detector.errors import WriteError
 from detector.models.catalog import create_model
@@ -445,3 +447,18 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_resume(good: Good, tmp
     assert (resumed.returncode, resumed.stderr) == (0, "")
     rows = [json.loads(row) for row in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == list(range(1, epochs + 1))
+
+
+@pytest.mark.parametrize("package", ["fastapi", "prometheus_client", "python_multipart", "uvicorn"])
+def test_a_server_without_its_packages_names_the_extra(
+    package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = ["fastapi", "prometheus_client", "python_multipart", "uvicorn"]
+    for name in [name for name in sys.modules if name.startswith("detector.serving")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in needed:  # those before it are there, whatever is installed
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, package, None)  # type: ignore[arg-type]
+    assert main(["serve", "--weights=yolo11n-bccd"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: detector serve: needs the package {package}: pip install 'attention-detector[serve]'"

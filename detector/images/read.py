@@ -47,6 +47,10 @@ class UnreadableImageError(DataError):
     """An image file that is missing, damaged, or not the image the annotation file describes."""
 
 
+class ImageTooLargeError(DataError):
+    """An image of more pixels than are read."""
+
+
 def read_image(path: Path, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "height width 3"]:
     """The image as contiguous 8-bit RGB; alpha is dropped; of several pages the first is read, which is said once.
 
@@ -86,21 +90,28 @@ def image_size(path: Path) -> tuple[int, int]:
         raise UnreadableImageError(f"{path}: {_reason(path, error)}") from error
 
 
-def image_from_bytes(encoded: bytes) -> UInt8[np.ndarray, "height width 3"]:
+def image_from_bytes(encoded: bytes, max_pixels: int | None = None) -> UInt8[np.ndarray, "height width 3"]:
     """An encoded image, a file's content, as contiguous 8-bit RGB, turned as its EXIF orientation says.
 
-    Raises DataError if it can't be decoded to its end.
+    Raises ImageTooLargeError for one of more than `max_pixels`, before it is decoded, or more than Pillow takes, and DataError
+    if it can't be decoded to its end.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as in `decode_image`
             with Image.open(io.BytesIO(encoded), formats=_known_formats()) as image:
+                if max_pixels is not None and image.width * image.height > max_pixels:
+                    raise ImageTooLargeError(
+                        f"{image.width} x {image.height} pixels are more than the limit of {max_pixels:,}; send a smaller image"
+                    )
                 return np.ascontiguousarray(turn(*_pixels_of(image)))
+    except ImageTooLargeError:
+        raise
     except UnidentifiedImageError as error:
         known = ", ".join(_known_formats())
         raise DataError(f"{len(encoded)} bytes are no image of a known format ({known})") from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{len(encoded)} bytes: {TOO_LARGE}") from error
+        raise ImageTooLargeError(f"{len(encoded)} bytes: {TOO_LARGE}") from error
     except Exception as error:  # as in `decode_image`
         raise DataError(f"{len(encoded)} bytes can't be read as an image: {' '.join(str(error).split())}") from error
 

@@ -5,9 +5,10 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from math import ceil, floor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from PIL import Image
 
@@ -16,6 +17,7 @@ from detector.inference.streaming import StreamResult
 from detector.structures import Categories, Detections
 from detector.utils.fileio import atomic_path, atomic_write, writing
 
+ImageKind = Literal["PNG", "JPEG"]
 Write = Callable[[Sequence[Mapping[str, Any]]], None]
 COLUMNS = (
     "image_id",
@@ -116,6 +118,11 @@ def save_crops(folder: Path, name: Path, result: StreamResult) -> None:
 
 def save_image(path: Path, image: Image.Image) -> None:
     """Write an image as PNG or JPEG, by its suffix."""
-    kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
+    kind: ImageKind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
+    atomic_write(path, lambda temporary: write_image(temporary, image, kind))
+
+
+def write_image(file: Path | BytesIO, image: Image.Image, kind: ImageKind) -> None:
+    """Encode an image as PNG, or as JPEG of good quality."""
     options = {} if kind == "PNG" else {"quality": 95}
-    atomic_write(path, lambda temporary: image.save(temporary, format=kind, **options))
+    image.save(file, format=kind, **options)
