@@ -68,7 +68,7 @@ def photo_tab(network: SharedNetwork, config: UiConfig) -> None:
             controls = settings_controls(network.detector)
         with gr.Column(scale=3, min_width=280):
             drawn = gr.Image(
-                label="Detections",
+                show_label=False,
                 format="jpeg",
                 interactive=False,
                 elem_id="drawn",
@@ -115,13 +115,17 @@ def photo_tab(network: SharedNetwork, config: UiConfig) -> None:
         return explain(photo, int(event.row_value[0]) - 1, values)
 
     for component, chosen in ((drawn, in_image), (table, in_table)):
-        component.select(told(chosen), [photo, *controls], [hint, maps], api_visibility="private")
+        component.select(reporting_errors(chosen), [photo, *controls], [hint, maps], api_visibility="private")
     upload.change(
-        told(begin), [upload, *controls], [photo, *results], api_visibility="private", trigger_mode="always_last"
+        reporting_errors(begin),
+        [upload, *controls],
+        [photo, *results],
+        api_visibility="private",
+        trigger_mode="always_last",
     )
     gr.on(
         [each.change for each in controls],
-        told(detect),
+        reporting_errors(detect),
         [photo, *controls],
         results,
         api_visibility="private",
@@ -187,7 +191,7 @@ def only_uploads(component: Any) -> None:
     component.preprocess = lambda payload: None if payload is None else payload.path
 
 
-def told(function: Callable[..., Any]) -> Callable[..., Any]:
+def reporting_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, with errors of this package shown on the page; others keep their traceback in the log."""
 
     @wraps(function)

@@ -199,8 +199,9 @@ def set_slider(page: Page, name: str, value: float) -> None:
 
 def middle_of(page: Page, box: tuple[float, ...]) -> Any:
     """The middle of a box of the photograph, as pixels of the image on the page, which shows it whole."""
-    width = page.locator("#drawn img").evaluate("image => image.clientWidth / image.naturalWidth")
-    height = page.locator("#drawn img").evaluate("image => image.clientHeight / image.naturalHeight")
+    page.wait_for_function("(image => image.complete && image.naturalWidth)(document.querySelector('#drawn img'))")
+    image = page.locator("#drawn img")
+    width, height = image.evaluate("i => [i.clientWidth / i.naturalWidth, i.clientHeight / i.naturalHeight]")
     return {"x": (box[0] + box[2]) / 2 * width, "y": (box[1] + box[3]) / 2 * height}
 
 
