@@ -33,6 +33,7 @@ from detector.config import (
     ReportConfig,
     ServeConfig,
     TrainConfig,
+    UiConfig,
     WeightsConfig,
     range_in_words,
     type_in_words,
@@ -129,6 +130,13 @@ def serve(config: ServeConfig) -> int:
     return 0
 
 
+def ui(config: UiConfig) -> int:
+    from detector.ui.command import ui
+
+    ui(config)
+    return 0
+
+
 def export(config: ExportConfig) -> int:
     from detector.exporting.export import export
 
@@ -206,6 +214,7 @@ COMMANDS = {
     "batch": Command(BatchConfig, batch, positionals=("sources",)),
     "join_batch": Command(JoinBatchConfig, join_batch, positionals=("folder",), computes=False),
     "serve": Command(ServeConfig, serve, flags=("allow_urls",)),
+    "ui": Command(UiConfig, ui),
     "export": Command(ExportConfig, export, flags=("batched", "raw", "dynamic", "force")),
     "benchmark": Command(BenchmarkConfig, benchmark),
     "import_weights": Command(ImportConfig, import_weights, positionals=("checkpoint", "out"), computes=False),

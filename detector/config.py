@@ -678,6 +678,29 @@ class ServeConfig(PredictionConfig):
     """File with the token that clients must send; if not given, the environment variable DETECTOR_TOKEN, if there is one."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class UiConfig(PredictionConfig):
+    """Try a network on a page in the browser."""
+
+    RANGES: ClassVar[Ranges] = {
+        **PredictionConfig.RANGES,
+        "port": (0, 65_535),
+        "max_mb": (0.001, 1000),
+        "max_megapixels": (0.001, 178),
+    }
+
+    weights: str
+    """Weights file, exported file or name (detector weights lists them)."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0: all of this machine's."""
+    port: int = 7860
+    """Port to listen on; 0: any that is free."""
+    max_mb: float = 20.0
+    """Largest file that is taken, in megabytes."""
+    max_megapixels: float = 50.0
+    """Largest image in millions of pixels."""
+
+
 @dataclass(frozen=True)
 class JoinBatchConfig:
     """Write the results of a finished batch as one detections.json."""

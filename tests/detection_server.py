@@ -54,7 +54,8 @@ class Address(NamedTuple):
 @contextmanager
 def served(detector: Detector, token: str | None = None, **options: Any) -> Iterator[Address]:
     """The address of a server of this detector, for the time of the block."""
-    from detector.serving.serve import listen, running
+    from detector.serving.serve import running
+    from detector.utils.server import listen
 
     config = ServeConfig(weights="mine.safetensors", **{"timeout": PATIENCE, **options})
     with closing(listen(config.host, 0)) as listener, running(config, detector, listener, token):

@@ -468,3 +468,14 @@ def test_a_server_without_its_packages_names_the_extra(
     assert main(["serve", "--weights=yolo11n-bccd"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"error: detector serve: needs the package {package}: pip install 'attention-detector[serve]'"
+
+
+def test_a_page_without_its_package_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("detector.ui")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gradio", None)  # type: ignore[arg-type]
+    assert main(["ui", "--weights=yolo11n-bccd"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: detector ui: needs the package gradio: pip install 'attention-detector[ui]'"

@@ -68,6 +68,25 @@ def select_logits(
     return results
 
 
+def select_again(
+    candidates: NmsResult,
+    conf: float,
+    iou: float,
+    max_detections: int,
+    class_filter: Int64[Tensor, " labels"] | None = None,
+    class_conf: Float[Tensor, " classes"] | None = None,
+) -> NmsResult:
+    """What `select` gives with these settings, from what it gave with a `conf` no higher, an `iou` of 1, and neither filter."""
+    boxes, scores, labels, _ = candidates
+    kept = scores >= conf
+    if class_filter is not None:
+        kept &= torch.isin(labels, class_filter)
+    if class_conf is not None:
+        kept &= scores >= class_conf[labels]
+    places = kept.nonzero(as_tuple=True)[0]
+    return _nms(boxes[places], scores[places], labels[places], places, iou, max_detections)
+
+
 def _candidates(
     scores: Float[Tensor, " anchors"],
     of_classes: Float[Tensor, "anchors classes"],

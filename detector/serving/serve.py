@@ -18,13 +18,11 @@ from detector.serving.app import create_app
 from detector.serving.batcher import DynamicBatcher
 from detector.serving.metrics import ServerMetrics
 from detector.serving.service import Service
-from detector.utils.interrupts import stop_requested
+from detector.utils.server import LOOPBACK, listen, serving, url_of, wait_for_stop
 from detector.utils.threads import available_cores
 
 TOKEN = "DETECTOR_TOKEN"
 """Environment variable with the bearer token, where no file is given."""
-LOOK_SECONDS = 0.1
-LOOPBACK = ("127.", "localhost", "::1")
 
 
 def serve(config: ServeConfig) -> None:
@@ -34,24 +32,11 @@ def serve(config: ServeConfig) -> None:
     if config.max_batch_size is not None:
         detector.batch = config.max_batch_size
     with closing(listen(config.host, config.port)) as listener, running(config, detector, listener, token) as server:
-        host, port = listener.getsockname()[:2]
-        print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)", flush=True)
+        print(f"listening on {url_of(listener)} (Ctrl-C ends it)", flush=True)
         if token is None and not config.host.startswith(LOOPBACK):
             print("anyone who reaches this address may use it; --token_file asks for a token", file=sys.stderr)
-        with stop_requested() as stop:
-            while server.is_alive() and not stop.is_set():
-                server.join(LOOK_SECONDS)
+        wait_for_stop(server)
     print("stopped")
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises ConfigError if it can't."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]  # without what Python adds
-        raise ConfigError(f"--host {host} --port {port}: {reason}; choose another one") from error
 
 
 @contextmanager
@@ -76,17 +61,8 @@ def running(
             server_header=False,
             timeout_graceful_shutdown=round(config.timeout) + 1,
         )
-        server = uvicorn.Server(options)
-        thread = threading.Thread(target=server.run, args=([listener],), name="serves", daemon=True)
-        thread.start()
-        try:
+        with serving(options, listener) as thread:
             yield thread
-        except BaseException:  # a second Ctrl-C
-            server.force_exit = True
-            raise
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 def read_token(path: str | None) -> str | None:

@@ -16,6 +16,8 @@ def ray_cluster() -> Iterator[None]:
     import ray
     from ray.exceptions import RayError
 
+    if "RAY_ADDRESS" in os.environ:  # tries of 40 s each: Ray's own 20 take a quarter of an hour
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     except (ConnectionError, RayError) as error:

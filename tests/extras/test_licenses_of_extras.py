@@ -1,4 +1,4 @@
-"""What the extras `mlflow`, `serve` and `wandb` bring is under no GPL or AGPL either; see test_licenses.py."""
+"""What the extras `mlflow`, `serve`, `ui` and `wandb` bring is under no GPL or AGPL either; see test_licenses.py."""
 
 from importlib.metadata import PackageNotFoundError
 
@@ -7,7 +7,9 @@ from test_licenses import findings, reachable
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("package", ["mlflow", "wandb", "fastapi", "uvicorn", "python-multipart", "prometheus-client"])
+@pytest.mark.parametrize(
+    "package", ["mlflow", "wandb", "fastapi", "uvicorn", "python-multipart", "prometheus-client", "gradio"]
+)
 def test_nothing_that_an_extra_brings_is_under_the_gpl(package: str) -> None:
     try:
         packages = reachable(package, frozenset())

@@ -39,7 +39,8 @@ for package in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
     pytest.importorskip(package, reason=f"make test-extras installs {package}")
 
 from detector.serving.answers import format_for  # noqa: E402
-from detector.serving.serve import TOKEN, listen, read_token  # noqa: E402
+from detector.serving.serve import TOKEN, read_token  # noqa: E402
+from detector.utils.server import listen  # noqa: E402
 
 CATEGORIES = Categories((3, 5, 9), ("cat", "dog", "caf\udcc3\u00e9"))
 PHOTOS = shipped_photos()

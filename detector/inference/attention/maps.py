@@ -6,7 +6,7 @@ Two kinds of maps, both in cells over the network input; `Letterbox.map_to_origi
 - class activation by LayerCAM (Jiang et al., 2021, after Grad-CAM, Selvaraju et al., 2017), of each detection.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -108,9 +108,12 @@ class AttentionMaps:
     activations: tuple[Float32[np.ndarray, "_rows _columns"], ...]
 
 
-def attention_maps(detector: Detector, image: ImageLike) -> AttentionMaps:
+def attention_maps(
+    detector: Detector, image: ImageLike, choose: Callable[[Detections], list[int]] | None = None
+) -> AttentionMaps:
     """Detect in one image and keep what the attention layers and the head saw.
 
+    choose: picks the detections to keep, by their places; all if not given.
     Costs a second computation of the attention's queries and keys and, for each detection, a way back through the head;
     detectors that are not asked for maps pay nothing. Raises DataError as `Detector` does.
     """
@@ -123,8 +126,10 @@ def attention_maps(detector: Detector, image: ImageLike) -> AttentionMaps:
     (found,) = select_logits(predictions, *detector.selection)
     boxes, scores, labels = found.boxes.cpu(), found.scores.cpu(), found.labels.cpu()
     detections = Detections(letterbox.to_original(boxes), scores, labels, detector.categories)
+    chosen = list(range(len(detections))) if choose is None else choose(detections)
+    detections = detections[chosen]
     assert found.anchors is not None
-    activations = class_activations(model.head, record.levels, found.anchors, found.labels)
+    activations = class_activations(model.head, record.levels, found.anchors[chosen], found.labels[chosen])
     return AttentionMaps(letterbox, detections, layers, tuple(each.cpu().numpy() for each in activations))
 
 

@@ -1,0 +1,235 @@
+"""`detector ui`: the page in headless Chromium, over a real socket of the loopback address; its detections without one."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import torch
+from jaxtyping import UInt8
+from lively_model import calmed, lively_model
+from PIL import Image
+from torch import Tensor
+
+from detector.config import UiConfig
+from detector.errors import DataError
+from detector.exporting.verify import shipped_photos
+from detector.formats.runtime import HeadRuntime
+from detector.images.input_size import InputSize
+from detector.images.read import read_image
+from detector.inference.attention.maps import attention_maps
+from detector.inference.detector import Detector
+from detector.inference.tiles import TiledDetector
+from detector.structures import Categories, Detections, Predictions
+from detector.utils.server import listen
+
+for package in ("gradio", "playwright"):
+    pytest.importorskip(package, reason=f"make test-extras installs {package}")
+
+from playwright.sync_api import Browser, Error, Locator, Page, sync_playwright  # noqa: E402
+
+from detector.ui.command import running  # noqa: E402
+from detector.ui.network import SharedNetwork  # noqa: E402
+from detector.ui.photo import Photo, Settings, read_upload, rows_of  # noqa: E402
+
+CATEGORIES = Categories((3, 5, 9), ("cat", "<b>dog</b>", "caf\udcc3é"))
+PHOTO = shipped_photos()[0]
+PATIENCE = 90_000  # ms
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
+
+
+class DrawnRuntime(HeadRuntime):
+    """Finds other boxes in every input, with whole numbers as corners, and counts the inputs."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def predict(self, inputs: UInt8[Tensor, "batch 3 height width"]) -> Predictions:
+        self.count += len(inputs)
+        drawn = [torch.Generator().manual_seed(int(each.sum(dtype=torch.int64))) for each in inputs]
+        corners = [torch.randint(0, 64, (60, 4), generator=each) for each in drawn]
+        boxes = torch.stack([torch.cat((each[:, :2], each[:, :2] + 1 + each[:, 2:]), dim=1) for each in corners])
+        return Predictions(boxes.float(), torch.stack([torch.rand(60, 3, generator=each) for each in drawn]))
+
+
+@pytest.fixture
+def drawn() -> Detector:
+    return Detector(DrawnRuntime(), CATEGORIES, 96)
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector(calmed(lively_model(3)), CATEGORIES, 96)
+
+
+def settings(conf: float | None = 0.25, iou: float = 0.7, **others: Any) -> Settings:
+    return Settings(
+        **{"conf": conf, "iou": iou, "labels": (), "image_size": InputSize(96, 96), "tiles": None, **others}
+    )
+
+
+def equal(one: Detections, other: Detections) -> bool:
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("boxes", "scores", "labels"))
+
+
+def test_thresholds_and_classes_act_without_the_network_and_give_what_infer_gives(drawn: Detector) -> None:
+    photo = Photo(SharedNetwork(drawn), read_image(PHOTO))
+    seen = set()
+    for conf, iou, labels in ((0.5, 0.7, ()), (0.9, 0.7, ()), (0.02, 0.1, ()), (0.02, 1.0, (1,)), (0.4, 0.5, (2, 0))):
+        found = photo.detect(settings(conf, iou, labels=labels))
+        names = [CATEGORIES.names[label] for label in labels] or None
+        alone = Detector(DrawnRuntime(), CATEGORIES, 96, conf=conf, iou=iou, classes=names)
+        assert equal(found, alone(photo.pixels))
+        seen.add(len(found))
+    assert len(seen) == 5
+    assert (drawn.runtime.count, photo.network.runs) == (1, 1)
+
+
+def test_tiles_and_image_sizes_run_the_network_once_each(drawn: Detector) -> None:
+    photo = Photo(SharedNetwork(drawn), read_image(PHOTO))
+    for others, runs in (({"tiles": 320}, 5), ({"image_size": InputSize(64, 128)}, 1)):
+        before = drawn.runtime.count
+        for conf in (0.5, 0.8):
+            found = photo.detect(settings(conf, **others))
+            alone = Detector(DrawnRuntime(), CATEGORIES, others.get("image_size", InputSize(96, 96)), conf=conf)
+            assert equal(found, TiledDetector(alone, 320)(photo.pixels) if "tiles" in others else alone(photo.pixels))
+        assert drawn.runtime.count == before + runs
+    with pytest.raises(DataError, match="more than 100; choose larger ones"):
+        photo.detect(settings(tiles=32))
+
+
+def test_the_confidence_of_each_class_is_that_of_the_weights(drawn: Detector) -> None:
+    drawn.conf = 0.1
+    drawn.class_conf = torch.tensor([0.1, 0.5, 0.9])
+    photo = Photo(SharedNetwork(drawn), read_image(PHOTO))
+    assert equal(photo.detect(settings(None)), drawn(photo.pixels))
+    assert len(photo.detect(settings(0.1))) > len(photo.detect(settings(None)))
+
+
+def test_several_users_at_once_run_the_network_once_for_each_image(drawn: Detector) -> None:
+    network = SharedNetwork(drawn)
+    photos = [Photo(network, read_image(path)) for path in shipped_photos()] * 4
+    with ThreadPoolExecutor(8) as users:
+        found = list(users.map(lambda photo: photo.detect(settings()), photos))
+    assert network.runs == len(shipped_photos())
+    alone = Detector(DrawnRuntime(), CATEGORIES, 96)
+    assert all(equal(each, alone(photo.pixels)) for each, photo in zip(found, photos, strict=True))
+
+
+def test_maps_are_those_of_the_chosen_detection(detector: Detector) -> None:
+    pixels = read_image(PHOTO)
+    every = attention_maps(detector, pixels)
+    one = attention_maps(detector, pixels, lambda _: [2])
+    assert equal(one.detections, every.detections[[2]])
+    (activation,) = one.activations
+    assert (activation == every.activations[2]).all()
+
+
+def test_uploads_have_limits(tmp_path: Path) -> None:
+    config = UiConfig(weights="mine", max_mb=0.01, max_megapixels=0.01)
+    path = tmp_path / "image.png"
+    Image.new("RGB", (101, 100)).save(path)
+    with pytest.raises(DataError, match="101 x 100 pixels are more than the limit of 10,000"):
+        read_upload(str(path), config)
+    path.write_bytes(bytes(10_001))
+    with pytest.raises(DataError, match=r"larger than 0\.01 MB, the limit of this page \(--max_mb\)"):
+        read_upload(str(path), config)
+
+
+@pytest.fixture(scope="module")
+def network(detector: Detector) -> SharedNetwork:
+    return SharedNetwork(detector)
+
+
+@pytest.fixture(scope="module")
+def port(network: SharedNetwork) -> Iterator[int]:
+    config = UiConfig(weights="folder/<i>mine</i>.safetensors", max_mb=2, max_megapixels=1)
+    with closing(listen("127.0.0.1", 0)) as listener, running(config, network, listener):
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium (Debian: apt install chromium)")
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        except Error as error:
+            pytest.skip(f"Chromium does not start: {error}")
+        yield browser
+        browser.close()
+
+
+def opened(browser: Browser, port: int, width: int = 1280) -> Page:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"http://127.0.0.1:{port}/")
+    return page
+
+
+def upload(page: Page, file: Any) -> None:
+    page.locator("#upload input[type=file]").set_input_files(file)
+
+
+def wait_for_count(page: Page, count: int) -> Locator:
+    """The table, once it and the text above it say so many detections."""
+    page.get_by_text(f"{count} detections", exact=True).wait_for()
+    page.locator(f"#table [role=grid][aria-rowcount='{count + 1}']").wait_for()
+    return page.locator("#table")
+
+
+def set_slider(page: Page, name: str, value: float) -> None:
+    field = page.locator(f"#{name} input[type=number]")
+    field.fill(str(value))
+    field.press("Enter")
+
+
+def middle_of(page: Page, box: tuple[float, ...]) -> Any:
+    """The middle of a box of the photograph, as pixels of the image on the page, which shows it whole."""
+    page.wait_for_function("(image => image.complete && image.naturalWidth)(document.querySelector('#drawn img'))")
+    image = page.locator("#drawn img")
+    width, height = image.evaluate("i => [i.clientWidth / i.naturalWidth, i.clientHeight / i.naturalHeight]")
+    return {"x": (box[0] + box[2]) / 2 * width, "y": (box[1] + box[3]) / 2 * height}
+
+
+@pytest.mark.slow
+def test_an_image_is_detected_sliders_act_and_a_click_explains(
+    browser: Browser, port: int, network: SharedNetwork
+) -> None:
+    page = opened(browser, port)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.reload()
+    upload(page, PHOTO)
+    photo = Photo(SharedNetwork(network.detector), read_image(PHOTO))
+    found = photo.detect(settings())
+    table = wait_for_count(page, len(found))
+    assert table.get_by_text(str(rows_of(found)[0][2]), exact=True).count() >= 1
+    runs = network.runs
+    for name, value, others in (("conf", 0.4, settings(0.4)), ("iou", 0.1, settings(0.4, 0.1))):
+        fewer = photo.detect(others)
+        assert 0 < len(fewer) < len(found)
+        found = fewer
+        set_slider(page, name, value)
+        wait_for_count(page, len(found))
+    assert network.runs == runs
+    page.locator("#drawn img").click(position=middle_of(page, found[0].box))
+    page.get_by_text(re.compile(r"^What .+ \d\.\d\d rests on:$")).wait_for()
+    page.locator("#maps img").wait_for()
+    hosts = {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:"))}
+    assert hosts == {f"127.0.0.1:{port}"}
+    assert len(asked) > 10
+    page.close()
