@@ -9,6 +9,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,21 @@ def _notes(url: str | None, out: Path) -> Iterator[dict[str, Any]]:
             system.rm(f"{path}/{NAME}", recursive=True)
 
 
+def _fit(trainer: Any) -> None:
+    """Fit in a thread: in the main one Ray takes the stop signals for itself, and ends the process with exit code 1."""
+    done: Future[None] = Future()
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+            done.set_result(None)
+        except BaseException as error:  # goes on in the thread that waits
+            done.set_exception(error)
+
+    threading.Thread(target=fit, name="waits for Ray Train", daemon=True).start()
+    done.result()
+
+
 def train_on_ray(config: TrainConfig) -> None:
     """Train as `config` says in `config.ray.workers` processes of the cluster that runs on this machine or that RAY_ADDRESS names,
     else of one started here. The data must be there, by the same paths, on all machines; `config.out`, too, or there must be a
@@ -157,7 +173,7 @@ def train_on_ray(config: TrainConfig) -> None:
         )
         try:
             with _shown(mailbox):
-                trainer.fit()
+                _fit(trainer)
         except (TrainingFailedError, KeyboardInterrupt) as error:
             cause = ray.get(mailbox.error.remote())
             if cause is None and isinstance(error, KeyboardInterrupt):
