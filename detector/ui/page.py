@@ -179,15 +179,16 @@ def image_sizes(detector: Detector) -> list[InputSize]:
 
 
 def only_uploads(component: Any) -> None:
-    """Have a component hand over the file that came, as it is, and refuse to fetch one by its address."""
-    take = component.async_move_resource_to_block_cache
+    """Have a component hand over the file that was uploaded, as it is, and refuse any other path or an address."""
+    folder = Path(component.GRADIO_CACHE).resolve()
 
-    async def take_local(path: Any) -> Any:
-        if "://" in str(path):
-            raise gr.Error("only uploaded files are taken")
-        return await take(path)
+    async def take(path: Any) -> str:
+        file = Path(str(path)).resolve()
+        if not (file.is_relative_to(folder) and file.is_file()):
+            raise gr.Error("only uploaded files are taken", print_exception=False)
+        return str(file)
 
-    component.async_move_resource_to_block_cache = take_local
+    component.async_move_resource_to_block_cache = take
     component.preprocess = lambda payload: None if payload is None else payload.path
 
 

@@ -248,9 +248,18 @@ def test_a_refused_image_is_one_line_on_the_page(browser: Browser, port: int, tm
     page.close()
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "http://127.0.0.1:9/a.jpg", "https://example.com/a.jpg"])
+@pytest.mark.parametrize("path", ["uploaded", str(PHOTO), "http://127.0.0.1:9/a.jpg", "https://example.com/a.jpg"])
 def test_a_file_that_was_not_uploaded_is_not_read(port: int, network: SharedNetwork, path: str) -> None:
     runs = network.runs
+    uploads = path == "uploaded"
+    if uploads:  # the same request does what it should
+        content = (
+            b'--line\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n' + PHOTO.read_bytes()
+        )
+        headers = {"Content-Type": "multipart/form-data; boundary=line"}
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE / 1000)) as connection:
+            connection.request("POST", "/gradio_api/upload", content + b"\r\n--line--\r\n", headers)
+            (path,) = json.loads(connection.getresponse().read())
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE / 1000)) as connection:
         connection.request("GET", "/config")
@@ -265,7 +274,7 @@ def test_a_file_that_was_not_uploaded_is_not_read(port: int, network: SharedNetw
         connection.request("GET", "/gradio_api/queue/data?session_hash=mine")
         (end,) = [line for line in connection.getresponse().read().decode().splitlines() if "process_completed" in line]
     end = json.loads(end.removeprefix("data:"))
-    assert not end["success"]
-    if "://" in path:
+    assert end["success"] == uploads
+    if not uploads:
         assert end["output"]["error"] == "only uploaded files are taken"
-    assert network.runs == runs
+    assert network.runs == runs + uploads
