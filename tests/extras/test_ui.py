@@ -248,11 +248,12 @@ def test_a_refused_image_is_one_line_on_the_page(browser: Browser, port: int, tm
     page.close()
 
 
+@pytest.mark.parametrize("place", [0, 1, 4])  # the image, a slider, the classes
 @pytest.mark.parametrize("path", ["uploaded", str(PHOTO), "http://127.0.0.1:9/a.jpg", "https://example.com/a.jpg"])
-def test_a_file_that_was_not_uploaded_is_not_read(port: int, network: SharedNetwork, path: str) -> None:
+def test_a_file_that_was_not_uploaded_is_not_read(port: int, network: SharedNetwork, path: str, place: int) -> None:
     runs = network.runs
-    uploads = path == "uploaded"
-    if uploads:  # the same request does what it should
+    is_upload = path == "uploaded"
+    if is_upload:  # the same request does what it should
         content = (
             b'--line\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n' + PHOTO.read_bytes()
         )
@@ -267,14 +268,22 @@ def test_a_file_that_was_not_uploaded_is_not_read(port: int, network: SharedNetw
         (uploaded,) = [each["id"] for each in page["components"] if each["props"].get("elem_id") == "upload"]
         (event,) = [each for each in page["dependencies"] if each["targets"] == [[uploaded, "change"]]]
         values = {each["id"]: each["props"].get("value") for each in page["components"]}
-        data = [file, *(values[each] for each in event["inputs"][1:])]
+        data = [None, *(values[each] for each in event["inputs"][1:])]
+        data[place] = file
         body = json.dumps({"data": data, "fn_index": event["id"], "session_hash": "mine"})
         connection.request("POST", "/gradio_api/queue/join", body, {"Content-Type": "application/json"})
         assert connection.getresponse().read()
         connection.request("GET", "/gradio_api/queue/data?session_hash=mine")
         (end,) = [line for line in connection.getresponse().read().decode().splitlines() if "process_completed" in line]
     end = json.loads(end.removeprefix("data:"))
-    assert end["success"] == uploads
-    if not uploads:
+    assert end["success"] == (is_upload and place == 0)
+    if not is_upload:
         assert end["output"]["error"] == "only uploaded files are taken"
-    assert network.runs == runs + uploads
+    assert network.runs == runs + end["success"]
+
+
+@pytest.mark.parametrize("path", [str(PHOTO), "/etc/passwd", "https://example.com/a.jpg"])
+def test_a_file_that_the_page_did_not_write_is_not_sent(port: int, path: str) -> None:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE / 1000)) as connection:
+        connection.request("GET", f"/gradio_api/file={path}")
+        assert connection.getresponse().status in (403, 404)
