@@ -44,6 +44,8 @@ def build_page(network: SharedNetwork, config: UiConfig) -> Any:
     ) as page:
         gr.Markdown(heading(network.detector, config))
         photo_tab(network, config)
+    for block in page.blocks.values():
+        only_uploads(block)
     page.queue(max_size=WAITING)
     return page
 
@@ -64,7 +66,7 @@ def photo_tab(network: SharedNetwork, config: UiConfig) -> None:
             upload = gr.Image(
                 label="Image", sources=["upload", "clipboard", "webcam"], height=260, elem_id="upload", buttons=[]
             )
-            only_uploads(upload)
+            upload.preprocess = lambda payload: None if payload is None else payload.path
             controls = settings_controls(network.detector)
         with gr.Column(scale=3, min_width=280):
             drawn = gr.Image(
@@ -178,17 +180,18 @@ def image_sizes(detector: Detector) -> list[InputSize]:
     return sorted({own.scaled(scale) for scale in SCALES})
 
 
-def only_uploads(component: Any) -> None:
-    """Have a component hand over the file that came, as it is, and refuse to fetch one by its address."""
-    take = component.async_move_resource_to_block_cache
+def only_uploads(block: Any) -> None:
+    """Have a component refuse every file that does not lie in the page's own folder, and addresses: Gradio itself checks
+    nothing in a page that is mounted, takes any path, and would fetch what an address names."""
 
-    async def take_local(path: Any) -> Any:
-        if "://" in str(path):
-            raise gr.Error("only uploaded files are taken")
-        return await take(path)
+    async def take(path: Any) -> str:
+        file = Path(str(path)).resolve()
+        if not (file.is_relative_to(Path(block.GRADIO_CACHE).resolve()) and file.is_file()):
+            raise gr.Error("only uploaded files are taken", print_exception=False)
+        block.temp_files.add(str(file))
+        return str(file)
 
-    component.async_move_resource_to_block_cache = take_local
-    component.preprocess = lambda payload: None if payload is None else payload.path
+    block.async_move_resource_to_block_cache = take
 
 
 def reporting_errors(function: Callable[..., Any]) -> Callable[..., Any]:

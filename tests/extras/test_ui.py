@@ -1,5 +1,7 @@
 """`detector ui`: the page in headless Chromium, over a real socket of the loopback address; its detections without one."""
 
+import http.client
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -233,3 +235,55 @@ def test_an_image_is_detected_sliders_act_and_a_click_explains(
     assert hosts == {f"127.0.0.1:{port}"}
     assert len(asked) > 10
     page.close()
+
+
+@pytest.mark.slow
+def test_a_refused_image_is_one_line_on_the_page(browser: Browser, port: int, tmp_path: Path) -> None:
+    Image.new("RGB", (1001, 1000)).save(tmp_path / "large.png")
+    page = opened(browser, port)
+    upload(page, tmp_path / "large.png")
+    page.get_by_text("1001 x 1000 pixels are more than the limit of 1,000,000; send a smaller image").wait_for()
+    upload(page, PHOTO)  # the page goes on
+    page.locator("#drawn img").wait_for()
+    page.close()
+
+
+@pytest.mark.parametrize("place", [0, 1, 4])  # the image, a slider, the classes
+@pytest.mark.parametrize("path", ["uploaded", str(PHOTO), "http://127.0.0.1:9/a.jpg", "https://example.com/a.jpg"])
+def test_a_file_that_was_not_uploaded_is_not_read(port: int, network: SharedNetwork, path: str, place: int) -> None:
+    runs = network.runs
+    is_upload = path == "uploaded"
+    if is_upload:  # the same request does what it should
+        content = (
+            b'--line\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n' + PHOTO.read_bytes()
+        )
+        headers = {"Content-Type": "multipart/form-data; boundary=line"}
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE / 1000)) as connection:
+            connection.request("POST", "/gradio_api/upload", content + b"\r\n--line--\r\n", headers)
+            (path,) = json.loads(connection.getresponse().read())
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE / 1000)) as connection:
+        connection.request("GET", "/config")
+        page = json.loads(connection.getresponse().read())
+        (uploaded,) = [each["id"] for each in page["components"] if each["props"].get("elem_id") == "upload"]
+        (event,) = [each for each in page["dependencies"] if each["targets"] == [[uploaded, "change"]]]
+        values = {each["id"]: each["props"].get("value") for each in page["components"]}
+        data = [None, *(values[each] for each in event["inputs"][1:])]
+        data[place] = file
+        body = json.dumps({"data": data, "fn_index": event["id"], "session_hash": "mine"})
+        connection.request("POST", "/gradio_api/queue/join", body, {"Content-Type": "application/json"})
+        assert connection.getresponse().read()
+        connection.request("GET", "/gradio_api/queue/data?session_hash=mine")
+        (end,) = [line for line in connection.getresponse().read().decode().splitlines() if "process_completed" in line]
+    end = json.loads(end.removeprefix("data:"))
+    assert end["success"] == (is_upload and place == 0)
+    if not is_upload:
+        assert end["output"]["error"] == "only uploaded files are taken"
+    assert network.runs == runs + end["success"]
+
+
+@pytest.mark.parametrize("path", [str(PHOTO), "/etc/passwd", "https://example.com/a.jpg"])
+def test_a_file_that_the_page_did_not_write_is_not_sent(port: int, path: str) -> None:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE / 1000)) as connection:
+        connection.request("GET", f"/gradio_api/file={path}")
+        assert connection.getresponse().status in (403, 404)
