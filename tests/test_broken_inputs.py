@@ -340,7 +340,7 @@ def test_unknown_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "detector.cli", "trian"], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
     )
-    assert "'trian'; choose one of train, evaluate" in the_line(done)
+    assert "'trian'; choose one of train, preview_augment" in the_line(done)
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
