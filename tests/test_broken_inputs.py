@@ -246,8 +246,8 @@ CASES: dict[str, tuple[Build, tuple[str, ...]]] = {
         ("instances_val.json", "id 2 is 'cube' here and 'square' there", "other weights"),
     ),
     "weights-of-another-model": (
-        lambda place, good: [*train("--model=yolo11s")(place, good), f"--weights={good.weights}"],
-        ("--weights", "weights.safetensors is for yolo11n, not yolo11s", "add --model yolo11n"),
+        lambda place, good: [*train("--model=yolo11m")(place, good), f"--weights={good.weights}"],
+        ("--weights", "weights.safetensors is for yolo11n, not yolo11m", "add --model yolo11n"),
     ),
     "weights-of-an-unknown-name": (
         infer("--weights=yolo11n-blood"),

@@ -74,7 +74,7 @@ def test_a_run_goes_on_on_a_fresh_machine_to_the_same_bits(
     """Interrupted in its second epoch, what its folder held is gone, and the same command is given again, as schedulers do."""
     out = tmp_path / "run"
     assert main(new_run(data, out)) == 0
-    assert {Path(path).name for path in store.find("/bucket")} == {path.name for path in out.iterdir()} & set(FILES)
+    assert {Path(path).name for path in store.find("/bucket/run")} == {path.name for path in out.iterdir()} & set(FILES)
     for name in set(FILES) - {"skipped_steps.jsonl"}:
         assert store.cat(f"/bucket/run/{name}") == (out / name).read_bytes(), name
     expected = digests(out)
@@ -82,7 +82,7 @@ def test_a_run_goes_on_on_a_fresh_machine_to_the_same_bits(
     assert line.startswith(f"error: --train.checkpoint_url: {URL} already holds a run; with this URL, --resume ")
 
     shutil.rmtree(out)
-    store.rm("/bucket", recursive=True)
+    store.rm("/bucket/run", recursive=True)
     begin_or_go_on = [each.replace("--out=", "--resume=") for each in new_run(data, out)]
     original = loop.take_step
 

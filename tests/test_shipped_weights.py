@@ -123,7 +123,7 @@ def test_a_training_starts_from_the_networks_base_weights(
     assert torch.equal(state.model.stem[0].conv.weight, load_weights("yolo11n-base")[0].stem[0].conv.weight)
     for other in (
         replace(config, out=str(tmp_path / "second"), weights="scratch"),
-        replace(config, out=str(tmp_path / "third"), model="yolo11s"),
+        replace(config, out=str(tmp_path / "third"), model="yolo11m"),
     ):
         run, state = set_up(other)
         assert run.config.weights == "scratch"
