@@ -28,7 +28,6 @@ from detector.inference.attention.maps import attention_maps
 from detector.inference.detector import Detector
 from detector.inference.tiles import TiledDetector
 from detector.structures import Categories, Detections, Predictions
-from detector.utils.server import listen
 
 for package in ("gradio", "playwright"):
     pytest.importorskip(package, reason=f"make test-extras installs {package}")
@@ -38,6 +37,7 @@ from playwright.sync_api import Browser, Error, Locator, Page, sync_playwright  
 from detector.ui.command import running  # noqa: E402
 from detector.ui.network import SharedNetwork  # noqa: E402
 from detector.ui.photo import Photo, Settings, read_upload, rows_of  # noqa: E402
+from detector.utils.server import listen  # noqa: E402
 
 CATEGORIES = Categories((3, 5, 9), ("cat", "<b>dog</b>", "caf\udcc3é"))
 PHOTO = shipped_photos()[0]
