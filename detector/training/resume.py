@@ -64,10 +64,7 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 def require_same(then: Mapping[str, Any], now: Mapping[str, Any], out: Path | str) -> None:
     """Raise ConfigError or DataError with the difference if the run in `out` was of other settings or other data."""
     defaults = flat(TrainConfig())
-    old, new = (
-        defaults | then["settings"],
-        defaults | now["settings"],
-    )  # a run from before a setting existed had its default
+    old, new = (defaults | each["settings"] for each in (then, now))  # of before a setting existed: its default
     differences = [
         f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
