@@ -25,6 +25,7 @@ from detector.data.coco import CocoDataset
 from detector.data.layouts import find_split
 from detector.data.loader import TrainDataset, TrainItem, collate, train_loader
 from detector.data.sampler import EpochSampler, SampleKey
+from detector.data.workers import batches_of
 from detector.demo.scenes import make_dataset
 from detector.errors import ConfigError, DetectorError
 from detector.evaluation.coco_metrics import METRICS
@@ -497,7 +498,7 @@ def test_a_sample_follows_from_its_key_alone(scenes: Path) -> None:
     assert (first.boxes == again.boxes).all()
     assert (first.image != other_epoch.image).any()
     sampler = EpochSampler(len(dataset), 5, seed=3)
-    loaders = [train_loader(images, sampler, n, pin_memory=False) for n in (0, 2)]
+    loaders = [batches_of(train_loader(images, sampler, n, pin_memory=False)) for n in (0, 2)]
     for one, two in zip(*loaders, strict=True):
         assert torch.equal(one.images, two.images)
 
