@@ -87,7 +87,9 @@ def test_a_batch_that_cannot_be_sent_is_an_error_and_no_silence() -> None:
 
 def test_a_worker_that_is_lost_in_the_step_is_told_where_the_next_batch_is_asked_for() -> None:
     batches = batches_of(loader_of([1] * 9))
-    with handler_kept("SIGCHLD"):  # a loader that another test ran without batches_of leaves PyTorch's, which raises here
+    with handler_kept(
+        "SIGCHLD"
+    ):  # a loader that another test ran without batches_of leaves PyTorch's, which raises here
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         next(batches)
         for process in active_children():
