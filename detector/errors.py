@@ -1,6 +1,7 @@
 """What a user sees when something is wrong: one clear line that names the file, the field and the remedy."""
 
 import re
+from urllib.parse import unquote
 
 DISTRIBUTION = "attention-detector"
 """Name of the package to install, which differs from that of the import."""
@@ -18,15 +19,25 @@ def printable(text: str) -> str:
 
 
 URL = re.compile(r"\b[a-z][a-z\d+.-]+:/\S+", re.I)
-LOGIN = re.compile(r"(:/{1,2})[^/?#@]+@")
-SECRET = re.compile(
-    r"([?&;][^=&;#]*(?:token|key|secret|sig|pass|pwd|auth|cred)[^=&;#]*=)[^&;#'\",]+?(?=[:.)]*$|[&;#'\",])", re.I
-)
+LOGIN = re.compile(r"(:/{1,2})(?:[^/?#]*@|[^/?#:@]+:(?!\d*[/?#])[^@]*@)")  # also with a / or # that is not %2F or %23
+PARAMETER = re.compile(r"[?&;#]([^=&;#]*)=([^&;#]*)")
+SECRET = re.compile(r"token|key|secret|sig|pass|pwd|auth|cred|session|user|login|code", re.I)
 
 
-def without_logins(text: str) -> str:
-    """Return text in which the URLs show neither user and password nor tokens and keys, also where a path has lost a slash."""
-    return URL.sub(lambda url: SECRET.sub(r"\1***", LOGIN.sub(r"\1***@", url[0])), text)
+def without_secrets(text: str) -> str:
+    """Text whose URLs, also those that lost a slash as a path, show `***` for user, password and values of parameters such as
+    token and key. Punctuation after a URL stays."""
+    return URL.sub(lambda url: _without_secrets(url[0]), text)
+
+
+def _without_secrets(url: str) -> str:
+    url, place = LOGIN.sub(r"\1***@", url), 0
+    while parameter := PARAMETER.search(url, place):
+        place = parameter.start(2)  # a value may hold a parameter
+        if SECRET.search(unquote(parameter[1])):
+            end = place + len(parameter[2].rstrip(":.,)]}>\"'"))
+            url = f"{url[:place]}***{url[end:]}"
+    return url
 
 
 class DetectorError(Exception):
@@ -35,7 +46,7 @@ class DetectorError(Exception):
     exit_code = 2
 
     def __str__(self) -> str:
-        return printable(without_logins(super().__str__()))
+        return printable(without_secrets(super().__str__()))
 
 
 class ConfigError(DetectorError):

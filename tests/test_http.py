@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from file_server import FileServer, serving
 
-from detector.errors import DataError, WriteError
+from detector.errors import DataError, WriteError, without_secrets
 from detector.inference.sources import find_sources
 from detector.utils import http as our_http
-from detector.utils.http import download, fetch, without_secrets
+from detector.utils.http import download, fetch
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 from detector.batch.folder import Folder
 from detector.batch.table import read_paths
 from detector.config import BatchConfig, names_in
-from detector.errors import DataError, WriteError
+from detector.errors import DataError, WriteError, without_secrets
 from detector.formats.table import format_of
 from detector.images.remote import WEB, find_remote
 from detector.inference.sources import find_sources, is_url
 from detector.utils.fileio import file_sha256
-from detector.utils.http import without_secrets
 from detector.utils.stores import is_remote
 from detector.weights.shipped import find_weights
 
@@ -78,9 +77,7 @@ def list_images(names: Sequence[str]) -> list[str]:
             continue
         sources = [] if is_url(name) else find_sources([name])
         if not sources or sources[0].camera is not None:
-            raise DataError(
-                f"{without_secrets(name)}: detector batch takes images; detector infer takes cameras and streams"
-            )
+            raise DataError(f"{name}: detector batch takes images; detector infer takes cameras and streams")
         if video := next((source.name for source in sources if source.kind == "video"), None):
             raise DataError(f"{video}: is a video; detector batch takes image files, detector infer takes videos")
         found |= dict.fromkeys(source.name for source in sources)

@@ -17,7 +17,6 @@ from detector.data.layouts import Split, SplitPaths, coco_splits, find_undivided
 from detector.data.remote_images import is_elsewhere
 from detector.errors import DataError
 from detector.structures import Categories
-from detector.utils.http import without_secrets
 
 
 def load_split(
@@ -60,7 +59,7 @@ def require_here(data: str) -> None:
     """Raise DataError for a dataset at a URL."""
     if is_elsewhere(data):
         raise DataError(
-            f"{without_secrets(data)}: annotations must be on this machine: give --paths.train_json with the file and"
+            f"{data}: annotations must be on this machine: give --paths.train_json with the file and"
             " --paths.train_images with the URL of the images, and the same for val (train, evaluate and doctor take them)"
         )
 

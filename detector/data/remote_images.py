@@ -17,11 +17,10 @@ from torch import Tensor
 from detector.data.annotation_file import AnnotationFile
 from detector.data.image_search import is_absolute, leads_out
 from detector.data.shared import share
-from detector.errors import DataError
+from detector.errors import DataError, without_secrets
 from detector.images.remote import WEB, content_of, part_of, without_login
 from detector.images.shards import Member, members
 from detector.utils.file_cache import FileCache
-from detector.utils.http import without_secrets
 from detector.utils.stores import is_remote, store_errors
 
 SHARDS_AT_ONCE = 16
@@ -199,7 +198,7 @@ def shard_urls(url: str) -> tuple[str, ...]:
             system, pattern = url_to_fs(each)
             urls += [system.unstrip_protocol(path) for path in sorted(map(str, system.glob(pattern)))]
     if not urls:
-        raise DataError(f"{without_secrets(url)}: there are no such tar files")
+        raise DataError(f"{url}: there are no such tar files")
     return tuple(urls)
 
 
@@ -210,7 +209,7 @@ def _numbered(url: str) -> Iterator[str]:
         return
     first, last = int(match[1]), int(match[2])
     if not 0 <= last - first < MOST_SHARDS:
-        raise DataError(f"{without_secrets(url)}: {match[0]} stands for no numbers, or for more than {MOST_SHARDS:,}")
+        raise DataError(f"{url}: {match[0]} stands for no numbers, or for more than {MOST_SHARDS:,}")
     for number in range(first, last + 1):
         yield from _numbered(f"{url[: match.start()]}{number:0{len(match[1])}}{url[match.end() :]}")
 

@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from detector.errors import DataError
 from detector.images.read import IMAGE_SUFFIXES, UnreadableImageError, image_from_bytes
-from detector.utils.http import LARGEST, RefusedError, fetch, without_secrets
+from detector.utils.http import LARGEST, RefusedError, fetch
 from detector.utils.stores import is_remote, store_errors
 
 WEB = re.compile(r"https?://", re.IGNORECASE)
@@ -43,9 +43,7 @@ def find_remote(name: str) -> list[str]:
             elif PurePosixPath(each).suffix.lower() in IMAGE_SUFFIXES:
                 images.append(system.unstrip_protocol(each))
     if not images:
-        raise DataError(
-            f"{without_secrets(name)}: holds no image; name an image, a folder, a glob or a tar file of images"
-        )
+        raise DataError(f"{name}: holds no image; name an image, a folder, a glob or a tar file of images")
     return images
 
 
@@ -55,7 +53,7 @@ def read_remote(name: str) -> UInt8[ndarray, "height width 3"]:
     try:
         return image_from_bytes(content)
     except DataError as error:
-        raise UnreadableImageError(f"{without_secrets(name)}: {error}") from error
+        raise UnreadableImageError(f"{name}: {error}") from error
 
 
 def content_of(url: str) -> bytes:
@@ -67,7 +65,7 @@ def content_of(url: str) -> bytes:
         with system.open(path, "rb") as file:
             content: bytes = file.read(LARGEST + 1)
     if len(content) > LARGEST:
-        raise UnreadableImageError(f"{without_secrets(url)}: more than {LARGEST >> 20} MiB, which no image should have")
+        raise UnreadableImageError(f"{url}: more than {LARGEST >> 20} MiB, which no image should have")
     return content
 
 
@@ -80,7 +78,7 @@ def without_login(url: str) -> str:
 def part_of(url: str, start: int, length: int) -> bytes:
     """Bytes of a file at a URL of fsspec or of the web, or at a path. Raises UnreadableImageError if they can't be had."""
     if length > LARGEST:
-        raise UnreadableImageError(f"{without_secrets(url)}: {length} bytes, which no image should have")
+        raise UnreadableImageError(f"{url}: {length} bytes, which no image should have")
     with store_errors(url, UnreadableImageError):
         if WEB.match(url):
             content = fetch_patiently(url, (start, length))[0]
@@ -88,7 +86,7 @@ def part_of(url: str, start: int, length: int) -> bytes:
             system, path = url_to_fs(url)
             content = system.cat_file(path, start=start, end=start + length)
     if len(content) != length:
-        raise UnreadableImageError(f"{without_secrets(url)}: ends too early, or has changed")
+        raise UnreadableImageError(f"{url}: ends too early, or has changed")
     return content
 
 

@@ -11,7 +11,6 @@ from detector.errors import DataError
 from detector.images.read import UnreadableImageError
 from detector.images.remote import WEB, fetch_patiently, part_of, without_login
 from detector.utils.file_cache import FileCache
-from detector.utils.http import without_secrets
 from detector.utils.stores import store_errors
 
 AT_ONCE = 4096
@@ -49,9 +48,7 @@ def _status(tar: str) -> tuple[int, str]:
             headers = fetch_patiently(tar, (0, 1))[1]
             length = headers.get("Content-Range", "").rpartition("/")[2]
             if not length.isdigit():
-                raise DataError(
-                    f"{without_secrets(tar)}: the server doesn't say its length; download it and name the file"
-                )
+                raise DataError(f"{tar}: the server doesn't say its length; download it and name the file")
             return int(length), headers.get("ETag", "") or headers.get("Last-Modified", "")
         system, path = url_to_fs(tar)
         return int(system.info(path)["size"]), str(system.ukey(path))
@@ -64,7 +61,7 @@ def _scan(tar: str, length: int) -> bytes:
             found = [(each.name, each.offset_data, each.size) for each in file if each.isreg() and not each.issparse()]
     except (tarfile.TarError, ValueError, EOFError) as error:
         raise DataError(
-            f"{without_secrets(tar)}: this is no tar file, or a broken one ({error}); compressed ones must be unpacked by gunzip"
+            f"{tar}: this is no tar file, or a broken one ({error}); compressed ones must be unpacked by gunzip"
         ) from error
     except UnreadableImageError as error:
         raise DataError(str(error)) from error

@@ -29,7 +29,6 @@ from detector.models.base import DetectionModel
 from detector.models.postprocess import NmsResult
 from detector.structures import Categories, Detections
 from detector.utils.device import resolve_device
-from detector.utils.http import without_secrets
 from detector.utils.threads import limited_threads, patient_threads
 
 ImageLike: TypeAlias = str | Path | bytes | bytearray | memoryview | IO[bytes] | np.ndarray | PIL.Image.Image | Tensor
@@ -298,7 +297,7 @@ def _require_image_file(name: str) -> None:
     others = is_url(name) or CAMERA.fullmatch(name) or path.is_dir() or (glob.has_magic(name) and not path.exists())
     if video or others:
         raise DataError(
-            f"{without_secrets(name)}: a Detector takes image files; for folders, globs, URLs, videos and cameras use"
+            f"{name}: a Detector takes image files; for folders, globs, URLs, videos and cameras use"
             " detector.stream(detector, [source])"
         )
 

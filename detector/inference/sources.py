@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from detector.errors import DataError, printable
+from detector.errors import DataError, printable, without_secrets
 from detector.images.read import IMAGE_FORMATS
-from detector.utils.http import fetch, without_secrets
+from detector.utils.http import fetch
 
 IMAGES = tuple(extension for extensions in IMAGE_FORMATS.values() for extension in extensions)
 VIDEOS = ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "mts", "m2ts", "wmv", "flv", "3gp", "h264")
@@ -116,7 +116,7 @@ def _find(source: str) -> list[Path]:
     is_folder = bool(source) and path.is_dir()
     if not is_folder and not glob.has_magic(source):
         raise DataError(
-            f"{without_secrets(source) or 'empty path'}: no such file or folder; name an image file, a video, a folder, a glob,"
+            f"{source or 'empty path'}: no such file or folder; name an image file, a video, a folder, a glob,"
             " camera:0 or a URL (http, https, rtsp)"
         )
     pattern = f"{glob.escape(source)}/**" if is_folder else source

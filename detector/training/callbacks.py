@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from detector.errors import printable
-from detector.utils.http import without_secrets
+from detector.errors import printable, without_secrets
 
 MAX_REASON = 300
 """Characters of the text of a foreign error that are shown."""

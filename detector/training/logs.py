@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from detector.errors import DISTRIBUTION
+from detector.errors import DISTRIBUTION, without_secrets
 from detector.utils.fileio import write_text
-from detector.utils.http import without_secrets
 
 PACKAGES = (
     DISTRIBUTION,

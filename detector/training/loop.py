@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from detector.config import TrainConfig
 from detector.data.loader import TrainItem
 from detector.data.workers import batches_of
-from detector.errors import DataError, DetectorError, WriteError, printable
+from detector.errors import DataError, DetectorError, WriteError, printable, without_secrets
 from detector.evaluation.coco_metrics import METRICS
 from detector.evaluation.evaluate import detect_all, detect_tiled, score
 from detector.inference.detector import Detector
@@ -45,7 +45,6 @@ from detector.training.resume import flat, may_change
 from detector.training.setup import Beside, Run, set_up
 from detector.training.step import take_step
 from detector.utils.fileio import folder_lock, require_writable
-from detector.utils.http import without_secrets
 from detector.utils.interrupts import stop_requested
 from detector.utils.threads import patient_threads
 from detector.weights.files import WeightsInfo, load_weights, save_weights

@@ -25,7 +25,7 @@ from detector.data.loader import TrainItem, train_loader
 from detector.data.sampler import EpochSampler
 from detector.doctor.columns import Columns
 from detector.doctor.doctor import advice
-from detector.errors import ConfigError, DataError, printable
+from detector.errors import ConfigError, DataError, printable, without_secrets
 from detector.evaluation.evaluate import EvalItem, eval_loader
 from detector.images.input_size import InputSize
 from detector.images.remote import WEB
@@ -47,7 +47,6 @@ from detector.training.run_copy import RunCopy
 from detector.training.teacher import Teacher
 from detector.utils.device import resolve_device
 from detector.utils.fileio import write_json, write_text
-from detector.utils.http import without_secrets
 from detector.utils.stores import is_remote
 from detector.weights.files import WeightsInfo, load_weights
 from detector.weights.shipped import base_weights, find_weights

@@ -1,7 +1,6 @@
 """What is asked of web servers: images by URL, and a file that the user wants downloaded. Nothing else goes out."""
 
 import json
-import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +14,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from detector.errors import DataError, WriteError
+from detector.errors import DataError, WriteError, without_secrets
 from detector.utils.fileio import write_json, writing
 
 TIMEOUT = 10.0  # seconds that a server may be silent
@@ -24,23 +23,6 @@ LARGEST = 64 << 20  # bytes of an image
 CHUNK = 1 << 20
 REFUSALS = (400, 401, 403, 404, 410, 416)
 """Statuses that the same request gets again."""
-USER_INFO = re.compile(
-    r"(?<=://)(?:[^/?#]*@|[^/?#:@]+:(?!\d*[/?#])[^@]*@)"
-)  # also with a / or # that is not %2F or %23
-PARAMETER = re.compile(r"[?&;#]([^=&;#]*)=([^&;#]*)")
-SECRET = re.compile(r"token|key|secret|sig|pass|pwd|auth|cred|session|user|login|code", re.I)
-
-
-def without_secrets(url: str) -> str:
-    """The URL for people and files: `***` for user, password and the values of parameters such as token and key."""
-    if "://" not in url:
-        return url
-    url, place = USER_INFO.sub("***@", url), 0
-    while parameter := PARAMETER.search(url, place):
-        place = parameter.start(2)  # a value may hold a parameter
-        if SECRET.search(unquote(parameter[1])):
-            url = f"{url[:place]}***{url[parameter.end() :]}"
-    return url
 
 
 class RefusedError(DataError):
@@ -172,9 +154,7 @@ def _receive(answer: Any, path: Path, url: str, largest: int, progress: Callable
 
 
 def _too_large(url: str, size: int, largest: int) -> DataError:
-    return DataError(
-        f"{without_secrets(url)}: {size / 1e6:.0f} MB or more, over the limit of {largest / 1e6:.0f} MB; check the address"
-    )
+    return DataError(f"{url}: {size / 1e6:.0f} MB or more, over the limit of {largest / 1e6:.0f} MB; check the address")
 
 
 def _require_whole(answer: Any) -> None:
@@ -202,7 +182,7 @@ def _network_errors(url: str, advice: str) -> Iterator[None]:
         reason = "this is no URL; write special characters of a password as %40 for @, %2F for /"
     except (OSError, HTTPException) as error:
         reason = str(error) or type(error).__name__
-    raise kind(f"{without_secrets(url)}: can't be reached ({' '.join(reason.split())}); {advice}")
+    raise kind(f"{url}: can't be reached ({' '.join(reason.split())}); {advice}")
 
 
 class UnknownLoginError(Exception):
@@ -237,14 +217,13 @@ def _transfer(url: str, content: bool, part: tuple[int, int] | None) -> tuple[by
             f"bytes {part[0]}-{sum(part) - 1}/"
         ):
             raise RefusedError(
-                f"{without_secrets(url)}: the server sends no parts of files (range requests); download it and name the file"
+                f"{url}: the server sends no parts of files (range requests); download it and name the file"
             )
         while content and monotonic() < end and (read := answer.read1(CHUNK)):
             body += read
             if len(body) > LARGEST:
                 raise DataError(
-                    f"{without_secrets(url)}: more than {LARGEST >> 20} MiB, the limit of an image by URL; download it and"
-                    " name the file"
+                    f"{url}: more than {LARGEST >> 20} MiB, the limit of an image by URL; download it and name the file"
                 )
         if content:
             _require_whole(answer)

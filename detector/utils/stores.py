@@ -8,9 +8,8 @@ from uuid import uuid4
 
 from fsspec.core import url_to_fs
 
-from detector.errors import DataError, DetectorError, WriteError
+from detector.errors import DataError, DetectorError, WriteError, without_secrets
 from detector.utils.fileio import UNFINISHED
-from detector.utils.http import without_secrets
 
 SCHEME = re.compile(r"(?!https?:|rtsps?:)[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -118,9 +117,9 @@ def store_errors(name: str, kind: type[DetectorError] = DataError, what: str = "
             raise
         raise kind(str(error)) from error
     except ImportError as error:  # fsspec names the package
-        raise kind(f"{without_secrets(name)}: can't be {what}: {error}") from error
+        raise kind(f"{name}: can't be {what}: {error}") from error
     except FileNotFoundError as error:
-        raise kind(f"{without_secrets(name)}: does not exist") from error
+        raise kind(f"{name}: does not exist") from error
     except Exception as error:  # each store has errors of its own: no rights, no network, a broken tar file
         reason = without_secrets(" ".join(str(error).split())) or type(error).__name__
-        raise kind(f"{without_secrets(name)}: can't be {what}: {reason}") from error
+        raise kind(f"{name}: can't be {what}: {reason}") from error

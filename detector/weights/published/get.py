@@ -4,10 +4,10 @@ from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from detector.errors import ConfigError, DetectorError, WeightsError, WriteError, printable
+from detector.errors import ConfigError, DetectorError, WeightsError, WriteError, printable, without_secrets
 from detector.utils.file_cache import HOME
 from detector.utils.fileio import file_sha256, folder_lock, require_writable, staging_dir, write_json
-from detector.utils.http import download, forget, without_secrets
+from detector.utils.http import download, forget
 from detector.utils.terminal import Terminal
 from detector.weights.downloaded import is_whole, read_record, record_path, weights_path
 from detector.weights.published.coco_categories import COCO
