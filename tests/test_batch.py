@@ -324,14 +324,14 @@ def test_images_of_object_stores_and_tar_files(images: Path, weights: Path, undi
     shards = tmp_path / "shards"
     shards.mkdir()
     for number, path in enumerate(sorted(images.glob("*.jpg"))):
-        store.pipe(f"/bucket/train/{path.name}", path.read_bytes())
+        store.pipe(f"/photos/train/{path.name}", path.read_bytes())
         with tarfile.open(shards / f"{number % 2}.tar", "a") as tar:
             tar.add(path, f"train/{path.name}")
             tar.add(path, "train/notes.txt")
-    store.pipe("/bucket/train/notes.txt", b"no image")
+    store.pipe("/photos/train/notes.txt", b"no image")
     names = [path.name for path in sorted(images.glob("*.jpg"))]
-    in_store = [f"memory:///bucket/train/{name}" for name in names]
-    assert list_images(["memory://bucket"]) == list_images(["memory://bucket/**/*.jpg"]) == in_store
+    in_store = [f"memory:///photos/train/{name}" for name in names]
+    assert list_images(["memory://photos"]) == list_images(["memory://photos/**/*.jpg"]) == in_store
     assert list_images([in_store[2]]) == in_store[2:3]
     in_shards = [f"tar://train/{name}::{shards / f'{shard}.tar'}" for shard in range(2) for name in names[shard::2]]
     assert (
@@ -358,8 +358,8 @@ def test_images_of_object_stores_and_tar_files(images: Path, weights: Path, undi
     for name, reason in refused.items():
         with pytest.raises(DataError, match=f"{re.escape(name)}: {reason}"):
             list_images([name])
-    with pytest.raises(DataError, match=r"memory://bucket/none\.jpg: does not exist"):
-        read_remote("memory://bucket/none.jpg")
+    with pytest.raises(DataError, match=r"memory://photos/none\.jpg: does not exist"):
+        read_remote("memory://photos/none.jpg")
 
 
 @pytest.mark.slow
