@@ -5,8 +5,10 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from detector.data.sampler import EpochSampler, SampleKey
 from detector.demo.scenes import make_dataset
 from detector.images.input_size import InputSize
 from detector.images.read import UnreadableImageError, read_image
+from detector.utils.memory import free_memory
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +130,12 @@ def test_the_first_images_that_fit_have_a_place() -> None:
     *places, end = starts(sizes).tolist()
     capacities = [0, places[0], places[1] - 1, *places[1:], end - 1, end, 10 * end]
     assert [ImageCache(sizes, capacity).room for capacity in capacities] == [0, 0, 0, 1, 2, 3, 3, 4, 4]
+
+
+def test_a_system_that_does_not_say_what_memory_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0 < free_memory() < sys.maxsize or sys.platform != "linux"
+    monkeypatch.setattr(Path, "read_text", mock.Mock(side_effect=FileNotFoundError))
+    assert free_memory() == sys.maxsize
 
 
 def test_too_little_memory_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

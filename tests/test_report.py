@@ -167,8 +167,9 @@ def test_data_that_has_moved(run: Path, scenes: Path, tmp_path: Path) -> None:
         ("best.safetensors", None, "there is no best.safetensors, so no run"),
         ("config.yaml", "train: [", r"config\.yaml: not the configuration that training wrote"),
         ("config.yaml", "nothing", r"config\.yaml: not the configuration that training wrote"),
-        ("metrics.jsonl", '{"epoch": 1', r"metrics\.jsonl has no epoch"),
-        ("metrics.jsonl", "", r"metrics\.jsonl has no epoch"),
+        ("metrics.jsonl", '{"epoch": 1', "is missing or has none; restore it"),
+        ("metrics.jsonl", "", "is missing or has none; restore it"),
+        ("metrics.jsonl", None, "is missing or has none; restore it"),
     ],
 )
 def test_what_is_no_run(run: Path, tmp_path: Path, name: str, content: str | None, message: str) -> None:

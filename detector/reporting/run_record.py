@@ -44,7 +44,7 @@ class RunRecord:
 
 def read_run(folder: Path, data: str | None) -> RunRecord:
     """What is in `folder`; data: where the dataset is now if not where it was. Raises DetectorError kinds."""
-    for name in ("config.yaml", "best.safetensors", "metrics.jsonl"):
+    for name in ("config.yaml", "best.safetensors"):
         if not (folder / name).is_file():
             raise DataError(
                 f"{folder}: there is no {name}, so no run that has finished an epoch; give the folder that --out named"
@@ -56,7 +56,10 @@ def read_run(folder: Path, data: str | None) -> RunRecord:
         require_data(folder, config)
     rows = read_lines(folder / "metrics.jsonl", "epoch", "learning_rate", "images_per_second", "seconds")
     if not rows:
-        raise DataError(f"{folder}: metrics.jsonl has no epoch; --resume {folder} continues the run")
+        raise DataError(
+            f"{folder}: metrics.jsonl, the figures of each epoch, is missing or has none; restore it from a copy, or, if the"
+            f" run is not finished, go on with --resume {folder}"
+        )
     model, info = load_weights(folder / "best.safetensors")
     train = load_split(config.data, "train", info.categories, config.paths, config.augment.needs_outlines)
     val = load_split(config.data, "val", info.categories, config.paths)
