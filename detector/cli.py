@@ -9,6 +9,7 @@ from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import MISSING, fields, is_dataclass
+from importlib.metadata import version
 from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
@@ -38,7 +39,7 @@ from detector.config import (
     range_in_words,
     type_in_words,
 )
-from detector.errors import ConfigError, DetectorError, printable
+from detector.errors import DISTRIBUTION, ConfigError, DetectorError, printable
 from detector.formats.table import FORMATS
 from detector.utils.interrupts import stop_signals_interrupt
 from detector.utils.memory import tune_malloc
@@ -283,6 +284,9 @@ def run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0
+    if arguments[0] == "--version":
+        print(DISTRIBUTION, version(DISTRIBUTION))
+        return 0
     if arguments[0] not in COMMANDS:
         raise ConfigError(f"there is no command {arguments[0]!r}; choose one of {', '.join(COMMANDS)}")
     command = COMMANDS[arguments[0]]
@@ -303,7 +307,7 @@ def usage() -> str:
     rows = "\n".join(
         f"  {name:<16}{(command.config.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()
     )
-    return f"usage: detector COMMAND [options]\n\n{rows}\n\ndetector COMMAND --help lists a command's options."
+    return f"usage: detector COMMAND [options]\n\n{rows}\n\ndetector COMMAND --help lists a command's options, detector --version says which this is."
 
 
 def parse(name: str, command: Command, arguments: Sequence[str]) -> Any:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from test_broken_inputs import make_data
 from detector import cli
 from detector.cli import main
 from detector.config import DemoConfig
-from detector.errors import JOINERS, ConfigError, printable
+from detector.errors import DISTRIBUTION, JOINERS, ConfigError, printable
 from detector.evaluation.reports import print_metrics
 from detector.images.draw import draw_boxes
 from detector.inference.sinks import COLUMNS, csv_writer
@@ -156,6 +157,11 @@ def test_an_output_that_is_not_utf_8_takes_any_text(monkeypatch: pytest.MonkeyPa
     with pytest.raises(SystemExit, match="0"):
         main(["train", "--help"])
     assert rb"cuda:1, \u2026" in written.getvalue()
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{DISTRIBUTION} {version(DISTRIBUTION)}\n"
 
 
 def with_command(monkeypatch: pytest.MonkeyPatch, run: Callable[[DemoConfig], int]) -> None:
