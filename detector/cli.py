@@ -307,7 +307,8 @@ def usage() -> str:
     rows = "\n".join(
         f"  {name:<16}{(command.config.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()
     )
-    return f"usage: detector COMMAND [options]\n\n{rows}\n\ndetector COMMAND --help lists a command's options, detector --version says which this is."
+    more = "detector COMMAND --help lists a command's options, detector --version says which this is."
+    return f"usage: detector COMMAND [options]\n\n{rows}\n\n{more}"
 
 
 def parse(name: str, command: Command, arguments: Sequence[str]) -> Any:
