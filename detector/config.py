@@ -623,9 +623,17 @@ class BatchConfig(PredictionConfig):
     """Share of the parts to do here, as in 3/100: the third of a hundred jobs, such as those of a Slurm array."""
     part_size: int = 200
     """Images per part: what is lost when a worker is killed."""
+    retry_errors: bool = False
+    """Do parts again in which images have an error in their row, such as one of the network."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _require(
+            self.gpus_per_worker is None or self.engine == "ray",
+            "gpus_per_worker",
+            self.gpus_per_worker,
+            "--engine ray",
+        )
         numbers = self.part.split("/")
         valid = len(numbers) == 2 and all(each.isascii() and each.isdigit() and len(each) < 8 for each in numbers)
         _require(

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -290,6 +291,13 @@ def test_lists_of_paths(images: Path, tmp_path: Path) -> None:
     assert list_images([str(tmp_path / "list.txt")]) == paths
     assert list_images([str(tmp_path / "list.parquet"), str(images)])[:3] == paths
     assert len(list_images([str(tmp_path / "list.parquet"), str(images)])) == 13
+    spark = tmp_path / "spark.parquet"
+    spark.mkdir()
+    for number, path in enumerate(paths):
+        pq.write_table(pa.table({"path": [path]}), spark / f"part-{number}.parquet")
+    (spark / "_SUCCESS").touch()
+    assert list_images([str(spark)]) == list_images([str(spark / "part-*.parquet")]) == paths
+    pq.write_table(pa.table({"url": paths}), tmp_path / "other.parquet")
     (tmp_path / "empty.txt").touch()
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
     pq.write_table(pa.table({"path": [1]}), tmp_path / "numbers.parquet")
@@ -301,12 +309,16 @@ def test_lists_of_paths(images: Path, tmp_path: Path) -> None:
         "empty.txt": "this list holds no path",
         "damaged.parquet": "can't be read as Parquet",
         "numbers.parquet": "has no column path of strings",
+        "other.parquet": "has no column path of strings",
+        "none-*.parquet": "this glob holds no image",
         "streams.txt": r"rtsp://\*\*\*@example.org/1 is a stream; detector batch takes images",
         "none.txt": "no such file or folder",
     }
     for name, reason in refused.items():
         with pytest.raises(DataError, match=reason):
             list_images([str(tmp_path / name)])
+    with pytest.raises(DataError, match=r"memory://lists/a.parquet: a list of images must be a file of this machine"):
+        list_images(["memory://lists/a.parquet"])
     (tmp_path / "film.mp4").touch()
     with pytest.raises(DataError, match=r"film.mp4: is a video"):
         list_images([str(tmp_path / "film.mp4")])
@@ -420,6 +432,59 @@ def test_results_behind_a_url(
     joined = undisturbed / "detections.json"
     assert (tmp_path / "results" / "detections.json").read_bytes() == joined.read_bytes()
     joined.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("url", ["", "dir://results::file://"])
+def test_what_an_error_kept_out_can_be_tried_again(
+    images: Path, weights: Path, tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = shutil.copytree(images, tmp_path / "images")
+    (tmp_path / "results").mkdir()
+    config = config_of(mine, weights, tmp_path / "out")
+    if url:
+        config = replace(config, out=f"{url}{tmp_path}")
+    (mine / "damaged.jpg").rename(tmp_path / "damaged.jpg")
+    listed = [*sorted(str(path) for path in mine.iterdir()), str(mine / "damaged.jpg")]
+    (tmp_path / "list.txt").write_text("\n".join(listed))
+    config = replace(config, sources=[str(tmp_path / "list.txt")])
+    batch(config)
+    (parts,) = tmp_path.glob("*/parts")
+    before = content(parts)
+    shutil.copy(listed[0], listed[-1])
+    batch(config)
+    assert "of 4 parts to do here 4 are done" in capsys.readouterr().out
+    assert content(parts) == before
+    batch(replace(config, retry_errors=True))
+    assert "of 4 parts to do here 3 are done" in capsys.readouterr().out
+    rows = [row for file in parts.iterdir() for row in pq.read_table(file).to_pylist()]
+    assert len(rows) == 11
+    assert {row["error"] for row in rows} == {None}
+    assert sum(content(parts)[name] == old for name, old in before.items()) == 3
+
+
+@pytest.mark.slow
+def test_a_batch_that_could_read_nothing_is_an_error(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("not/there.jpg\nnor/this.jpg")
+    config = replace(config_of(tmp_path, weights, tmp_path / "out"), sources=[str(tmp_path / "list.txt")])
+    with pytest.raises(DataError, match=r"no image could be read; .* --retry_errors"):
+        batch(config)
+
+
+def test_a_log_gets_lines_instead_of_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("detector.batch.progress.LINE_SECONDS", 0.0)
+    with BatchProgress(7) as progress:
+        progress.under_way("a", 2)
+        progress.done("a", 3, 0)
+    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines() if "images/s" in line][:2] == [
+        "2 of 7 images",
+        "3 of 7 images",
+    ]
+
+
+def test_gpus_of_a_cluster_without_one_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"gpus_per_worker.*--engine ray"):
+        BatchConfig(sources=["a"], weights="w", out="o", gpus_per_worker=0.5)
 
 
 @pytest.mark.slow

@@ -604,6 +604,11 @@ def test_a_run_interrupted_in_its_first_epoch_is_not_overwritten(
         train(config)
 
 
+def test_ray_is_started_by_its_own_function(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="train_on_ray"):
+        train(small_config(scenes, tmp_path / "run", engine="ray"))
+
+
 def test_a_cpu_computes_in_bfloat16_if_asked_to(scenes: Path, tmp_path: Path) -> None:
     run, _ = set_up(small_config(scenes, tmp_path / "run", precision="bf16"))
     with run.autocast:

@@ -55,6 +55,11 @@ class LocalFolder:
         """Have `write` fill a temporary file, and put it in the place of the file."""
         atomic_write(self._path / name, write)
 
+    def remove(self, name: str) -> None:
+        """Remove a file, which may be gone already."""
+        with writing(self._path / name):
+            (self._path / name).unlink(missing_ok=True)
+
     def put_json_if_absent(self, name: str, value: Any) -> bool:
         """Write `value` as JSON unless there is such a file; whether it was written."""
         return put_json_if_absent(self._path / name, value)
@@ -93,6 +98,9 @@ class RemoteFolder:
         with temporary_dir() as folder:
             atomic_write(folder / "file", write)
             self._store.put(folder / "file", name)
+
+    def remove(self, name: str) -> None:
+        self._store.remove(name)
 
     def put_json_if_absent(self, name: str, value: Any) -> bool:
         with temporary_dir() as folder:

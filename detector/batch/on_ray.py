@@ -7,9 +7,11 @@ file is there. Ray Data is not used: its checkpoints are at-least-once (ray#5500
 
 import os
 import random
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from detector.batch.ledger import Ledger
@@ -29,17 +31,24 @@ except ImportError as error:
     raise missing_package("--engine ray", error, "ray") from error
 
 PATIENCE_SECONDS = 30.0
-"""After which it is said that the cluster has no room for a worker."""
+"""After which it is said that no worker is ready."""
 
 
 class _Actor:
     """A worker process on some node; a DetectorError is returned, since Ray adds a traceback to what is raised."""
 
-    def __init__(self, task: Task) -> None:
-        self._task = task
+    def __init__(self, task: Task, folder: str) -> None:
+        self._task, self._folder = task, folder
 
     def load(self) -> str | DetectorError:
         """The id of the node, once the network has run there."""
+        try:
+            os.chdir(self._folder)  # paths may be relative; Ray begins where the node was started
+        except OSError:
+            return DetectorError(
+                f"{socket.gethostname()}: has no folder {self._folder}, where the command was given; give it in one that all"
+                " machines have, such as /"
+            )
         try:
             self._detector = self._task.load()
         except DetectorError as error:
@@ -77,7 +86,7 @@ class _Pool:
 
     def start(self) -> None:
         """Ask the cluster for one more worker."""
-        actor = self._actor.remote(self._task)
+        actor = self._actor.remote(self._task, str(Path.cwd()))
         self.workers.append(_Worker(actor, actor.load.remote()))
 
     def hand_out(self) -> bool:
@@ -102,7 +111,9 @@ class _Pool:
                 raise result
             self._answer(worker, result)
         if time.monotonic() > self._since + PATIENCE_SECONDS and not any(worker.node for worker in self.workers):
-            self._progress.say("waiting: the cluster has no room for a worker (ray status tells more)")
+            self._progress.say(
+                "waiting: no worker is ready; they may be starting, or the cluster has no room (see ray status)"
+            )
             self._since = float("inf")
 
     def _answer(self, worker: _Worker, result: Any) -> None:

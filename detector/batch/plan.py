@@ -1,5 +1,6 @@
 """What is to be done: the images by number, cut into parts, each with a file whose name says what it was made of."""
 
+import glob
 import hashlib
 import json
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from detector.weights.shipped import find_weights
 SETTINGS = "settings.json"
 PARTS = "parts"
 """Subfolder of the parts, so that the tools that read a folder of Parquet find nothing else in it."""
+LISTS = (".txt", ".parquet")
+"""Endings of files that name images."""
 FORMAT = 1
 """Version of files and settings; another one is refused."""
 
@@ -54,15 +57,15 @@ def text_of(path: str) -> str:
 def list_images(names: Sequence[str]) -> list[str]:
     """The paths of all images, in the order given, each once.
 
-    A name is what `find_sources` or `find_remote` takes, a text file (.txt) with a path in each line or a Parquet file (.parquet)
-    with a column `path`. What a list names is not looked for, and web servers are not asked: an image that is missing becomes a
-    row with the error. Raises DataError for what is no image: videos, cameras and streams.
+    A name is what `find_sources` or `find_remote` takes, a text file (.txt) with a path in each line, a Parquet file (.parquet)
+    with a column `path`, or a glob of such. What a list names is not looked for, and web servers are not asked: an image that is
+    missing becomes a row with the error. Raises DataError for what is no image: videos, cameras and streams.
     """
     found: dict[str, None] = {}
     for name in names:
         path = Path(name)
-        if path.suffix.lower() in (".txt", ".parquet") and path.is_file():
-            listed = read_paths(path) if path.suffix.lower() == ".parquet" else _lines(path)
+        if lists := _lists(path):
+            listed = [each for one in lists for each in _paths_in(one)]
             if url := next((each for each in listed if is_url(each) and not WEB.match(each)), None):
                 raise DataError(f"{name}: {without_secrets(url)} is a stream; detector batch takes images")
             if not listed:
@@ -72,7 +75,9 @@ def list_images(names: Sequence[str]) -> list[str]:
         if WEB.match(name):  # detector infer asks the server what it is
             found[name] = None
             continue
-        if is_remote(name) or path.suffix.lower() == ".tar":
+        if is_remote(name) and _suffix(path) in LISTS:
+            raise DataError(f"{name}: a list of images must be a file of this machine; download it and name the file")
+        if is_remote(name) or _suffix(path) == ".tar":
             found |= dict.fromkeys(find_remote(name))
             continue
         sources = [] if is_url(name) else find_sources([name])
@@ -82,6 +87,23 @@ def list_images(names: Sequence[str]) -> list[str]:
             raise DataError(f"{video}: is a video; detector batch takes image files, detector infer takes videos")
         found |= dict.fromkeys(source.name for source in sources)
     return list(found)
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix.lower()
+
+
+def _lists(path: Path) -> list[Path]:
+    """The lists that a name stands for: itself, those in a folder of Parquet files as Spark writes it, those of a glob."""
+    if _suffix(path) not in LISTS:
+        return []
+    if path.is_dir():
+        return sorted(path.glob("*.parquet"))
+    return [path] if path.is_file() else sorted(Path(each) for each in glob.iglob(str(path), recursive=True))  # noqa: PTH207
+
+
+def _paths_in(path: Path) -> list[str]:
+    return read_paths(path) if _suffix(path) == ".parquet" else _lines(path)
 
 
 def _lines(path: Path) -> list[str]:

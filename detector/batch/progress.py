@@ -9,6 +9,9 @@ from rich.text import Text
 from detector.errors import printable
 from detector.utils.terminal import Terminal
 
+LINE_SECONDS = 30.0
+"""How often a log gets a line, where there is no terminal for a bar."""
+
 
 class BatchProgress:
     """A bar over the images of this run, and their counts."""
@@ -16,7 +19,8 @@ class BatchProgress:
     def __init__(self, images: int) -> None:
         self.images = 0
         self.errors = 0
-        self._start = monotonic()
+        self._images = images
+        self._start = self._shown = monotonic()
         self._under_way: dict[Hashable, int] = {}
         self._console = Terminal(stderr=True)
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
@@ -52,4 +56,7 @@ class BatchProgress:
 
     def _show(self) -> None:
         completed = self.images + sum(self._under_way.values())
+        if not self._console.is_terminal and monotonic() > self._shown + LINE_SECONDS:
+            self._shown = monotonic()
+            self.say(f"{completed} of {self._images} images, {self.images_per_second:.1f} images/s")
         self._bar.update(self._task, completed=completed, speed=f"{self.images_per_second:.1f} images/s")

@@ -31,6 +31,8 @@ def batch(config: BatchConfig) -> None:
     share, shares = config.share
     mine = cut(images, config.part_size)[share - 1 :: shares]
     done = folder.names(PARTS)
+    if config.retry_errors:
+        done -= _forget_errors(folder, [name for part in mine if (name := part_name(settings, part)) in done])
     left = [part for part in mine if part_name(settings, part) not in done]
     print(f"{len(images)} images; of {len(mine)} parts to do here {len(mine) - len(left)} are done", flush=True)
     if not left:
@@ -56,6 +58,22 @@ def batch(config: BatchConfig) -> None:
         f"written: {len(left)} parts in {folder}/{PARTS};"
         f" {progress.images} images, {progress.images_per_second:.1f} images/s{errors}"
     )
+    if progress.errors == progress.images:
+        raise DataError(
+            "no image could be read; the column error of the parts says why. When that is mended: the same command with"
+            " --retry_errors"
+        )
+
+
+def _forget_errors(folder: Folder, names: Sequence[str]) -> set[str]:
+    """Remove those of the parts that hold an error; their names."""
+    forgotten = set()
+    for name in names:
+        errors = _rows(folder, name).column("error")
+        if errors.null_count < len(errors):
+            folder.remove(f"{PARTS}/{name}")
+            forgotten.add(name)
+    return forgotten
 
 
 def _engine(config: BatchConfig) -> Callable[[Task, Sequence[Part], BatchProgress], bool]:

@@ -1,6 +1,7 @@
 """The rows that a part becomes, in Parquet: the only module that imports pyarrow."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def write_table(table: Table, path: Path) -> None:
 
 def read_table(file: BufferedIOBase, name: str) -> Table:
     """The rows of a part. Raises DataError, which names it so, for a file that is none."""
-    table = _read(file, name, None)
+    table = _parquet(file, name, pq.read_table)
     if not table.schema.equals(SCHEMA):
         raise DataError(f"{name}: no results of detector batch; remove this file from the folder")
     return table
@@ -90,10 +91,11 @@ def detections_of(row: dict[str, Any]) -> Detections:
 def read_paths(path: Path) -> list[str]:
     """The column `path` of a Parquet file. Raises DataError if there is none, or if something in it is no text."""
     with path.open("rb") as file:  # by its name, pyarrow would read a folder of them
-        table = _read(file, str(path), ["path"])
-    if table.num_columns != 1 or not (
-        pa.types.is_string(table.schema[0].type) or pa.types.is_large_string(table.schema[0].type)
-    ):
+        kinds = {field.name: field.type for field in _parquet(file, str(path), pq.read_schema)}
+        kind = kinds.get("path", pa.null())
+        texts = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        table = _parquet(file, str(path), partial(pq.read_table, columns=["path"])) if texts else None
+    if table is None:
         raise DataError(f"{path}: has no column path of strings; name the column with the images' paths so")
     if table.column(0).null_count:
         raise DataError(
@@ -103,9 +105,9 @@ def read_paths(path: Path) -> list[str]:
     return paths
 
 
-def _read(file: BufferedIOBase, name: str, columns: list[str] | None) -> Table:
+def _parquet(file: BufferedIOBase, name: str, read: Callable[[BufferedIOBase], Any]) -> Any:
     try:
-        return pq.read_table(file, columns=columns)
+        return read(file)
     except (pa.ArrowException, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{name}: can't be read as Parquet ({reason})") from error

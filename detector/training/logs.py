@@ -57,6 +57,11 @@ def launcher() -> str:
     return os.environ.get(LAUNCHER) or f"{platform.node()} {os.getppid()}"
 
 
+def on_ray() -> bool:
+    """Whether Ray started this process."""
+    return launcher().startswith("Ray ")
+
+
 def processor_name(device: torch.device) -> str:
     """The model of the GPU, or of the CPU."""
     if device.type == "cuda":

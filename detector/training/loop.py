@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from detector.config import TrainConfig
 from detector.data.loader import TrainItem
 from detector.data.workers import batches_of
-from detector.errors import DataError, DetectorError, WriteError, printable, without_secrets
+from detector.errors import ConfigError, DataError, DetectorError, WriteError, printable, without_secrets
 from detector.evaluation.coco_metrics import METRICS
 from detector.evaluation.evaluate import detect_all, detect_tiled, score
 from detector.inference.detector import Detector
@@ -38,7 +38,7 @@ from detector.training.distributed import LostProcessError, init_distributed
 from detector.training.examples import first_batch, first_detections
 from detector.training.freeze import train_mode
 from detector.training.loggers import make_loggers
-from detector.training.logs import append_metrics
+from detector.training.logs import append_metrics, on_ray
 from detector.training.optim import set_lr
 from detector.training.progress import RunProgress
 from detector.training.resume import flat, may_change
@@ -58,6 +58,8 @@ def train(config: TrainConfig, beside: Beside | None = None, callbacks: Sequence
     metrics.jsonl, config.yaml, environment.json. Started by torchrun, it is one of several processes that train together.
     Raises DetectorError kinds for what the user can fix.
     """
+    if config.engine == "ray" and not on_ray():
+        raise ConfigError("engine: with ray, call detector.training.on_ray.train_on_ray(config), or run detector train")
     out = Path(config.resume or config.out)
     require_writable(out)
     with init_distributed() as world, folder_lock(out, "training") if world.is_main else nullcontext():

@@ -161,6 +161,9 @@ def train_on_ray(config: TrainConfig) -> None:
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, elastic=True))
     with _notes(config.train.checkpoint_url, out) as notes, ray_cluster():
         on_gpus = config.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+        cpus, needed = ray.cluster_resources().get("CPU", 0), settings.workers * settings.cpus_per_worker
+        room = f"; waiting for more: it has {cpus:g} CPUs now" if cpus < needed else ""
+        print(f"the Ray cluster starts {settings.workers} processes on {needed:g} CPUs{room}", flush=True)
         mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
         trainer = TorchTrainer(
             _train,

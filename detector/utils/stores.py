@@ -73,6 +73,11 @@ class Store:
                     self._system.rm_file(temporary)
                 raise
 
+    def remove(self, name: str) -> None:
+        """Remove a file, which may be gone already."""
+        with self._writing(name), suppress(FileNotFoundError):
+            self._system.rm_file(self._at(name))
+
     def put_if_absent(self, local: Path, name: str) -> bool:
         """Copy a file there unless there is one, also one that somebody has just put there if the store can tell; whether it was
         copied."""

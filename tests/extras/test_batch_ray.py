@@ -84,6 +84,17 @@ def test_two_nodes_make_what_one_machine_makes(
     assert not ray.is_initialized()
 
 
+def test_relative_paths_begin_where_the_command_is_given(
+    images: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").symlink_to(images)
+    (tmp_path / "w.safetensors").symlink_to(weights)
+    monkeypatch.chdir(tmp_path)
+    for engine in ("local", "ray"):
+        batch(config_of(Path("there"), Path("w.safetensors"), Path(engine), engine=engine))
+    assert content(Path("ray")) == content(Path("local"))
+
+
 class MortalTask(Task):
     """Its workers are killed just before they publish, as often as there are files in `deaths`."""
 
