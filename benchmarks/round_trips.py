@@ -59,8 +59,9 @@ def round_trip(source: Path, form: str, folder: Path) -> float:
 
 def convert(source: Path, out: Path, form: str) -> list[str]:
     """The lines that the command prints."""
-    command = [sys.executable, "-m", "detector", "convert", source, out, "--format", form, "--images", "link"]
-    return subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.splitlines()
+    command = [sys.executable, "-m", "detector", "convert", str(source), str(out), "--format", form, "--images", "link"]
+    done = subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout.splitlines()
 
 
 def coco_files(source: Path) -> Iterator[tuple[str, Path]]:
