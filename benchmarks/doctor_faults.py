@@ -5,19 +5,18 @@ dataset, also a label removed, one of another class and one too many. Exit code 
 
 import argparse
 import json
+import runpy
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parents[1]
-sys.path.insert(0, str(REPOSITORY / "tests"))
+from detector.config import DoctorConfig
+from detector.doctor.doctor import doctor
 
-from planted_faults import FAULTS, LABEL_FAULTS, missed_faults, only_test, plant_all, plant_labels  # noqa: E402
-
-from detector.config import DoctorConfig  # noqa: E402
-from detector.doctor.doctor import doctor  # noqa: E402
+PLANTED = runpy.run_path(str(Path(__file__).parents[1] / "tests" / "planted_faults.py"))
+FAULTS, LABEL_FAULTS = PLANTED["FAULTS"], PLANTED["LABEL_FAULTS"]
 
 
 def main() -> int:
@@ -32,8 +31,8 @@ def main() -> int:
         before = findings(dataset, out / "clean")
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(shutil.copytree(dataset, Path(folder) / "data"))
-            plant_all(copy)
-            missed = missed_faults(before, findings(copy, out / "planted"))
+            PLANTED["plant_all"](copy)
+            missed = PLANTED["missed_faults"](before, findings(copy, out / "planted"))
         planted = len(FAULTS)
         if options.weights and dataset == options.datasets[0]:
             missed += labels_missed(dataset, options.weights, out / "labels")
@@ -59,10 +58,12 @@ def labels_missed(dataset: Path, weights: str, out: Path) -> list[str]:
     """In the test split alone, which the weights were not trained on."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copytree(dataset, Path(folder) / "data"))
-        only_test(copy)
+        PLANTED["only_test"](copy)
         before = findings(copy, out / "clean", weights=weights)
-        plant_labels(copy)
-        return missed_faults(before, findings(copy, out / "planted", weights=weights), LABEL_FAULTS)
+        PLANTED["plant_labels"](copy)
+        after = findings(copy, out / "planted", weights=weights)
+        missed: list[str] = PLANTED["missed_faults"](before, after, LABEL_FAULTS)
+        return missed
 
 
 if __name__ == "__main__":
