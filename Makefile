@@ -20,7 +20,7 @@ test-extras: $(VENV)/extras-installed
 	$(BIN)/pytest --numprocesses 0 tests/extras
 
 $(VENV)/extras-installed: $(VENV)/installed
-	$(BIN)/pip install --quiet --editable '.[dev,mlflow,ray,serve,ui,wandb]' playwright 'schemathesis>=4.32; python_version >= "3.11"'
+	$(BIN)/pip install --quiet --editable '.[dev,mlflow,ray,serve,ui,wandb]' flask flask-cors 'moto[s3]' playwright s3fs 'schemathesis>=4.32; python_version >= "3.11"'
 	touch $@
 
 # Random inputs for every reader of files from strangers: FUZZ_SECONDS each, other ones every time.

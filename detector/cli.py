@@ -58,17 +58,17 @@ def train(config: TrainConfig) -> int:
 
         train(config)
     if int(os.environ.get("RANK", 0)) == 0:  # of the processes that torchrun starts
-        report_after(config.resume or config.out)
+        report_after(ReportConfig(run=config.resume or config.out, paths=config.paths))
     return 0
 
 
-def report_after(folder: str) -> None:
+def report_after(config: ReportConfig) -> None:
     """Draw the report of a run that has ended well; an error is printed but is no failed training."""
     try:
-        report(ReportConfig(run=folder))
+        report(config)
     except (Exception, KeyboardInterrupt) as error:
         reason = error if isinstance(error, DetectorError) else printable(f"{type(error).__name__} {error}")
-        again = f"detector report {shlex.quote(folder)}"
+        again = f"detector report {shlex.quote(config.run)}"
         print(
             f"the training is done and its weights are written, but the report failed ({reason}); draw it with: {again}",
             file=sys.stderr,
@@ -78,7 +78,7 @@ def report_after(folder: str) -> None:
 def report(config: ReportConfig) -> int:
     from detector.reporting.report import report
 
-    path = report(Path(config.run), config.data, config.device)
+    path = report(Path(config.run), config.data, config.device, config.paths)
     print(f"written: {path}, with its images in {path.parent / 'report'}")
     return 0
 
@@ -487,7 +487,7 @@ def explain(command: Command, error: ArgumentError) -> str:
         name = re.split(r"[=\s]", stray[1])[0]
         if name.removeprefix("--") in command.positionals:
             return f"{name}: give the value alone, without {name}"
-        return f"{stray[1]!r} belongs to no option; --help lists the options"
+        return f"{stray[1]!r} belongs to no option; --help lists the options, and values with spaces need quotes"
     if wrong := re.search(r'"([\w.]+)": .*(?:Got|Given) value: (.*)', message):
         return f"{wrong[1]}: invalid value {wrong[2]!r}: expected {expected_type(command.config, wrong[1])}"
     return message.replace("Parser key ", "")

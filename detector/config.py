@@ -6,7 +6,7 @@ The docstring below a field is its text in `--help`.
 import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
@@ -115,6 +115,13 @@ def require_image_size(name: str, size: ImageSize | None) -> None:
 def names_in(value: Sequence[str] | str) -> list[str]:
     """Names from an option: a list as it is, a string split at its commas."""
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
+
+
+def list_hint(value: Sequence[str] | str, known: Iterable[str]) -> str:
+    """For the end of an error: how names that hold commas are written, if there are such and a string was split at them."""
+    if isinstance(value, str) and any("," in name for name in known):
+        return "; names that hold commas are given as a list: '[\"red, ripe\", green]'"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -912,6 +919,8 @@ class ReportConfig:
     """Folder of the run."""
     data: str | None = None
     """Folder of the run's dataset, if it has moved since the training."""
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    """Where its files are now, and URLs with their secrets, which no run keeps; what is not given is as in the training."""
     device: str = "auto"
     """Device: cpu, cuda, cuda:1, …; auto: CUDA where there is a GPU."""
 

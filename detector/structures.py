@@ -186,14 +186,12 @@ class Detections:
         ids = (categories or self.categories).ids
         boxes = self.boxes.clone()
         boxes[:, 2:] -= boxes[:, :2]
+        # of float32 what `round` gives, and many times faster: the products with powers of ten are exact
+        rounded = boxes.double().numpy().round(BOX_DIGITS).tolist()
+        scores = self.scores.double().numpy().round(SCORE_DIGITS).tolist()
         return [
-            {
-                "image_id": image_id,
-                "category_id": ids[label],
-                "bbox": [round(value, BOX_DIGITS) for value in box],
-                "score": round(score, SCORE_DIGITS),
-            }
-            for box, score, label in zip(boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
+            {"image_id": image_id, "category_id": ids[label], "bbox": box, "score": score}
+            for box, score, label in zip(rounded, scores, self.labels.tolist(), strict=True)
         ]
 
     def to_pandas(self) -> Any:

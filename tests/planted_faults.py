@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -353,7 +353,7 @@ def plant_all(root: Path) -> None:
     planter.save()
 
 
-def missed_faults(before: dict[str, Entry], after: dict[str, Entry]) -> list[str]:
+def missed_faults(before: dict[str, Entry], after: dict[str, Entry], planted: Iterable[str] = FAULTS) -> list[str]:
     """The planted faults that the findings, by code as in doctor.json, do not count beside those of the clean dataset."""
 
     def texts(code: str) -> str:
@@ -367,4 +367,35 @@ def missed_faults(before: dict[str, Entry], after: dict[str, Entry]) -> list[str
         "image-doubled": "copied.jpg" in texts("image-doubled"),
         "class-id-0": "class-id-0" in after,  # all classes or none
     }
-    return [code for code in FAULTS if counts(after, code) <= counts(before, code) and not by_name.get(code, False)]
+    return [code for code in planted if counts(after, code) <= counts(before, code) and not by_name.get(code, False)]
+
+
+LABEL_FAULTS = ("label-missing", "label-class", "label-not-found")
+"""Findings for which trained weights are needed."""
+
+
+def only_test(root: Path) -> None:
+    """Remove the annotations of the splits that weights may know."""
+    for split in ("train", "val"):
+        for file in (root / "annotations").glob(f"*_{split}*"):
+            file.unlink()
+
+
+def plant_labels(root: Path) -> None:
+    """Plant `LABEL_FAULTS` in three images of the test split: an object of the rarest class that all three have is removed, called
+    otherwise, or added where none can be."""
+    plant = Planter(root)
+    classes = [each["id"] for each in plant.content["test"]["categories"]]
+    images = plant.content["test"]["images"][:3]
+
+    def of_class(category_id: int) -> list[list[Entry]]:
+        return [
+            [each for each in plant.objects(image, "test") if each["category_id"] == category_id] for image in images
+        ]
+
+    chosen = min((each for each in classes if all(of_class(each))), key=lambda each: sum(map(len, of_class(each))))
+    (gone, *_), (swapped, *_), _ = of_class(chosen)
+    plant.content["test"]["annotations"].remove(gone)
+    swapped["category_id"] = next(each for each in classes if each != chosen)
+    plant.add(images[2], [0, images[2]["height"] // 2, images[2]["width"] - 1, 20], category_id=chosen, split="test")
+    plant.save()

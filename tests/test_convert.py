@@ -436,6 +436,10 @@ def test_a_class_map_and_a_subset(coco: Path, tmp_path: Path, capsys: pytest.Cap
         capsys, *rest, "--class_map", "{x: y}"
     )
     assert "no image of its val split has objects of --classes" in refused(capsys, *rest, "--classes", "cat")
+    renamed = (*rest, "--class_map", "{dog: 'pet, tame'}")
+    hint = """names that hold commas are given as a list: '["red, ripe", green]'"""
+    assert refused(capsys, *renamed, "--classes", "pet, tame").endswith(hint)
+    convert(*renamed, "--classes", '["pet, tame"]')
 
 
 def test_flags_of_voc_survive_coco(tmp_path: Path) -> None:

@@ -564,6 +564,18 @@ def test_cuda_finds_what_the_cpu_finds(model: DetectionModel, detector: Detector
 # infer
 
 
+def test_coco_entries_are_rounded_as_decimal_numbers() -> None:
+    """Drawn numbers, and sixteenths, which lie in the middle between two of three digits."""
+    draws = np.random.default_rng(0)
+    corners = np.concatenate([draws.uniform(-9, 9000, (2000, 4)), draws.integers(-99, 90_000, (2000, 4)) / 16])
+    boxes = torch.from_numpy(corners.astype(np.float32))
+    scores = torch.from_numpy(draws.uniform(0, 1, len(boxes)).astype(np.float32))
+    found = Detections(boxes, scores, torch.zeros(len(boxes), dtype=torch.int64), CATEGORIES).to_coco(1)
+    sides = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
+    assert [each["bbox"] for each in found] == [[round(side, 3) for side in box] for box in sides]
+    assert [each["score"] for each in found] == [round(score, 6) for score in scores.tolist()]
+
+
 def run_infer(sources: list[str], weights: Path, out: Path, **settings: Any) -> tuple[int, list[dict[str, Any]]]:
     code = infer(InferConfig(sources=sources, weights=str(weights), out=str(out), device="cpu", **settings))
     return code, json.loads((out / "detections.json").read_text())

@@ -346,7 +346,14 @@ def test_a_training_has_the_same_losses_wherever_the_images_are(
     assert sum(path.stat().st_size for path in (tmp_path / "cache").glob("*/*")) <= 3.5 * size
     shown = capsys.readouterr()
     assert PASSWORD not in shown.out + shown.err
-    assert (tmp_path / "there" / "report.html").exists() != server.locked  # it would need the password
+    again = ["report", str(tmp_path / "there")]
+    (tmp_path / "there" / "report.html").unlink()  # it was there
+    assert main([*again, *given]) == 0
+    assert (tmp_path / "there" / "report.html").exists()
+    if server.locked:  # the password is nowhere
+        assert main(again) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "give the URL again with --paths.train_images" in line
     for file in filter(Path.is_file, (tmp_path / "there").rglob("*")):
         assert PASSWORD.encode() not in file.read_bytes(), file
 

@@ -16,6 +16,8 @@ from PIL import Image
 from small_run import small_config
 
 from detector import cli
+from detector.config import PathsConfig
+from detector.data.layouts import find_split
 from detector.demo.scenes import make_dataset
 from detector.errors import DataError, DetectorError
 from detector.evaluation.matching import match_image
@@ -158,6 +160,18 @@ def test_data_that_has_moved(run: Path, scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone: this dataset of .* is no longer there; say with --data FOLDER"):
         report(moved)
     assert read_run(moved, str(scenes)).config.data == str(scenes)
+    found = find_split(scenes, "val")
+    paths = {"val_json": str(found.annotations), "val_images": str(tmp_path / "gone")}
+    (moved / "config.yaml").write_text(
+        yaml.safe_dump({**config, "data": str(scenes), "paths": config["paths"] | paths})
+    )
+    with pytest.raises(
+        DataError, match=r"gone: this dataset of .* is no longer there; say with --paths.val_images where"
+    ):
+        report(moved)
+    record = read_run(moved, None, PathsConfig(val_images=str(found.images)))
+    assert record.config.paths == PathsConfig(val_json=paths["val_json"], val_images=str(found.images))
+    assert len(record.val_dataset) > 0
 
 
 @pytest.mark.parametrize(

@@ -45,12 +45,14 @@ def refuse(error: DataError) -> None:
 class AnnotationFile:
     """The parsed JSON; reads its fields as columns, and complains about the first entry that is wrong.
 
-    noticed: how often something was read otherwise than it is written, or counts otherwise than one may think.
+    content: its lists; noticed: how often something was read otherwise than it is written, or counts otherwise than one may
+    think; header: its other keys, such as info and licenses, which other formats have not.
     """
 
     path: Path
     content: dict[str, list[Any]]
     noticed: Counter[str] = field(default_factory=Counter)
+    header: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, path: Path) -> "AnnotationFile":
@@ -92,7 +94,7 @@ class AnnotationFile:
         for section in ("images", "categories"):
             if not content[section]:
                 raise DataError(f"{path}: '{section}' is empty; there must be one entry at least")
-        return cls(path, {section: content[section] for section in LISTS}, noticed)
+        return cls(path, {section: content.pop(section) for section in LISTS}, noticed, content)
 
     def column(self, section: str, field: str) -> list[Any]:
         """The values of a field that every entry must have."""

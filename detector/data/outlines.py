@@ -13,7 +13,7 @@ AGREES = 2.0
 """Pixels: a polygon counts if none of its sides is farther from that of the object's box."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outlines:
     """Closed polygons around objects, each object with one at least.
 

@@ -8,7 +8,7 @@ from jaxtyping import Float32, Int64, UInt8
 from detector.data.outlines import Outlines
 
 
-@dataclass
+@dataclass(eq=False)
 class Sample:
     """An image and its objects; boxes are in the frame of `image` as it is now (augmentation changes both together).
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from detector.data.annotation_file import LISTS, AnnotationFile
+from detector.data.annotation_file import AnnotationFile
 from detector.data.coco import first_of_equal
 from detector.data.layouts import Split, SplitPaths
 from detector.data.repairs import is_box, rotation
@@ -100,14 +100,7 @@ def mended(source: Source, columns: Columns, unused: set[str]) -> tuple[dict[str
     categories = content["categories"]
     content["categories"] = [entry for entry in categories if str(entry.get("name", "")) not in unused]
     changes["classes of the background without annotations removed"] = len(categories) - len(content["categories"])
-    return {**_rest(source.paths.annotations), **content}, changes
-
-
-def _rest(path: Path) -> dict[str, Any]:
-    """What a COCO file holds beside its lists: info, licenses and so on."""
-    if path.suffix.lower() != ".json":
-        return {}
-    return {key: value for key, value in json.loads(path.read_bytes()).items() if key not in LISTS}
+    return {**source.file.header, **content}, changes
 
 
 def _mend_boxes(columns: Columns, changes: Counter[str]) -> np.ndarray:

@@ -56,7 +56,10 @@ def check_splits(images: Sequence[Known]) -> Iterator[Finding]:
         yield _finding("leak-near", "warning", "images that look nearly like one of another split", kept_apart, near)
     within = [each for each in twins if each.one.source == each.other.source and each.same]
     if within:
-        what, remedy = "images that look the same as another of their split", "remove one, or label both alike"
+        what, remedy = (
+            "images that look the same as another of their split",
+            "remove copies, or label both alike; shots of one scene may stay",
+        )
         yield _finding("image-doubled", "note", what, remedy, within)
 
 

@@ -6,10 +6,12 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import hotcoco
 import numpy as np
+from jaxtyping import Float64
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -50,7 +52,10 @@ def run_cocoeval(
         coco = loader()
         coco.dataset = {**truth, "annotations": [dict(entry) for entry in truth["annotations"]]}  # both write into them
         coco.createIndex()
-        found = coco.loadRes([dict(entry) for entry in results]) if results else empty_results(loader, truth)
+        if results:
+            found = coco.loadRes([dict(entry) for entry in results] if reference else _rows(results))
+        else:
+            found = empty_results(loader, truth)
         scores = evaluator(coco, found, "bbox")
         scores.params.maxDets = [1, 10, max_dets]
         if image_ids is not None:
@@ -113,6 +118,12 @@ def category_names(categories: Categories) -> dict[int, str]:
         label: name if count[name] == 1 else f"{name} (id {category_id})"
         for label, (category_id, name) in enumerate(zip(categories.ids, categories.names, strict=True))
     }
+
+
+def _rows(results: Sequence[Mapping[str, Any]]) -> Float64[np.ndarray, "results 7"]:
+    """Results as hotcoco reads them fastest: image, x, y, width, height, score, category."""
+    rows = ((each["image_id"], *each["bbox"], each["score"], each["category_id"]) for each in results)
+    return np.fromiter(chain.from_iterable(rows), np.float64, 7 * len(results)).reshape(-1, 7)
 
 
 def empty_results(loader: type, truth: Mapping[str, Any]) -> Any:

@@ -28,7 +28,7 @@ def precision_recall(matches: ClassMatches) -> Float64[np.ndarray, "classes 101"
     return curves
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ConfidenceCurves:
     """For each class, at `CONFIDENCES`, of the detections with at least that score. NaN rows: classes without objects.
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from detector.config import DEFAULT_CONF, ImageSize, PredictionConfig, names_in, require_image_size
+from detector.config import DEFAULT_CONF, ImageSize, PredictionConfig, list_hint, names_in, require_image_size
 from detector.errors import ConfigError, DataError, WeightsError
 from detector.formats.load import load_runtime
 from detector.formats.pytorch import EagerRuntime
@@ -99,7 +99,7 @@ class Detector:
         self.max_detections = config.max_detections
         self.threads = config.threads
         self.batch = 1 if self.device.type == "cpu" else min(self.BATCH, network.max_batch_size or self.BATCH)
-        self.class_filter = None if config.classes is None else _labels_of(names_in(config.classes), categories)
+        self.class_filter = None if config.classes is None else _labels_of(config.classes, categories)
 
     @classmethod
     def load(
@@ -302,8 +302,12 @@ def _require_image_file(name: str) -> None:
         )
 
 
-def _labels_of(classes: Sequence[str], categories: Categories) -> Int64[Tensor, " labels"]:
+def _labels_of(option: Sequence[str] | str, categories: Categories) -> Int64[Tensor, " labels"]:
+    classes = names_in(option)
     unknown = [name for name in classes if name not in categories.names]
     if unknown:
-        raise ConfigError(f"classes: there is no class {unknown[0]!r}; the weights know {', '.join(categories.names)}")
+        raise ConfigError(
+            f"classes: there is no class {unknown[0]!r}; the weights know {', '.join(categories.names)}"
+            f"{list_hint(option, categories.names)}"
+        )
     return torch.tensor([label for label, name in enumerate(categories.names) if name in classes])

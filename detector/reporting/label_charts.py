@@ -18,7 +18,7 @@ MAX_CLASSES = 25
 MAX_BARS = 30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LabelStatistics:
     """Labels of one split, without crowd regions.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detector.config import TrainConfig
+from detector.config import PathsConfig, TrainConfig
 from detector.evaluation.coco_metrics import METRICS
 from detector.evaluation.curves import confusion_matrix, over_confidence, precision_recall
 from detector.evaluation.evaluate import Evaluation, evaluate_model
@@ -45,13 +45,13 @@ TITLES = {
 }
 
 
-def report(run: Path, data: str | None = None, device: str = "auto") -> Path:
+def report(run: Path, data: str | None = None, device: str = "auto", paths: PathsConfig = PathsConfig()) -> Path:  # noqa: B008
     """Draw the run in folder `run`; returns the path of its report.html.
 
-    Scores the best weights on the validation split again. data: folder of the dataset if it has moved since. Raises
-    DetectorError kinds for what the user can fix.
+    Scores the best weights on the validation split again. data, paths: see `read_run`. Raises DetectorError kinds for what the
+    user can fix.
     """
-    record = read_run(run, data)
+    record = read_run(run, data, paths)
     side = record.config.image_size
     detector = Detector(record.model, record.info.categories, side, conf=0.001, iou=0.7, device=device)
     used = with_tiles(detector, record.config.train)

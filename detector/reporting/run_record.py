@@ -42,8 +42,9 @@ class RunRecord:
         return int(self.info.training["epoch"])
 
 
-def read_run(folder: Path, data: str | None) -> RunRecord:
-    """What is in `folder`; data: where the dataset is now if not where it was. Raises DetectorError kinds."""
+def read_run(folder: Path, data: str | None, paths: PathsConfig = PathsConfig()) -> RunRecord:  # noqa: B008, it is frozen
+    """What is in `folder`; data: where the dataset is now if not where it was; paths: the same, what is given of it. Raises
+    DetectorError kinds."""
     for name in ("config.yaml", "best.safetensors"):
         if not (folder / name).is_file():
             raise DataError(
@@ -51,8 +52,10 @@ def read_run(folder: Path, data: str | None) -> RunRecord:
             )
     config = read_config(folder / "config.yaml")
     if data is not None:
-        config = dataclasses.replace(config, data=data, paths=PathsConfig())
+        config = dataclasses.replace(config, data=data, paths=paths)
     else:
+        given = {name: value for name, value in vars(paths).items() if value != getattr(PathsConfig(), name)}
+        config = dataclasses.replace(config, paths=dataclasses.replace(config.paths, **given))
         require_data(folder, config)
     rows = read_lines(folder / "metrics.jsonl", "epoch", "learning_rate", "images_per_second", "seconds")
     if not rows:
@@ -85,15 +88,13 @@ def with_tuple(content: dict[str, Any]) -> dict[str, Any]:
 def require_data(folder: Path, config: TrainConfig) -> None:
     """Raise DataError if the dataset has moved since."""
     paths = config.paths
-    images = (paths.train_images, paths.val_images)
-    named = [
-        config.data,
-        paths.train_json,
-        paths.val_json,
-        *(each for each in images if each and not is_elsewhere(each)),
-    ]
-    for path in named:
-        if path is not None and not Path(path).exists():
-            raise DataError(
-                f"{path}: this dataset of {folder} is no longer there; say with --data FOLDER where it is now"
-            )
+    named = {
+        "--data FOLDER": config.data,
+        "--paths.train_json": paths.train_json,
+        "--paths.val_json": paths.val_json,
+        "--paths.train_images": paths.train_images,
+        "--paths.val_images": paths.val_images,
+    }
+    for option, path in named.items():
+        if path is not None and not (option.endswith("images") and is_elsewhere(path)) and not Path(path).exists():
+            raise DataError(f"{path}: this dataset of {folder} is no longer there; say with {option} where it is now")

@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from detector.config import list_hint, names_in
 from detector.data.conversion.content import LabeledImage, LabeledObject, Part, Report
 from detector.errors import ConfigError, DataError
 
 
 def renamed(parts: Sequence[Part], class_map: Mapping[str, str]) -> list[Part]:
     """The parts with other names of classes. Raises ConfigError for a class that none of them has."""
-    _require_known("class_map", class_map, parts)
+    _require_known("class_map", list(class_map), parts)
 
     def image_with(image: LabeledImage) -> LabeledImage:
         objects = (LabeledObject(class_map.get(each.name, each.name), each.fields) for each in image.objects)
@@ -28,11 +29,11 @@ def renamed(parts: Sequence[Part], class_map: Mapping[str, str]) -> list[Part]:
     return [replace(part, images=list(map(image_with, part.images)), categories=categories_of(part)) for part in parts]
 
 
-def picked(parts: Sequence[Part], classes: Sequence[str], report: Report) -> list[Part]:
-    """The parts with those classes only, without the images that have objects of other classes alone; images without any
+def picked(parts: Sequence[Part], option: Sequence[str] | str, report: Report) -> list[Part]:
+    """The parts with the classes of --classes only, without the images that have objects of other classes alone; images without any
     object stay. Raises ConfigError for a class that no part has, DataError if nothing is left of a split."""
-    _require_known("classes", classes, parts)
-    found = []
+    _require_known("classes", option, parts)
+    classes, found = names_in(option), []
     for part in parts:
         images = []
         for image in part.images:
@@ -71,11 +72,11 @@ def united(parts: Sequence[Part], report: Report) -> list[dict[str, Any]]:
     return sorted(entries.values(), key=lambda entry: entry["id"])
 
 
-def _require_known(option: str, names: Sequence[str] | Mapping[str, str], parts: Sequence[Part]) -> None:
+def _require_known(option: str, value: Sequence[str] | str, parts: Sequence[Part]) -> None:
     known = list(dict.fromkeys(entry["name"] for part in parts for entry in part.categories))
-    for name in names:
+    for name in names_in(value):
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             shown = ", ".join(map(repr, known[:20])) + (", …" if len(known) > 20 else "")
             hint = f"did you mean {near[0]!r}?" if near else f"the classes are {shown}"
-            raise ConfigError(f"{option}: there is no class {name!r}; {hint}")
+            raise ConfigError(f"{option}: there is no class {name!r}; {hint}{list_hint(value, known)}")

@@ -1,16 +1,15 @@
 """What is converted: splits of images with their objects, whatever format they were read from."""
 
-import json
 import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from detector.config import AnnotationFormat
-from detector.data.annotation_file import LISTS, AnnotationFile
+from detector.data.annotation_file import AnnotationFile
 from detector.data.coco import CocoDataset
 from detector.data.layouts import Split, SplitPaths
 from detector.data.load import annotation_format, read_split
@@ -92,10 +91,7 @@ def read_part(source: Path, split: Split | None, report: Report) -> Part:
         fields = {**entries[index], "id": dataset.image_id(index), "width": width, "height": height}
         objects = tuple(_objects(dataset, index, written[index], report))
         images.append(LabeledImage(dataset.path(index), _name(dataset, index), fields, objects))
-    kind = annotation_format(source)
-    return Part(
-        source, kind, split, images, _categories(file, dataset), _header(places.annotations) if kind == "coco" else {}
-    )
+    return Part(source, annotation_format(source), split, images, _categories(file, dataset), file.header)
 
 
 def _dataset(file: AnnotationFile, places: SplitPaths, report: Report) -> tuple[AnnotationFile, CocoDataset]:
@@ -113,7 +109,8 @@ def _dataset(file: AnnotationFile, places: SplitPaths, report: Report) -> tuple[
     annotations = [entry for entry in file.content["annotations"] if str(entry.get("image_id")) in known]
     report.lost["images whose file is missing"] += len(images) - len(present)
     report.lost["objects in them"] += len(file.content["annotations"]) - len(annotations)
-    file = AnnotationFile(file.path, {**file.content, "images": present, "annotations": annotations}, noticed)
+    content = {**file.content, "images": present, "annotations": annotations}
+    file = replace(file, content=content, noticed=noticed)
     return file, CocoDataset.from_annotations(file, places)
 
 
@@ -181,7 +178,3 @@ def _name(dataset: CocoDataset, index: int) -> str:
     assert isinstance(dataset.images_folder, Path)
     path = Path(os.path.relpath(dataset.path(index), dataset.images_folder))
     return path.name if ".." in path.parts else path.as_posix()
-
-
-def _header(file: Path) -> dict[str, Any]:
-    return {key: value for key, value in json.loads(file.read_bytes()).items() if key not in LISTS}

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from detector.config import ConvertConfig, names_in
+from detector.config import ConvertConfig
 from detector.data.conversion.classes import picked, renamed, united
 from detector.data.conversion.content import LabeledImage, Output, Part, Report, read_part
 from detector.data.conversion.divide import divided
@@ -37,7 +37,7 @@ def convert(config: ConvertConfig) -> None:
     if config.class_map:
         parts = renamed(parts, config.class_map)
     if config.classes is not None:
-        parts = picked(parts, names_in(config.classes), report)
+        parts = picked(parts, config.classes, report)
     categories = united(parts, report)
     outputs = _outputs(parts, config, report)
     with writing(out.parent):
