@@ -161,6 +161,11 @@ def collate(items: list[TrainItem]) -> Batch | UndrawnBatch:
     return Batch(images.permute(0, 3, 1, 2), targets, unreadable, image_indices)
 
 
+def drawn(batch: Batch | UndrawnBatch, device: torch.device) -> Batch:
+    """The batch with its images, which are drawn on the device if they are not yet."""
+    return batch.draw(device) if isinstance(batch, UndrawnBatch) else batch
+
+
 def train_loader(
     dataset: TrainDataset, sampler: Sampler[list[SampleKey]], workers: int, pin_memory: bool
 ) -> "DataLoader[TrainItem]":

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from detector.config import TrainConfig
-from detector.data.loader import UndrawnBatch
+from detector.data.loader import drawn
 from detector.data.workers import batches_of
 from detector.errors import DataError, DetectorError, WriteError, printable
 from detector.evaluation.coco_metrics import METRICS
@@ -227,7 +227,7 @@ def accumulation_groups(run: Run) -> Iterator[list[Batch]]:
     """The batches of an epoch in groups, each for one step, the last one smaller where they don't divide."""
     group: list[Batch] = []
     for batch in batches_of(run.loader):
-        group.append(batch.draw(run.device) if isinstance(batch, UndrawnBatch) else batch)
+        group.append(drawn(batch, run.device))
         if len(group) == run.accumulate:
             yield group
             group = []
