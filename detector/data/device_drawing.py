@@ -22,7 +22,7 @@ from detector.images.letterbox import PAD_VALUE
 MARGIN = 2
 """Source pixels taken along around what the output shows: bilinear sampling looks up to one farther."""
 DRAWN_AT_ONCE = 2**22
-"""Pixels of the output, of which each takes about 150 bytes of memory while it is drawn."""
+"""Pixels of the output, of which each takes about 200 bytes of memory while it is drawn."""
 BACK, BOUNDS, REGION, PLACE = slice(0, 9), slice(9, 13), slice(13, 17), slice(17, 20)
 """Columns of `PackedDrawings.parts`."""
 
@@ -160,7 +160,8 @@ def draw_layer(
     y: Int64[Tensor, "batch height 1"],
 ) -> Float32[Tensor, "batch height width 3"]:
     """One layer of the images at the output's pixels in columns x and rows y."""
-    on = torch.zeros(1, dtype=torch.int64, device=pixels.device)  # 1 + the part that a pixel shows, 0 for none
+    covered = torch.zeros(1, dtype=torch.bool, device=pixels.device)
+    shows = torch.zeros(1, dtype=torch.int64, device=pixels.device)  # the part that a pixel shows, if it is covered
     u = v = torch.zeros(1, device=pixels.device)
     geometry = parts[:, :, : PLACE.start].float()
     for number in range(parts.shape[1]):
@@ -170,11 +171,12 @@ def draw_layer(
         inside = (here_u >= left) & (here_u < right) & (here_v >= top) & (here_v < bottom)
         left, top, right, bottom = values[REGION]
         inside = inside & (x >= left) & (x < right) & (y >= top) & (y < bottom)
-        on, u, v = (torch.where(inside, new, old) for new, old in ((number + 1, on), (here_u, u), (here_v, v)))
-    places = torch.cat([parts.new_tensor([0, 1, 1]).expand(len(parts), 1, 3), parts[..., PLACE]], dim=1).long()
-    start, width, height = (each.gather(1, on.flatten(1)).view_as(on) for each in places.unbind(2))
+        shows, u, v = (torch.where(inside, new, old) for new, old in ((number, shows), (here_u, u), (here_v, v)))
+        covered = covered | inside
+    places = parts[..., PLACE].long()
+    start, width, height = (each.gather(1, shows.flatten(1)).view_as(shows) for each in places.unbind(2))
     image = sample(pixels, start, width, height, u - 0.5, v - 0.5)
-    return torch.where(on[..., None] > 0, image, PAD_VALUE)
+    return torch.where(covered[..., None], image, PAD_VALUE)
 
 
 def apply(matrix: Sequence[Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
