@@ -11,19 +11,16 @@ So far this has run on a CPU only, in a tiny form (--device cpu --quick): it has
 """
 
 import argparse
-import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
-
-from data_pipeline import Epochs, cpu_seconds  # first: it limits threads before torch is imported
+from typing import Literal
 
 import torch
+from data_pipeline import Epochs, cpu_seconds  # first: it limits threads before torch is imported
 from train_gpu import DRAWN_IMAGES, Figures, in_its_own_process, training, training_arguments
 
 from detector.config import AugmentConfig

@@ -5,9 +5,8 @@ The worker works out where things lie, and copies of each source only what the o
 rounded to whole levels once, at the end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +53,7 @@ class PackedDrawings:
         """Pack drawings of one size; what is shown of their sources is copied."""
         (size,) = {drawing.size for drawing in drawings}
         shape = len(drawings), max(len(drawing.layers) for drawing in drawings)
-        most = max(len(layer.parts) for drawing in drawings for layer in drawing.layers)
+        most = max(1, *(len(layer.parts) for drawing in drawings for layer in drawing.layers))
         parts = np.zeros((*shape, most, PLACE.stop))
         parts[..., BACK], parts[..., PLACE] = np.eye(3).ravel(), (0, 1, 1)
         fractions, mask_of = np.ones(shape), np.full(shape, -1)
@@ -86,7 +85,7 @@ class PackedDrawings:
             torch.tensor([[drawing.mirrored, drawing.upside_down] for drawing in drawings]),
         )
 
-    def _each(self, change: Any) -> "PackedDrawings":
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "PackedDrawings":
         """With each tensor changed."""
         tensors = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "size"}
         return replace(self, **{name: change(tensor) for name, tensor in tensors.items()})
@@ -108,9 +107,8 @@ class PackedDrawings:
         """Some of the images."""
         columns, rows = (torch.arange(side, device=self.pixels.device) for side in self.size[::-1])
         mirrored, upside_down = (flip[:, None] for flip in self.flips[some].unbind(1))
-        x = torch.where(mirrored, columns.flip(0), columns)[
-            :, None, :
-        ]  # flips don't touch what is drawn, only where from
+        # a flip changes which pixel of the drawing each output pixel is, and nothing else
+        x = torch.where(mirrored, columns.flip(0), columns)[:, None, :]
         y = torch.where(upside_down, rows.flip(0), rows)[:, :, None]
         parts, fractions, mask_of = self.parts[some], self.fractions[some].float(), self.mask_of[some]
         image = draw_layer(self.pixels, parts[:, 0], x, y)
