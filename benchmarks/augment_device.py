@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from data_pipeline import Epochs, cpu_seconds  # first: it limits threads before torch is imported
+from data_pipeline import Epochs, cpu_seconds
 from train_gpu import DRAWN_IMAGES, Figures, in_its_own_process, training, training_arguments
 
 from detector.config import AugmentConfig
@@ -35,7 +35,7 @@ from detector.utils.device import resolve_device
 from detector.utils.fileio import write_json
 
 WAYS: tuple[Literal["cpu", "cuda"], ...] = ("cpu", "cuda")
-TRAINING_WORKERS = 2
+MODEL, TRAINING_WORKERS = "yolo11n", 2
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=25, help="seconds for each training")
     parser.add_argument("--quick", action="store_true", help="few images of 64 px")
     options = parser.parse_args()
-    options.model, images = "yolo11n", 12 if options.quick else DRAWN_IMAGES
+    images = 12 if options.quick else DRAWN_IMAGES
     if options.quick:
         options.image_size, options.batch, options.rounds = 64, 4, 1
     device = resolve_device(options.device)
@@ -69,9 +69,9 @@ def main() -> None:
             print(f"{section}:", *(f"\n  {key}: {value}" for key, value in report[section].items()), flush=True)
         options.workers = TRAINING_WORKERS
         for way in WAYS if device.type == "cuda" else ():
-            arguments = training_arguments(options, data, options.model, folder / way)
-            work = [*arguments, f"--augment.device={way}"], options.seconds, {}
-            found = in_its_own_process(training, list(work), folder / "figures.json", options.budget)
+            arguments = [*training_arguments(options, data, MODEL, folder / way), f"--augment.device={way}"]
+            work = [arguments, options.seconds, {}]
+            found = in_its_own_process(training, work, folder / "figures.json", options.budget)
             report[f"training, {way}"] = found
             write_json(Path(options.out), report)
             print(f"training, {way}:", *(f"\n  {key}: {value}" for key, value in found.items()), flush=True)

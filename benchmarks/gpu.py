@@ -39,14 +39,13 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     failed, started = [], time.monotonic()
     for part in options.parts:
-        limit, arguments, tiny = PARTS[part]
-        if not options.tiny:
-            limit = max(min(limit, TOTAL - (time.monotonic() - started)), 0)
+        most, arguments, tiny = PARTS[part]
+        limit = most * 3 if options.tiny else max(min(most, TOTAL - (time.monotonic() - started)), 0)
         command = [sys.executable, str(FOLDER / f"{part}.py"), f"--out={options.out / part}.json"]
         since = time.monotonic()
         process = subprocess.Popen(command + (tiny if options.tiny else arguments), start_new_session=True)
         try:
-            process.wait(limit * (3 if options.tiny else 1))
+            process.wait(limit)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

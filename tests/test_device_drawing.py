@@ -74,7 +74,7 @@ def keys(images: CocoDataset, epochs: int = 2) -> list[SampleKey]:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_boxes_and_labels_are_those_of_the_cpu_way_to_the_bit(name: str, images: CocoDataset) -> None:
     one, other = both(images, CONFIGS[name])
-    for key in keys(images, 3):
+    for key in keys(images):
         first, second = one[key], other[key]
         assert isinstance(first.sample, Sample)
         assert isinstance(second.sample, Composition)
@@ -169,6 +169,7 @@ def test_colors_are_within_a_level_of_opencv() -> None:
         assert np.abs(image - drawing.pixels()).max() <= 1
 
 
+@pytest.mark.slow
 def test_distributions_of_boxes_and_colors_match(images: CocoDataset) -> None:
     """Over 288 samples: boxes are the same, so their histograms are; colors by image and by channel, and all levels together."""
     some = [SampleKey(epoch, index, epoch % 4 == 0) for epoch in range(24) for index in range(len(images))]
@@ -285,10 +286,11 @@ def on_cpu_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def undrawn_config(scenes: Path, out: Path, **settings: Any) -> TrainConfig:
-    augment = AugmentConfig(device="cuda", mixup=0.5, copy_paste=0.5, rotate=10)
+    augment = AugmentConfig(device="cuda", mixup=0.5, copy_paste=0.5, rotate=10.0)
     return small_config(scenes, out, augment=augment, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_cpu_tensors")
 def test_training_is_shown_the_same_images_but_for_rounding(scenes: Path, tmp_path: Path) -> None:
     config = undrawn_config(scenes, tmp_path / "run", tiles=160, overlap=0.25, multi_scale=0.5)

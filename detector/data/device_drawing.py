@@ -6,7 +6,7 @@ rounded to whole levels once, at the end.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -87,8 +87,8 @@ class PackedDrawings:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "PackedDrawings":
         """With each tensor changed."""
-        tensors = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "size"}
-        return replace(self, **{name: change(tensor) for name, tensor in tensors.items()})
+        tensors = (change(getattr(self, each.name)) for each in fields(self)[1:])
+        return PackedDrawings(self.size, *tensors)
 
     def pin_memory(self) -> "PackedDrawings":
         return self._each(Tensor.pin_memory)
