@@ -111,7 +111,7 @@ def losses(arguments: list[str], steps: int) -> Iterator[Figures]:
         rows: list[list[float]] = []
         while len(rows) < steps:
             run.sampler.set_epoch(state.epoch)
-            for batches in accumulation_groups(run.loader, run.accumulate):
+            for batches in accumulation_groups(run):
                 before = state.stats.losses.clone()
                 set_learning_rate(run, state)
                 take_step(run, state, batches)

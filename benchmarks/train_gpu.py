@@ -30,7 +30,7 @@ from torch.utils.data import Sampler
 from torch.utils.flop_counter import FlopCounterMode
 
 from detector.cli import COMMANDS, parse
-from detector.data.loader import TrainDataset, train_loader
+from detector.data.loader import TrainDataset, drawn, train_loader
 from detector.data.sampler import SampleKey
 from detector.data.workers import batches_of
 from detector.demo.scenes import make_dataset
@@ -182,7 +182,7 @@ def training(arguments: list[str], seconds: float, peaks: dict[str, float | None
     assert isinstance(run.config.batch_size, int)
     sampler = EndlessSampler(len(run.train_dataset), run.config.batch_size)
     loader = train_loader(dataset, sampler, run.config.workers, run.loader.pin_memory)
-    batches = batches_of(loader)
+    batches = (drawn(batch, run.device) for batch in batches_of(loader))
     waiting = loader.num_workers * (loader.prefetch_factor or 0)  # batches ready before anything is measured
     fixed = next(batches).to(run.device)
     for kind, warm_up, source in (("fixed_batch", WARM_UP_STEPS, repeat(fixed)), ("with_data", waiting, batches)):

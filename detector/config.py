@@ -265,6 +265,8 @@ class AugmentConfig:
     }
     BY_MODEL_SIZE: ClassVar[tuple[str, ...]] = ("scale", "mixup", "copy_paste")
 
+    device: Literal["cpu", "cuda"] = field(default="cpu", metadata=RESUME_MAY_CHANGE)
+    """Where images are warped, blended, colored: cpu: in the workers; cuda: on the GPU that trains, for machines of few cores."""
     mosaic: float = 1.0
     """Probability that four images are tiled into one."""
     weak_aug_epochs: int = 20
@@ -301,6 +303,10 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         _require_types("augment.", self)
         _require_range("augment.", self)
+        if self.device == "cuda" and self.transforms:
+            raise ConfigError(
+                "augment.device: cuda can't apply augment.transforms, which run on the CPU; leave one of the two out"
+            )
         for name in self.BY_MODEL_SIZE:
             given, (low, high) = getattr(self, name), self.RANGES[name]
             for letter, value in given.items() if isinstance(given, dict) else []:

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from planned import planned
 from small_run import small_config
 
 from detector.config import AugmentConfig, TrainConfig
@@ -45,7 +46,7 @@ def test_a_single_image_and_its_box_move_together(seed: int) -> None:
     box = (width // 3, height // 3, width // 3 + width // 4 + 2, height // 3 + height // 4 + 2)
     sample = sample_with_square(width, height, box)
     placements = random_placements([(width, height)], FRAME, AugmentConfig(scale=0.3, translate=0.1), rng)
-    result = compose([sample], placements, FRAME)
+    result = compose([sample], placements, FRAME).drawn()
     assert result.image.shape == (SIDE, SIDE, 3)
     assert len(result.boxes) == 1
     assert np.abs(bright_box(result.image) - result.boxes[0]).max() <= 1.5
@@ -55,7 +56,7 @@ def test_identity_placement_is_the_letterbox() -> None:
     placement = place_single((128, 64), FRAME, 1.0, (0.0, 0.0))
     assert placement == Placement(1.0, 0.0, 32.0)
     sample = sample_with_square(128, 64, (10, 10, 50, 40))
-    result = compose([sample], [placement], FRAME)
+    result = compose([sample], [placement], FRAME).drawn()
     assert (result.image[32:96] == sample.image).all()
     assert (result.image[:32] == 114).all()
     assert (result.image[96:] == 114).all()
@@ -74,7 +75,7 @@ def test_mosaic_tiles_meet_at_the_joint_and_cover_their_quadrants(joint: tuple[f
         for i, shade in enumerate(shades)
     ]
     placements = place_mosaic([(100, 100)] * 4, FRAME, joint, 1.0, (0.0, 0.0))
-    result = compose(samples, placements, FRAME)
+    result = compose(samples, placements, FRAME).drawn()
     x, y = round(joint[0] - SIDE / 2), round(joint[1] - SIDE / 2)
     for i, shade in enumerate(shades):
         columns = slice(max(x - SIDE, 0), x) if i % 2 == 0 else slice(x, SIDE)
@@ -126,7 +127,7 @@ def test_mosaic_of_a_rectangle_fills_it() -> None:
     sizes = [(320, 128)] * 4
     samples = [sample_with_square(320, 128, (0, 0, 320, 128), color) for color in (50, 100, 150, 200)]
     placements = place_mosaic(sizes, frame, (160.0, 64.0), 1.0, (0.0, 0.0))
-    result = compose(samples, placements, frame)
+    result = compose(samples, placements, frame).drawn()
     assert result.image.shape == (64, 160, 3)
     for x in (slice(0, 80), slice(80, 160)):
         for y in (slice(0, 32), slice(32, 64)):
@@ -141,7 +142,7 @@ def test_in_a_rectangle_image_and_box_move_together(seed: int) -> None:
     frame = InputSize(96, 224)
     box = (width // 3, height // 3, width // 3 + width // 4 + 2, height // 3 + height // 4 + 2)
     placements = random_placements([(width, height)], frame, AugmentConfig(scale=0.3), rng)
-    result = compose([sample_with_square(width, height, box)], placements, frame)
+    result = compose([sample_with_square(width, height, box)], placements, frame).drawn()
     assert result.image.shape == (96, 224, 3)
     assert np.abs(bright_box(result.image) - result.boxes[0]).max() <= 1.5
 
@@ -149,7 +150,8 @@ def test_in_a_rectangle_image_and_box_move_together(seed: int) -> None:
 def test_mixup_blends_images_and_keeps_the_objects_of_both() -> None:
     first, second = sample_with_square(8, 8, (0, 0, 4, 4), 200), sample_with_square(8, 8, (2, 2, 8, 8), 100)
     crowd = np.array([[1, 1, 3, 3]], dtype=np.float32)
-    blend = mix_up(first, Sample(second.image, second.boxes, second.labels + 1, crowd), np.random.default_rng(0))
+    second = Sample(second.image, second.boxes, second.labels + 1, crowd)
+    blend = mix_up(planned(first), planned(second), np.random.default_rng(0)).drawn()
     ratio = np.random.default_rng(0).beta(32, 32)
     expected = [200 * ratio, 200 * ratio + 100 * (1 - ratio), 100 * (1 - ratio)]
     assert [blend.image[i, i, 0] for i in (0, 3, 5)] == pytest.approx(expected, abs=1)
@@ -163,7 +165,7 @@ def test_hardly_visible_objects_are_dropped_and_crowds_move_along() -> None:
     boxes = np.array([[0, 0, 40, 40], [60, 60, 100, 100]], dtype=np.float32)
     crowd = np.array([[50, 50, 120, 120]], dtype=np.float32)
     sample = Sample(image, boxes, np.array([0, 1], dtype=np.int64), crowd)
-    result = compose([sample], [Placement(1.0, -38.0, -38.0)], FRAME)
+    result = compose([sample], [Placement(1.0, -38.0, -38.0)], FRAME).drawn()
     assert result.labels.tolist() == [1]
     assert result.boxes.tolist() == [[22, 22, 62, 62]]
     assert result.crowd_boxes.tolist() == [[12, 12, 82, 82]]
@@ -174,7 +176,7 @@ def test_shrinking_averages_instead_of_skipping_pixels() -> None:
     stripes[:, ::2] = 200
     empty = np.zeros((0, 4), dtype=np.float32)
     sample = Sample(stripes, empty, np.zeros(0, dtype=np.int64), empty)
-    result = compose([sample], [place_single((512, 512), FRAME, 1.0, (0.0, 0.0))], FRAME)
+    result = compose([sample], [place_single((512, 512), FRAME, 1.0, (0.0, 0.0))], FRAME).drawn()
     assert np.abs(result.image.astype(int) - 100).max() <= 1
 
 
@@ -188,29 +190,33 @@ def colored_sample(seed: int = 0) -> Sample:
     return Sample(image, boxes, np.array([1]), np.array([[0, 0, 32, 16]], dtype=np.float32))
 
 
+def flipped_and_colored(sample: Sample, config: AugmentConfig, rng: np.random.Generator) -> Sample:
+    return flip_and_adjust_colors(planned(sample), config, rng).drawn()
+
+
 def test_mirror_moves_boxes_and_crowds_with_the_image() -> None:
     sample = colored_sample()
     always = replace(UNCHANGED, fliplr=1.0)
-    result = flip_and_adjust_colors(sample, always, np.random.default_rng(0))
+    result = flipped_and_colored(sample, always, np.random.default_rng(0))
     assert (result.image == sample.image[:, ::-1]).all()
     assert result.boxes.tolist() == [[88, 20, 118, 60]]
     assert result.crowd_boxes.tolist() == [[96, 0, 128, 16]]
-    again = flip_and_adjust_colors(result, always, np.random.default_rng(0))
+    again = flipped_and_colored(result, always, np.random.default_rng(0))
     assert (again.image == sample.image).all()
     assert (again.boxes == sample.boxes).all()
 
 
 def test_a_vertical_flip_turns_the_image_upside_down_also_beside_a_horizontal_one() -> None:
     sample = colored_sample()
-    result = flip_and_adjust_colors(sample, replace(UNCHANGED, flipud=1.0), np.random.default_rng(0))
+    result = flipped_and_colored(sample, replace(UNCHANGED, flipud=1.0), np.random.default_rng(0))
     assert (result.image == sample.image[::-1]).all()
     assert result.boxes.tolist() == [[10, 68, 40, 108]]
     assert result.crowd_boxes.tolist() == [[0, 112, 32, 128]]
-    both = flip_and_adjust_colors(sample, replace(UNCHANGED, fliplr=1.0, flipud=1.0), np.random.default_rng(0))
+    both = flipped_and_colored(sample, replace(UNCHANGED, fliplr=1.0, flipud=1.0), np.random.default_rng(0))
     assert (both.image == sample.image[::-1, ::-1]).all()
     assert both.boxes.tolist() == [[88, 68, 118, 108]]
     flipped = [
-        flip_and_adjust_colors(sample, replace(UNCHANGED, flipud=0.5), np.random.default_rng(seed)).boxes[0, 1] == 68
+        flipped_and_colored(sample, replace(UNCHANGED, flipud=0.5), np.random.default_rng(seed)).boxes[0, 1] == 68
         for seed in range(200)
     ]
     assert 75 < sum(flipped) < 125
@@ -218,7 +224,7 @@ def test_a_vertical_flip_turns_the_image_upside_down_also_beside_a_horizontal_on
 
 def test_ranges_of_zero_change_nothing() -> None:
     sample = colored_sample()
-    result = flip_and_adjust_colors(sample, UNCHANGED, np.random.default_rng(0))
+    result = flipped_and_colored(sample, UNCHANGED, np.random.default_rng(0))
     assert (result.image == sample.image).all()
     assert (result.boxes == sample.boxes).all()
 
@@ -226,7 +232,7 @@ def test_ranges_of_zero_change_nothing() -> None:
 def test_half_of_the_images_are_mirrored() -> None:
     rng, sample = np.random.default_rng(0), colored_sample()
     config = replace(UNCHANGED, fliplr=0.5)
-    mirrored = sum((flip_and_adjust_colors(sample, config, rng).boxes != sample.boxes).any() for _ in range(200))
+    mirrored = sum((flipped_and_colored(sample, config, rng).boxes != sample.boxes).any() for _ in range(200))
     assert 75 < mirrored < 125
 
 
@@ -246,7 +252,7 @@ def test_colors_stay_in_the_range_that_is_set() -> None:
     gray = colored_sample()
     gray.image[:] = 100
     config = replace(UNCHANGED, brightness=0.4, saturation=0.7, hue=0.015)
-    values = [flip_and_adjust_colors(gray, config, np.random.default_rng(seed)).image for seed in range(50)]
+    values = [flipped_and_colored(gray, config, np.random.default_rng(seed)).image for seed in range(50)]
     assert all(np.ptp(image) <= 1 for image in values)  # gray stays gray
     assert 60 <= min(image.min() for image in values) < 70
     assert 130 < max(image.max() for image in values) <= 140
@@ -255,7 +261,7 @@ def test_colors_stay_in_the_range_that_is_set() -> None:
 def test_pixels_are_the_matrix_rounded_and_clipped() -> None:
     sample = colored_sample()
     config = replace(UNCHANGED, brightness=0.4, saturation=0.7, hue=0.015)
-    result = flip_and_adjust_colors(sample, config, np.random.default_rng(3))
+    result = flipped_and_colored(sample, config, np.random.default_rng(3))
     rng = np.random.default_rng(3)
     rng.random()
     drawn = [rng.uniform(-0.015, 0.015), rng.uniform(0.3, 1.7), rng.uniform(0.6, 1.4)]

@@ -302,7 +302,7 @@ def test_shrinking_first_loses_nothing_that_a_training_image_shows(tmp_path: Pat
         placement = place_single(
             (sample.image.shape[1], sample.image.shape[0]), InputSize(128, 128), 1 + config.scale, (0.0, 0.0)
         )
-        results.append(compose([sample], [placement], InputSize(128, 128)))
+        results.append(compose([sample], [placement], InputSize(128, 128)).drawn())
     assert max(shrunk.image.shape) == 192
     assert np.abs(results[0].boxes - results[1].boxes).max() < 1e-3
     assert np.abs(results[0].image.astype(int) - results[1].image).mean() < 4

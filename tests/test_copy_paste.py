@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from planned import planned
 
 from detector.data.copy_paste import copy_paste, filled, shared
+from detector.data.drawing import Composition
 from detector.data.outlines import Outlines, joined
 from detector.data.sample import Sample
 
@@ -11,10 +13,12 @@ SIDE = 64
 NONE = np.zeros((0, 4), np.float32)
 
 
-def sample(shade: int, boxes: list[list[float]], outlines: Outlines | None = None, crowds: np.ndarray = NONE) -> Sample:
+def sample(
+    shade: int, boxes: list[list[float]], outlines: Outlines | None = None, crowds: np.ndarray = NONE
+) -> Composition:
     array = np.array(boxes, np.float32).reshape(-1, 4)
     image = np.full((SIDE, SIDE, 3), shade, np.uint8)
-    return Sample(image, array, np.arange(len(boxes)), crowds, outlines or Outlines.of_boxes(array))
+    return planned(Sample(image, array, np.arange(len(boxes)), crowds, outlines or Outlines.of_boxes(array)))
 
 
 def always(count: int) -> np.random.Generator:
@@ -27,18 +31,18 @@ def always(count: int) -> np.random.Generator:
 def test_a_box_comes_with_its_pixels_and_label() -> None:
     here, other = sample(10, [[0, 0, 8, 8]]), sample(200, [[20, 30, 40, 50]])
     other.labels[:] = 7
-    result = copy_paste(here, other, always(1))
+    result = copy_paste(here, other, always(1)).drawn()
     expected = np.full((SIDE, SIDE, 3), 10, np.uint8)
     expected[30:50, 20:40] = 200
     assert (result.image == expected).all()
     assert result.boxes.tolist() == [[0, 0, 8, 8], [20, 30, 40, 50]]
     assert result.labels.tolist() == [0, 7]
-    assert (here.image == 10).all()  # which may lie in the cache
+    assert (here.drawn().image == 10).all()  # which may lie in the cache
 
 
 def test_a_polygon_comes_without_what_is_around_it() -> None:
     triangle = Outlines.of_rings(np.array([[10, 10], [50, 10], [10, 50]], np.float32), np.array([[0, 3]]))
-    result = copy_paste(sample(10, []), sample(200, [[10, 10, 50, 50]], triangle), always(1))
+    result = copy_paste(sample(10, []), sample(200, [[10, 10, 50, 50]], triangle), always(1)).drawn()
     y, x = np.mgrid[:SIDE, :SIDE] + 0.5
     distance = 60 - x - y  # from the long side, times the square root of 2
     inside = (x > 10) & (y > 10) & (distance > 0)
@@ -76,7 +80,7 @@ def test_nothing_is_hidden_or_brought_along(box: list[float], pasted: bool) -> N
         for seed in range(10_000)
         if ((np.random.default_rng(seed).random(2) < 0.5) == [True, False]).all()
     )
-    result = copy_paste(here, other, rng)
+    result = copy_paste(here, other, rng).drawn()
     assert result.boxes.tolist() == ([[0, 0, 10, 10], box] if pasted else [[0, 0, 10, 10]])
     assert (result.image == 200).any() == pasted
     assert len(result.crowd_boxes) == 0
@@ -84,12 +88,12 @@ def test_nothing_is_hidden_or_brought_along(box: list[float], pasted: bool) -> N
 
 def test_what_was_pasted_is_not_hidden_by_what_comes_after_it() -> None:
     boxes = [[0, 0, 20, 20], [4, 4, 40, 40]]
-    result = copy_paste(sample(10, []), sample(200, boxes), always(2))
+    result = copy_paste(sample(10, []), sample(200, boxes), always(2)).drawn()
     assert (
         result.boxes.tolist() == boxes[:1]
     )  # a fifth of the second comes along, but the second would hide most of the first
     boxes = [[0, 0, 20, 20], [16, 16, 40, 40]]
-    result = copy_paste(sample(10, []), sample(200, boxes), always(2))
+    result = copy_paste(sample(10, []), sample(200, boxes), always(2)).drawn()
     assert result.boxes.tolist() == boxes
 
 

@@ -199,7 +199,7 @@ def test_a_step_sums_the_gradients_of_its_forward_passes(scenes: Path, tmp_path:
             backward(run, state, batch, last=True)
         gradients.append(state.model.get_parameter(name).grad.clone())
     assert torch.allclose(gradients[2], gradients[0] + gradients[1], rtol=1e-4)
-    assert [len(group) for group in accumulation_groups(run.loader, 2)] == [2, 1]
+    assert [len(group) for group in accumulation_groups(run)] == [2, 1]
 
 
 @pytest.mark.parametrize("name", ["yolo11n", "yolo11n-cross", "yolov9t"])

@@ -149,7 +149,7 @@ def test_image_and_box_move_together(seed: int) -> None:
     config = AugmentConfig(rotate=40, shear=15, perspective=0.2, translate=0.0, scale=0.2)
     frame, sample = InputSize(160, 192), bright_sample(rng)
     placements = random_placements([sample.image.shape[1::-1]], frame, config, rng)
-    result = compose([sample], placements, frame, random_homography(frame, config, rng))
+    result = compose([sample], placements, frame, random_homography(frame, config, rng)).drawn()
     ys, xs = np.nonzero(result.image[..., 0] > 180)
     seen = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
     assert result.labels.tolist() == [1]
@@ -167,7 +167,7 @@ def test_nothing_but_scale_and_shift_is_as_without_a_homography() -> None:
     )
     still = homography(FRAME, 0.0, (0.0, 0.0), (0.0, 0.0))
     assert still.tolist() == np.eye(3).tolist()
-    one, two = (compose([sample], [Placement(1.0, -20.0, 3.0)], FRAME, turn) for turn in (None, still))
+    one, two = (compose([sample], [Placement(1.0, -20.0, 3.0)], FRAME, turn).drawn() for turn in (None, still))
     assert (one.image == two.image).all()
     for name in ("boxes", "labels", "crowd_boxes"):
         assert getattr(one, name).tolist() == getattr(two, name).tolist()
@@ -179,7 +179,7 @@ def test_turned_tiles_of_a_mosaic_meet_without_a_gap() -> None:
     samples = [Sample(np.full((*size, 3), shade, np.uint8), NONE, np.zeros(0, np.int64), NONE) for shade in shades]
     placements = place_mosaic([size[::-1]] * 4, FRAME, (96.0, 64.0), 1.0, (0.0, 0.0))
     turn = homography(FRAME, 0.5, (0.2, -0.1), (0.1, 0.05))
-    image = compose(samples, placements, FRAME, turn).image
+    image = compose(samples, placements, FRAME, turn).drawn().image
     places = np.stack(np.meshgrid(np.arange(FRAME.width) + 0.5, np.arange(FRAME.height) + 0.5), axis=-1)
     back = project(places.reshape(-1, 2), np.linalg.inv(turn)).reshape(places.shape) - (48, 32)
     tile = (back[..., 0] > 0).astype(int) + 2 * (back[..., 1] > 0)

@@ -1,33 +1,32 @@
 """What is done to a training image once it is placed: flips and colors."""
 
 import math
+from dataclasses import replace
 
-import cv2
 import numpy as np
 from jaxtyping import Float32, Float64
 
 from detector.config import AugmentConfig
-from detector.data.sample import Sample
+from detector.data.drawing import Composition
 
 TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 """RGB to luma and two axes of color, which are 0 for gray. Source: the NTSC color space (FCC, 1953)."""
 
 
-def flip_and_adjust_colors(sample: Sample, config: AugmentConfig, rng: np.random.Generator) -> Sample:
-    """The sample flipped and with other colors, as `config` says; all randomness comes from `rng`."""
-    mirrored = rng.random() < config.fliplr
+def flip_and_adjust_colors(image: Composition, config: AugmentConfig, rng: np.random.Generator) -> Composition:
+    """The image flipped and with other colors, as `config` says; all randomness comes from `rng`."""
+    mirrored = bool(rng.random() < config.fliplr)
     turn = rng.uniform(-config.hue, config.hue)
     saturation = rng.uniform(1 - config.saturation, 1 + config.saturation)
     brightness = rng.uniform(1 - config.brightness, 1 + config.brightness)
-    upside_down = config.flipud > 0 and rng.random() < config.flipud
-    image = cv2.transform(sample.image, color_matrix(turn, saturation, brightness))
-    boxes, crowd_boxes = sample.boxes, sample.crowd_boxes
-    for flipped, axis in ((mirrored, 0), (upside_down, 1)):
+    upside_down = bool(config.flipud > 0 and rng.random() < config.flipud)
+    colors = color_matrix(turn, saturation, brightness)
+    drawing = replace(image.drawing, colors=colors, mirrored=mirrored, upside_down=upside_down)
+    boxes, crowd_boxes = image.boxes, image.crowd_boxes
+    for flipped, axis, side in ((mirrored, 0, drawing.size.width), (upside_down, 1, drawing.size.height)):
         if flipped:
-            side = image.shape[1 - axis]
-            image = cv2.flip(image, 1 - axis)
             boxes, crowd_boxes = (_flip_boxes(each, axis, side) for each in (boxes, crowd_boxes))
-    return Sample(image, boxes, sample.labels, crowd_boxes)
+    return Composition(drawing, boxes, image.labels, crowd_boxes)
 
 
 def color_matrix(turn: float, saturation: float, brightness: float) -> Float64[np.ndarray, "3 3"]:

@@ -20,6 +20,9 @@ GIB = 2**30
 MEMORY_FRACTION = 0.5
 """Largest part of the memory free at the start of the run that the cache may take."""
 
+Pixels = UInt8[np.ndarray, "height width 3"]
+"""Made once: the functions inside `CachedImages.read` are defined anew, and their annotations looked at, with every image."""
+
 
 class CachedImages:
     """The images of a split, or windows of them, with their longer side at most `longest` pixels, from memory or the disk.
@@ -70,12 +73,12 @@ class CachedImages:
         dataset, (image, place) = self._dataset, self.view(index)
         path, whole = dataset.image(image), np.zeros((0, 0, 3), np.uint8)
 
-        def decode() -> UInt8[np.ndarray, "height width 3"]:
+        def decode() -> Pixels:
             nonlocal whole
             whole = read_image(path, dataset.size(image))
             return self._cut(whole, index)
 
-        def beside() -> Iterator[tuple[int, UInt8[np.ndarray, "height width 3"]]]:
+        def beside() -> Iterator[tuple[int, Pixels]]:
             first, end = self._first[image : image + 2].tolist()
             return ((each, self._cut(whole, each)) for each in range(first, end) if each != index)
 

@@ -5,13 +5,14 @@ blending; here also of objects that have no polygon, with what their box shows o
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import cv2
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
+from detector.data.drawing import Composition
 from detector.data.outlines import Outlines
-from detector.data.sample import Sample
 
 PASTED = 0.5
 """Probability of each object of the other image."""
@@ -21,10 +22,11 @@ FAR = 2.0**14
 """Pixels: an outline with a point so far away reaches behind the camera of a strong perspective."""
 
 
-def copy_paste(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
-    """The sample with about half of the objects of `other`, an image of the same size with outlines, each in its place there."""
+def copy_paste(first: Composition, other: Composition, rng: np.random.Generator) -> Composition:
+    """`first` with about half of the objects of `other`, an image of the same size with outlines, each in its place there."""
     assert other.outlines is not None
-    image, boxes, labels = sample.image.copy(), list(sample.boxes), list(sample.labels)
+    covered = np.zeros(first.drawing.size, np.bool_)
+    boxes, labels = list(first.boxes), list(first.labels)
     for index in np.flatnonzero(rng.random(len(other.boxes)) < PASTED):
         box, outline = other.boxes[index], other.outlines.chosen(np.array([index]))
         if np.abs(outline.points).max() > FAR:
@@ -34,18 +36,14 @@ def copy_paste(sample: Sample, other: Sample, rng: np.random.Generator) -> Sampl
         brought = np.concatenate([np.delete(other.boxes, index, axis=0), other.crowd_boxes])
         if any(part > MAX_SHARED for part in shared(inside, (left, top), [*boxes, *brought])):
             continue
-        np.copyto(
-            image[top:bottom, left:right],
-            other.image[top:bottom, left:right],
-            where=inside[..., None].astype(np.bool_),
-        )
+        covered[top:bottom, left:right] |= inside.astype(np.bool_)
         boxes.append(box)
         labels.append(other.labels[index])
-    return Sample(
-        image,
+    return Composition(
+        replace(first.drawing, layers=first.drawing.under(other.drawing, ~covered)),
         np.array(boxes, np.float32).reshape(-1, 4),
         np.array(labels, np.int64),
-        sample.crowd_boxes,
+        first.crowd_boxes,
     )
 
 

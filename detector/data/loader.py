@@ -1,5 +1,6 @@
 """Training batches: read, place, augment, collate. All randomness of an image follows from the seed and its key."""
 
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from detector.data.augment import flip_and_adjust_colors
 from detector.data.cached_images import CachedImages
 from detector.data.coco import CocoDataset
 from detector.data.copy_paste import copy_paste
+from detector.data.device_drawing import PackedDrawings
+from detector.data.drawing import Composition
 from detector.data.mosaic import compose, longest_source_side, mix_up, random_placements
 from detector.data.sample import Sample
 from detector.data.sampler import SampleKey
@@ -24,13 +27,13 @@ from detector.structures import Batch, Targets
 
 
 class TrainItem(NamedTuple):
-    """One training image as a worker hands it back.
+    """One training image.
 
-    sample: None if no image of it was readable; unreadable: a line for each image that was not; sources: the indices of
-    the images that the sample is made of.
+    sample: with augment.device cuda it is not drawn yet; None if no image of it was readable; unreadable: a line for each image
+    that was not; sources: the indices of the images that the sample is made of.
     """
 
-    sample: Sample | None
+    sample: Sample | Composition | None
     unreadable: tuple[str, ...]
     sources: tuple[int, ...]
 
@@ -72,23 +75,29 @@ class TrainDataset(Dataset[TrainItem]):
         rng = np.random.default_rng((self._seed, key.epoch, key.image, key.repeat))
         config = self._weak_config if key.weak_aug else self._config
         size = self._input_size.scaled(key.scale)
-        sample, unreadable, sources = self._composed(key.image, size, config, rng)
+        image, unreadable, sources = self._composed(key.image, size, config, rng)
         for chance, combine in ((config.copy_paste, copy_paste), (config.mixup, mix_up)):
             assert not isinstance(chance, dict), "AugmentConfig.for_model makes it a number"
             if chance > 0 and rng.random() < chance:
                 other, more_unreadable, more_sources = self._composed(self._others(1, rng)[0], size, config, rng)
                 unreadable, sources = unreadable + more_unreadable, sources + more_sources
-                if sample is not None and other is not None:
-                    sample = combine(sample, other, rng)
-        if sample is not None:
-            sample = flip_and_adjust_colors(sample, config, rng)
+                if image is not None and other is not None:
+                    image = combine(image, other, rng)
+        if image is None:
+            return TrainItem(None, unreadable, sources)
+        image = flip_and_adjust_colors(image, config, rng)
+        if config.device == "cuda":
+            return TrainItem(image, unreadable, sources)
+        sample = image.drawn()
         transformed = not key.weak_aug or rng.random() < config.weak_aug_strength
-        if sample is not None and self._pipeline is not None and transformed:
+        if self._pipeline is not None and transformed:
             sample = self._pipeline(sample, rng)
         return TrainItem(sample, unreadable, sources)
 
-    def _composed(self, index: int, size: InputSize, config: AugmentConfig, rng: np.random.Generator) -> TrainItem:
-        """An image or its mosaic, placed at random in a network input of `size`."""
+    def _composed(
+        self, index: int, size: InputSize, config: AugmentConfig, rng: np.random.Generator
+    ) -> tuple[Composition | None, tuple[str, ...], tuple[int, ...]]:
+        """An image or its mosaic, placed at random in a network input of `size`; the rest as in `TrainItem`."""
         indices = [index]
         if config.mosaic > 0 and rng.random() < config.mosaic:
             indices += self._others(3, rng)
@@ -100,12 +109,12 @@ class TrainDataset(Dataset[TrainItem]):
             except UnreadableImageError as error:
                 unreadable.append(str(error))
         if not samples:
-            return TrainItem(None, tuple(unreadable), ())
+            return None, tuple(unreadable), ()
         if len(samples) < len(indices):
             samples = samples[:1]
         sizes = [(sample.image.shape[1], sample.image.shape[0]) for sample in samples]
         placements, turn = random_placements(sizes, size, config, rng), random_homography(size, config, rng)
-        return TrainItem(compose(samples, placements, size, turn), tuple(unreadable), tuple(sources))
+        return compose(samples, placements, size, turn), tuple(unreadable), tuple(sources)
 
     def _others(self, count: int, rng: np.random.Generator) -> list[int]:
         drawn: np.ndarray
@@ -116,7 +125,24 @@ class TrainDataset(Dataset[TrainItem]):
         return [int(index) for index in drawn]
 
 
-def collate(items: list[TrainItem]) -> Batch:
+@dataclass(frozen=True)
+class UndrawnBatch:
+    """A `Batch` whose images are still to be drawn."""
+
+    drawings: PackedDrawings
+    targets: tuple[Targets, ...]
+    unreadable: tuple[str, ...]
+    image_indices: tuple[int, ...]
+
+    def pin_memory(self) -> "UndrawnBatch":
+        return replace(self, drawings=self.drawings.pin_memory())
+
+    def draw(self, device: torch.device) -> Batch:
+        """With images on the device."""
+        return Batch(self.drawings.draw(device), self.targets, self.unreadable, self.image_indices)
+
+
+def collate(items: list[TrainItem]) -> Batch | UndrawnBatch:
     """Stack what was readable; the images lie in memory with their channels last, as the networks take them."""
     samples = [item.sample for item in items if item.sample is not None]
     image_indices = tuple(index for item in items if item.sample is not None for index in item.sources)
@@ -126,16 +152,24 @@ def collate(items: list[TrainItem]) -> Batch:
     unreadable = tuple(line for item in items for line in item.unreadable)
     if not samples:
         return Batch(torch.empty(0, 3, 0, 0, dtype=torch.uint8), (), unreadable)
+    drawings = [sample.drawing for sample in samples if isinstance(sample, Composition)]
+    if drawings:
+        return UndrawnBatch(PackedDrawings.of(drawings), targets, unreadable, image_indices)
     images: Tensor = default_collate(
-        [torch.from_numpy(sample.image) for sample in samples]
+        [torch.from_numpy(sample.image) for sample in samples if isinstance(sample, Sample)]
     )  # a worker's: shared memory
     return Batch(images.permute(0, 3, 1, 2), targets, unreadable, image_indices)
+
+
+def drawn(batch: Batch | UndrawnBatch, device: torch.device) -> Batch:
+    """The batch with its images, which are drawn on the device if they are not yet."""
+    return batch.draw(device) if isinstance(batch, UndrawnBatch) else batch
 
 
 def train_loader(
     dataset: TrainDataset, sampler: Sampler[list[SampleKey]], workers: int, pin_memory: bool
 ) -> "DataLoader[TrainItem]":
-    """A loader of `Batch`es whose workers live as long as it does."""
+    """A loader of batches, see `collate`, whose workers live as long as it does."""
     workers = worker_count(workers)
     return DataLoader(
         dataset,

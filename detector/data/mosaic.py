@@ -1,4 +1,4 @@
-"""Where images come to lie in a training image, each warped once, straight into the output.
+"""Where images come to lie in a training image, each warped once, straight into the output (`data.drawing` draws it).
 
 A mosaic joins four images at a random point of a canvas twice the output's size; the canvas is then scaled about its
 center and shifted. Both steps are a scaling and a shift, so each source has one `Placement`, and no canvas is made. A homography
@@ -8,18 +8,18 @@ Source: the mosaic of Bochkovskiy et al., YOLOv4, 2020, section 3.3.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from detector.config import AugmentConfig
+from detector.data.drawing import Composition, Drawing, Layer, Part
 from detector.data.outlines import Outlines, joined
 from detector.data.sample import Sample
-from detector.data.warp import Homography, visible_boxes, warp_into
+from detector.data.warp import Homography, visible_boxes
 from detector.images.input_size import InputSize
-from detector.images.letterbox import PAD_VALUE
 
 MIN_SIDE = 2.0
 """Pixels: an object with a shorter visible side is dropped."""
@@ -100,20 +100,16 @@ def compose(
     placements: Sequence[Placement],
     input_size: InputSize,
     turn: Homography | None = None,
-) -> Sample:
+) -> Composition:
     """The training image, of the size of `input_size`, and what is visible in it; boxes in its pixels.
 
     turn: of the output, after the placements. Outlines are kept where all samples have them, also of parts out of view.
     """
-    canvas = np.full((*input_size, 3), PAD_VALUE, dtype=np.uint8)
-    boxes, labels, crowds, outlines = [], [], [], []
+    parts, boxes, labels, crowds, outlines = [], [], [], [], []
     for sample, placement in zip(samples, placements, strict=True):
-        if turn is None:
-            _place_into(canvas, sample.image, placement)
-        else:
-            image = _shrunk(sample.image, placement.scale)
-            ratio = np.array(sample.image.shape[1::-1]) / image.shape[1::-1]
-            warp_into(canvas, image, turn @ placement.matrix @ np.diag([*ratio, 1]))
+        part = _part(sample.image, placement, input_size, turn)
+        if part is not None:
+            parts.append(part)
         visible, kept = _visible(sample.boxes, sample.outlines, placement, turn, input_size, MIN_VISIBLE_FRACTION)
         boxes.append(visible)
         labels.append(sample.labels[kept])
@@ -122,47 +118,40 @@ def compose(
             matrix = placement.matrix if turn is None else turn @ placement.matrix
             outlines.append(sample.outlines.chosen(kept).mapped(matrix))
     together = joined(outlines, [len(each) for each in boxes]) if len(outlines) == len(samples) else None
-    return Sample(canvas, np.concatenate(boxes), np.concatenate(labels), np.concatenate(crowds), together)
+    drawing = Drawing(input_size, (Layer(tuple(parts)),))
+    return Composition(drawing, np.concatenate(boxes), np.concatenate(labels), np.concatenate(crowds), together)
 
 
-def mix_up(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
+def mix_up(first: Composition, second: Composition, rng: np.random.Generator) -> Composition:
     """Two images of one size blended, about half of each; the objects of both stay.
 
     Source: Zhang et al., mixup, 2018; objects kept at full weight as in Zhang et al., Bag of Freebies for Training
     Object Detection, 2019, section 3.1.
     """
-    ratio = rng.beta(MIXUP_BETA, MIXUP_BETA)
-    image = cv2.addWeighted(first.image, ratio, second.image, 1 - ratio, 0.0)
+    layers = first.drawing.under(second.drawing, rng.beta(MIXUP_BETA, MIXUP_BETA))
     boxes = np.concatenate((first.boxes, second.boxes))
     crowd_boxes = np.concatenate((first.crowd_boxes, second.crowd_boxes))
-    return Sample(image, boxes, np.concatenate((first.labels, second.labels)), crowd_boxes)
+    labels = np.concatenate((first.labels, second.labels))
+    return Composition(replace(first.drawing, layers=layers), boxes, labels, crowd_boxes)
 
 
-def _place_into(
-    canvas: UInt8[np.ndarray, "height width 3"], image: UInt8[np.ndarray, "h w 3"], placement: Placement
-) -> None:
+def _part(
+    image: UInt8[np.ndarray, "h w 3"], placement: Placement, input_size: InputSize, turn: Homography | None
+) -> Part | None:
+    """The image in its place; None where it is out of view."""
     height, width = image.shape[:2]
+    if turn is not None:
+        small = _shrunk(image, placement.scale)
+        ratio = np.array([width, height]) / small.shape[1::-1]
+        return Part(small, turn @ placement.matrix @ np.diag([*ratio, 1]), None)
     left, right = (round(placement.x + placement.scale * x) for x in (0, width))
     top, bottom = (round(placement.y + placement.scale * y) for y in (0, height))
-    left, top, right, bottom = max(left, 0), max(top, 0), min(right, canvas.shape[1]), min(bottom, canvas.shape[0])
-    if left >= right or top >= bottom:
-        return
-    scale, image = placement.scale, _shrunk(image, placement.scale)
-    scale_x, scale_y = scale * width / image.shape[1], scale * height / image.shape[0]
-    # output pixel u, with its center at u + 0.5, sees the source at (u + 0.5 - offset) / scale - 0.5
-    matrix = np.array(
-        [
-            [1 / scale_x, 0, (left + 0.5 - placement.x) / scale_x - 0.5],
-            [0, 1 / scale_y, (top + 0.5 - placement.y) / scale_y - 0.5],
-        ]
-    )
-    canvas[top:bottom, left:right] = cv2.warpAffine(
-        image,
-        matrix,
-        (right - left, bottom - top),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    region = max(left, 0), max(top, 0), min(right, input_size.width), min(bottom, input_size.height)
+    if region[0] >= region[2] or region[1] >= region[3]:
+        return None
+    small = _shrunk(image, placement.scale)
+    scales = placement.scale * width / small.shape[1], placement.scale * height / small.shape[0]
+    return Part(small, np.array([[scales[0], 0, placement.x], [0, scales[1], placement.y], [0, 0, 1]]), region)
 
 
 def _shrunk(image: UInt8[np.ndarray, "h w 3"], scale: float) -> UInt8[np.ndarray, "new_h new_w 3"]:

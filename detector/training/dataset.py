@@ -1,5 +1,7 @@
 """The images that the network sees in training, and in which order."""
 
+from dataclasses import replace
+
 from detector.config import TrainConfig
 from detector.data.coco import CocoDataset
 from detector.data.loader import TrainDataset, collate
@@ -51,7 +53,10 @@ def build_train_dataset(
 
 
 def augmented_batch(config: TrainConfig, dataset: CocoDataset, epoch: int, limit: int = MAX_IMAGES) -> Batch:
-    """The first images of the first batch of `epoch` (from 0), as the loader makes them; empty if none is readable."""
-    augmented, sampler = build_train_dataset(config, dataset)
+    """The first images of the first batch of `epoch` (from 0), as the loader makes them; empty if none is readable. They are
+    drawn on the CPU."""
+    augmented, sampler = build_train_dataset(replace(config, augment=replace(config.augment, device="cpu")), dataset)
     sampler.set_epoch(epoch, weak_aug=epoch >= config.full_aug_epochs)
-    return collate([augmented[key] for key in next(iter(sampler))[:limit]])
+    batch = collate([augmented[key] for key in next(iter(sampler))[:limit]])
+    assert isinstance(batch, Batch)
+    return batch

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch.utils.data import DataLoader
 
 from detector.config import TrainConfig
-from detector.data.loader import TrainItem
+from detector.data.loader import drawn
 from detector.data.workers import batches_of
 from detector.errors import ConfigError, DataError, DetectorError, WriteError, printable, without_secrets
 from detector.evaluation.coco_metrics import METRICS
@@ -206,7 +205,7 @@ def train_epoch(
     run.sampler.set_epoch(state.epoch, weak_aug=state.epoch >= config.full_aug_epochs, start=stats.batches)
     since, saved = time.monotonic() - stats.seconds, time.monotonic()
     train_mode(run.network)
-    for batches in accumulation_groups(run.loader, run.accumulate):
+    for batches in accumulation_groups(run):
         set_learning_rate(run, state)
         report_unreadable(run, state, batches)
         with patient_threads():
@@ -225,12 +224,12 @@ def train_epoch(
             raise StoppedError(f"interrupted {position(run, state)}; {remedy(run)}")
 
 
-def accumulation_groups(loader: DataLoader[TrainItem], size: int) -> Iterator[list[Batch]]:
-    """The loader's batches in groups of `size`, the last one smaller where they don't divide."""
+def accumulation_groups(run: Run) -> Iterator[list[Batch]]:
+    """The batches of an epoch in groups, each for one step, the last one smaller where they don't divide."""
     group: list[Batch] = []
-    for batch in batches_of(loader):
-        group.append(batch)
-        if len(group) == size:
+    for batch in batches_of(run.loader):
+        group.append(drawn(batch, run.device))
+        if len(group) == run.accumulate:
             yield group
             group = []
     if group:

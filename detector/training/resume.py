@@ -98,6 +98,9 @@ def inexact(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Why the resumed run will not give the same bits as one that was never interrupted; empty if it will."""
     old, new = then["machine"], now["machine"]
     differences = [f"{name} {old[name]} before, {new[name]} now" for name in old if old[name] != new[name]]
+    drawn = [each["settings"].get("augment.device", "cpu") for each in (then, now)]
+    if drawn[0] != drawn[1]:
+        differences.append(f"augment.device {drawn[0]} before, {drawn[1]} now")
     if now["on_cuda"] and not now["settings"]["train.deterministic"]:
         differences.append("on CUDA, which repeats a run only with train.deterministic")
     if not differences:

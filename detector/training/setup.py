@@ -121,6 +121,7 @@ def set_up(
         if world.is_main and config.weights != SCRATCH:
             print(f"--weights: pretrained ones, {config.weights}; --weights {SCRATCH} starts from random ones")
     device = choose_device(config.device, world)
+    require_augmentation_on(device, config)
     be_deterministic(config.train)
     train_dataset, val_dataset = load_datasets(config, world)
     class_width = None if content is None else content.get("class_width")
@@ -171,6 +172,15 @@ def choose_device(name: str, world: World) -> torch.device:
         device = torch.device("cuda", world.local_rank)
         torch.cuda.set_device(device)
     return device
+
+
+def require_augmentation_on(device: torch.device, config: TrainConfig) -> None:
+    """Raise ConfigError if images are to be augmented on a GPU, but training is on another device."""
+    if config.augment.device == "cuda" and device.type != "cuda":
+        raise ConfigError(
+            f"augment.device: cuda augments images on the GPU that trains, but this training is on {device}; give"
+            " --augment.device cpu, or a CUDA GPU as --device"
+        )
 
 
 def load_datasets(config: TrainConfig, world: World) -> tuple[CocoDataset, CocoDataset]:
