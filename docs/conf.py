@@ -6,8 +6,8 @@
 project = "Detector"
 author = "the authors of Detector"
 root_doc = "docs/index"
-include_patterns = ["docs/**", "benchmarks/*.md", "weights/*.md"]
-exclude_patterns = ["build", "runs", ".venv", "examples/node_modules", "docs/tutorials/runs"]
+include_patterns = ["docs/*.md", "docs/tutorials/*.ipynb", "benchmarks/*.md", "weights/*.md"]
+exclude_patterns = ["build", "runs", ".venv", "examples/node_modules"]
 extensions = ["myst_nb"]
 nb_execution_mode = "off"  # they are shown as committed; tests/extras/test_tutorials.py runs them
 myst_enable_extensions: list[str] = []
@@ -24,7 +24,8 @@ html_theme_options = {
     "show_prev_next": False,
     "secondary_sidebar_items": ["page-toc", "sourcelink"],
     "navbar_align": "left",
+    "navbar_center": [],
     "navigation_with_keys": False,
-    "header_links_before_dropdown": 12,
 }
-html_sidebars = {"**": []}
+templates_path = ["templates"]
+html_sidebars = {"**": ["site-navigation.html"]}

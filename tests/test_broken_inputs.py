@@ -347,7 +347,17 @@ def test_unknown_command() -> None:
 def test_a_notebook_of_another_environment_is_no_hindrance(tmp_path: Path) -> None:
     """Its MPLBACKEND names a package that may not be installed beside the command that a cell starts."""
     done = subprocess.run(
-        [sys.executable, "-m", "detector", "infer", str(tmp_path / "no.jpg"), "--weights", "yolo11n-bccd", "--out", "x"],
+        [
+            sys.executable,
+            "-m",
+            "detector",
+            "infer",
+            str(tmp_path / "no.jpg"),
+            "--weights",
+            "yolo11n-bccd",
+            "--out",
+            "x",
+        ],
         cwd=REPOSITORY,
         env={**os.environ, "MPLBACKEND": "module://no_such_package.backend_inline"},
         capture_output=True,

@@ -65,7 +65,9 @@ def test_every_link_and_anchor_leads_somewhere(pages: dict[Path, Page]) -> None:
 
 
 def test_pages_load_nothing_from_elsewhere(pages: dict[Path, Page]) -> None:
-    found = {path.relative_to(SITE): [each for each in page.loaded if is_elsewhere(each)] for path, page in pages.items()}
+    found = {
+        path.relative_to(SITE): [each for each in page.loaded if is_elsewhere(each)] for path, page in pages.items()
+    }
     assert {path: loaded for path, loaded in found.items() if loaded} == {}
 
 
