@@ -15,8 +15,9 @@ class Terminal(Console):
 
     def __init__(self, **options: Any) -> None:
         """options: rich's."""
-        in_notebook = "JPY_PARENT_PID" in os.environ  # Jupyter sets it for a kernel, which passes it on
-        super().__init__(**options, **({"force_terminal": False, "force_jupyter": False} if in_notebook else {}))
+        if "JPY_PARENT_PID" in os.environ:  # Jupyter sets it for a kernel, which passes it on
+            options |= {"force_terminal": False, "force_jupyter": False}
+        super().__init__(**options)
 
     def on_broken_pipe(self) -> None:
         """Raise the error that is being handled."""
