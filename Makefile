@@ -26,7 +26,7 @@ $(VENV)/extras-installed: $(VENV)/installed
 
 # The notebooks run again where they lie, with what comes out kept in them.
 tutorials: $(VENV)/extras-installed
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False docs/tutorials/*.ipynb
+	$(BIN)/python docs/run_notebooks.py
 
 # Random inputs for every reader of files from strangers: FUZZ_SECONDS each, other ones every time.
 fuzz: $(VENV)/installed

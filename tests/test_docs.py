@@ -194,6 +194,7 @@ def test_the_words_in_the_code_are_the_fields() -> None:
 def test_notebooks_are_run_small_and_say_nothing_of_their_machine(notebook: Path) -> None:
     book = json.loads(notebook.read_text(encoding="utf-8"))
     assert set(book["metadata"]) == {"kernelspec", "language_info"}
+    assert all(cell["metadata"] == {} for cell in book["cells"])
     code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     assert any("assert " in line for cell in code for line in cell["source"])
