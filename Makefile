@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-extras fuzz soak gpu docs sbom clean
+.PHONY: demo test test-extras tutorials fuzz soak gpu docs sbom clean
 
 demo: $(VENV)/installed
 	$(BIN)/detector demo
@@ -20,8 +20,13 @@ test-extras: $(VENV)/extras-installed
 	$(BIN)/pytest --numprocesses 0 tests/extras
 
 $(VENV)/extras-installed: $(VENV)/installed
-	$(BIN)/pip install --quiet --editable '.[dev,mlflow,ray,serve,ui,wandb]' flask flask-cors 'moto[s3]' playwright s3fs 'schemathesis>=4.32; python_version >= "3.11"'
+	$(BIN)/pip install --quiet --editable '.[dev,mlflow,ray,serve,ui,wandb]' flask flask-cors ipykernel 'moto[s3]' nbclient \
+		playwright s3fs 'schemathesis>=4.32; python_version >= "3.11"'
 	touch $@
+
+# The notebooks run again where they lie, with what comes out kept in them.
+tutorials: $(VENV)/extras-installed
+	$(BIN)/python docs/run_notebooks.py
 
 # Random inputs for every reader of files from strangers: FUZZ_SECONDS each, other ones every time.
 fuzz: $(VENV)/installed

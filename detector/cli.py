@@ -264,6 +264,7 @@ def exit_code_of(arguments: list[str]) -> int:
     # that others need (loader workers, other programs), no spinning at all costs a quarter (benchmarks/RESULTS.md)
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    os.environ.pop("MPLBACKEND", None)  # a notebook's may lack here, where no chart is shown in a window
     try:
         # not under torchrun: its processes may wait for each other, and then answer nothing
         with nullcontext() if "RANK" in os.environ else stop_signals_interrupt():

@@ -343,6 +343,30 @@ def test_unknown_command() -> None:
     assert "'trian'; choose one of train, preview_augment" in the_line(done)
 
 
+@pytest.mark.slow
+def test_a_notebook_of_another_environment_is_no_hindrance(tmp_path: Path) -> None:
+    """Its MPLBACKEND names a package that may not be installed beside the command that a cell starts."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "detector",
+            "infer",
+            str(tmp_path / "no.jpg"),
+            "--weights",
+            "yolo11n-bccd",
+            "--out",
+            "x",
+        ],
+        cwd=REPOSITORY,
+        env={**os.environ, "MPLBACKEND": "module://no_such_package.backend_inline"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "no.jpg" in the_line(done)
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     from detector import cli
 

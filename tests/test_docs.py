@@ -1,5 +1,10 @@
-"""The pages for readers: short enough, their links lead somewhere, their commands and Python are the program's."""
+"""The pages for readers: short enough, their links lead somewhere, their commands and Python are the program's.
 
+Notebooks are pages, too; tests/extras/test_tutorials.py runs them.
+"""
+
+import base64
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -9,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.cli import COMMANDS, build_parser
+from detector.cli import COMMANDS, build_parser, parse
 from detector.formats.table import FORMATS
 from detector.models.catalog import MODELS
 
@@ -17,7 +22,9 @@ REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
 BESIDE = [*sorted((REPOSITORY / "benchmarks").glob("*.md")), REPOSITORY / "weights" / "README.md"]
-PAGES = [README, *DOCS, *BESIDE]
+TUTORIALS = sorted((REPOSITORY / "docs" / "tutorials").glob("*.ipynb"))
+CHEAT_SHEET = REPOSITORY / "docs" / "cheat-sheet.md"
+PAGES = [README, *DOCS, *BESIDE, *TUTORIALS]
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
@@ -32,16 +39,36 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(REPOSITORY))
 
 
+def text_of(page: Path) -> str:
+    """The Markdown of a page; of a notebook without its outputs, lines that begin with ! as shell."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+        else:
+            lines = source.splitlines()
+            shell = [line[1:] for line in lines if line.startswith("!")]
+            python = [line for line in lines if not line.startswith("!")]
+            parts += [
+                f"```{name}\n{chr(10).join(code)}\n```" for name, code in (("sh", shell), ("python", python)) if code
+            ]
+    return "\n\n".join(parts) + "\n"
+
+
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub and the site make them."""
-    prose = CODE.sub("", page.read_text(encoding="utf-8"))
+    prose = CODE.sub("", text_of(page))
     headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
     plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings)
     return {re.sub(r"[^\w\- ]", "", heading).strip().replace(" ", "-") for heading in plain}
 
 
 def code_blocks(page: Path, *languages: str) -> Iterator[str]:
-    for language, text in CODE.findall(page.read_text(encoding="utf-8")):
+    for language, text in CODE.findall(text_of(page)):
         if language in languages:
             yield text
 
@@ -72,7 +99,7 @@ def test_the_readme_is_short() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_and_images_exist(page: Path) -> None:
-    for target in LINK.findall(CODE.sub("", page.read_text(encoding="utf-8"))):
+    for target in LINK.findall(CODE.sub("", text_of(page))):
         if target.startswith(("http://", "https://")):
             continue
         path, _, anchor = target.partition("#")
@@ -83,7 +110,7 @@ def test_links_and_images_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_have_the_options_they_are_shown_with(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
+    text = text_of(page)
     inline = (code for code in INLINE.findall(CODE.sub("", text)) if code.startswith("detector "))
     shell = [*code_blocks(page, "sh"), *(code for code in inline if "…" not in code and "COMMAND" not in code)]
     for block in shell:
@@ -96,11 +123,34 @@ def test_commands_have_the_options_they_are_shown_with(page: Path) -> None:
             assert used <= options, f"{name_of(page)}: detector {command} {used - options}"
 
 
-@pytest.mark.parametrize("page", [README, *DOCS], ids=name_of)
+def test_the_cheat_sheet_has_every_command_as_the_program_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "mine"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("epochs: 60\n", encoding="utf-8")  # to resume
+    rows = re.findall(r"^\|.*\| `(.+)` \|$", text_of(CHEAT_SHEET), re.MULTILINE)
+    shown = [command for row in rows for command in commands(row)]
+    assert len(shown) > 40
+    for name, *arguments in shown:
+        if "--print_config" not in arguments:
+            parse(name, COMMANDS[name], arguments)  # raises ConfigError
+    assert {name for name, *_ in shown} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("page", [README, *DOCS, *TUTORIALS], ids=name_of)
 def test_options_in_the_prose_exist(page: Path) -> None:
     known = set().union(*map(known_options, COMMANDS))
-    others = {"--max-restarts", "--prefix", "--logdir", "--shm-size"}  # of torchrun, npm, tensorboard and Docker
-    prose = CODE.sub("", page.read_text(encoding="utf-8"))
+    others = {
+        "--max-restarts",
+        "--nproc_per_node",
+        "--prefix",
+        "--logdir",
+        "--shm-size",
+        "--data-binary",
+    }  # of other programs
+    prose = CODE.sub("", text_of(page))
     used = {option for code in INLINE.findall(prose) for option in re.findall(r"(?<![\w-])--[a-z][\w.\-]*", code)}
     assert {option.rstrip(".") for option in used} <= known | others
 
@@ -122,7 +172,7 @@ def test_examples_are_shown_as_they_are(example: str, page: str) -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "CHANGELOG.md"], ids=name_of)
 def test_only_what_every_reader_has(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
+    text = text_of(page)
     assert "../shared" not in text
     assert "tools/" not in text.replace("`tools/train.py …`", "")  # a pip user has no tools
     assert not re.search(r"pip install '?detector\b", text)  # somebody else's package
@@ -130,7 +180,7 @@ def test_only_what_every_reader_has(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_words_are_the_fields(page: Path) -> None:
-    assert HOUSE_WORDS.findall(page.read_text(encoding="utf-8")) == []
+    assert HOUSE_WORDS.findall(text_of(page)) == []
 
 
 def test_the_words_in_the_code_are_the_fields() -> None:
@@ -138,6 +188,23 @@ def test_the_words_in_the_code_are_the_fields() -> None:
     texts = {name_of(path): path.read_text(encoding="utf-8") for path in files if path.suffix in {".py", ".yaml"}}
     assert len(texts) > 100
     assert {name: words for name, text in texts.items() if (words := HOUSE_WORDS.findall(text))} == {}
+
+
+@pytest.mark.parametrize("notebook", TUTORIALS, ids=name_of)
+def test_notebooks_are_run_small_and_say_nothing_of_their_machine(notebook: Path) -> None:
+    book = json.loads(notebook.read_text(encoding="utf-8"))
+    assert set(book["metadata"]) == {"kernelspec", "language_info"}
+    assert all(cell["metadata"] == {} for cell in book["cells"])
+    code = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert any("assert " in line for cell in code for line in cell["source"])
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert {output["output_type"] for output in outputs} <= {"stream", "display_data", "execute_result"}
+    images = [output["data"]["image/jpeg"] for output in outputs if "image/jpeg" in output.get("data", {})]
+    assert images
+    assert max(len(base64.b64decode(image)) for image in images) <= 100_000
+    text = json.dumps([{**output, "data": None} for output in outputs])
+    assert not re.search(r"(/home/|/root/|/tmp/|/work/|/usr/|[A-Z]:\\\\)", text)
 
 
 def test_the_readme_lists_every_model() -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from rich.progress import Progress
 from test_broken_inputs import make_data
 
 from detector import cli
@@ -24,6 +25,7 @@ from detector.evaluation.reports import print_metrics
 from detector.images.draw import draw_boxes
 from detector.inference.sinks import COLUMNS, csv_writer
 from detector.utils.charts import plain
+from detector.utils.terminal import Terminal
 
 FOREIGN = "a\x1b]0;title\x07\x1b[2J\x9b31m\u0085b\u2028c\u2029d\r\n\te\u202ef\ud800\x00 [red]:dog:</h1>"
 SHOWN = r"a\x1b]0;title\x07\x1b[2J\x9b31m b c d e\u202ef\ud800\x00 [red]:dog:</h1>"
@@ -171,6 +173,21 @@ def with_command(monkeypatch: pytest.MonkeyPatch, run: Callable[[DemoConfig], in
 def print_table(_config: object) -> int:
     print_metrics({"AP": 1.0}, {})
     raise AssertionError("unreachable")
+
+
+@pytest.mark.parametrize("in_notebook", [True, False])
+def test_a_cell_of_a_notebook_gets_plain_lines(in_notebook: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm-color")):  # as Jupyter sets them
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
+    if in_notebook:
+        monkeypatch.setenv("JPY_PARENT_PID", "1")
+    out = io.StringIO()
+    with Progress(console=Terminal(file=out)) as bar:
+        bar.add_task("train", total=2, completed=1)
+        bar.console.print("[bold red]evaluated[/]")
+    assert "evaluated" in out.getvalue()
+    assert ("\x1b" in out.getvalue()) is not in_notebook
 
 
 @pytest.mark.parametrize("run", [lambda _: print("a") or 0, print_table], ids=["print", "rich"])
