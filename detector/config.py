@@ -695,6 +695,10 @@ class UiConfig(PredictionConfig):
     """Address to listen on; 0.0.0.0: all of this machine's."""
     port: int = 7860
     """Port to listen on; 0: any that is free."""
+    data: str | None = None
+    """Folder of the dataset whose images the page shows with truth and prediction, as evaluate takes it."""
+    split: Literal["train", "val", "test"] = "val"
+    """Split of the dataset."""
     max_mb: float = 20.0
     """Largest file that is taken, in megabytes."""
     max_megapixels: float = 50.0

@@ -31,11 +31,11 @@ MAX_WINDOWS = 100
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of the page; conf: None for those of the weights; labels: those to detect, all if there is none."""
+    """The settings of the page; conf: None for those of the weights; labels: those to detect, all if None."""
 
     conf: float | None
     iou: float
-    labels: tuple[int, ...]
+    labels: tuple[int, ...] | None
     image_size: InputSize
     tiles: int | None
 
@@ -95,12 +95,12 @@ class Photo:
 
     def detector(self, settings: Settings, runtime: Runtime) -> Detector:
         """A detector of these settings."""
-        loaded = self.network.detector
+        loaded, labels = self.network.detector, settings.labels
         config = PredictionConfig(
             conf=settings.conf,
             iou=settings.iou,
             max_detections=loaded.max_detections,
-            classes=[loaded.categories.names[label] for label in settings.labels] or None,
+            classes=None if labels is None else [loaded.categories.names[label] for label in labels],
             threads=loaded.threads,
         )
         detector = Detector(runtime, loaded.categories, settings.image_size, config)

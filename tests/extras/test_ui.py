@@ -4,11 +4,12 @@ import http.client
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from time import monotonic, sleep
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,9 +17,14 @@ import torch
 from jaxtyping import UInt8
 from lively_model import calmed, lively_model
 from PIL import Image
+from pycocotools.coco import COCO
 from torch import Tensor
 
 from detector.config import UiConfig
+from detector.data.coco import CocoDataset
+from detector.data.layouts import SplitPaths
+from detector.data.load import load_split
+from detector.doctor.labels import check_labels, detect
 from detector.errors import DataError
 from detector.exporting.verify import shipped_photos
 from detector.formats.runtime import HeadRuntime
@@ -35,8 +41,10 @@ for package in ("gradio", "playwright"):
 from playwright.sync_api import Browser, Error, Locator, Page, sync_playwright  # noqa: E402
 
 from detector.ui.command import running  # noqa: E402
+from detector.ui.dataset_tab import progress, rows  # noqa: E402
 from detector.ui.network import SharedNetwork  # noqa: E402
 from detector.ui.photo import Photo, Settings, read_upload, rows_of  # noqa: E402
+from detector.ui.review import Review, as_coco  # noqa: E402
 from detector.utils.server import listen  # noqa: E402
 
 CATEGORIES = Categories((3, 5, 9), ("cat", "<b>dog</b>", "caf\udcc3é"))
@@ -66,6 +74,58 @@ class DrawnRuntime(HeadRuntime):
         return Predictions(boxes.float(), torch.stack([torch.rand(60, 3, generator=each) for each in drawn]))
 
 
+class PlantedRuntime(HeadRuntime):
+    """Finds in each gray image what `PLANTED` has for the value of its pixels."""
+
+    def predict(self, inputs: UInt8[Tensor, "batch 3 height width"]) -> Predictions:
+        boxes, scores = torch.zeros(len(inputs), 2, 4), torch.zeros(len(inputs), 2, 3)
+        for place, value in enumerate(inputs[:, 0, 0, 0].tolist()):
+            for number, (label, box, score) in enumerate(PLANTED[value].found):
+                boxes[place, number] = torch.tensor(box)
+                scores[place, number, label] = score
+        return Predictions(boxes, scores)
+
+
+class Planted(NamedTuple):
+    """A gray image of 96 x 96 px; labels: label and box of each; found: the same and the score; boxes are xyxy."""
+
+    file_name: str
+    labels: list[tuple[int, list[float]]]
+    found: list[tuple[int, list[float], float]]
+
+
+BOX, OTHER_BOX = [8.0, 8.0, 40.0, 48.0], [56.0, 40.0, 88.0, 80.0]
+PLANTED = {
+    10: Planted("good.png", [(0, BOX)], [(0, BOX, 0.9)]),
+    60: Planted("unlabeled.png", [(0, BOX)], [(0, BOX, 0.9), (1, OTHER_BOX, 0.75)]),
+    110: Planted("swapped.png", [(0, BOX), (2, OTHER_BOX)], [(1, BOX, 0.8), (2, OTHER_BOX, 0.9)]),
+    160: Planted("not_found.png", [(1, BOX)], []),
+}
+WORST_FIRST = ["not_found.png", "swapped.png", "unlabeled.png", "good.png"]
+
+
+def plant(root: Path) -> CocoDataset:
+    """A dataset of `PLANTED` in a new folder."""
+    (root / "annotations").mkdir(parents=True)
+    (root / "val").mkdir()
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for value, (name, labels, _) in PLANTED.items():
+        Image.new("RGB", (96, 96), (value, value, value)).save(root / "val" / name)
+        images.append({"id": 100 + value, "file_name": name, "width": 96, "height": 96})
+        for label, (left, top, right, bottom) in labels:
+            entry = {"id": len(annotations) + 1, "image_id": 100 + value, "category_id": CATEGORIES.ids[label]}
+            annotations.append({**entry, "bbox": [left, top, right - left, bottom - top], "iscrowd": 0})
+    categories = [{"id": each, "name": name} for each, name in zip(CATEGORIES.ids, CATEGORIES.names, strict=True)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    return load_split(str(root), "val", CATEGORIES)
+
+
+def planted_network() -> SharedNetwork:
+    return SharedNetwork(Detector(PlantedRuntime(), CATEGORIES, 96), "planted")
+
+
 @pytest.fixture
 def drawn() -> Detector:
     return Detector(DrawnRuntime(), CATEGORIES, 96)
@@ -78,7 +138,7 @@ def detector() -> Detector:
 
 def settings(conf: float | None = 0.25, iou: float = 0.7, **others: Any) -> Settings:
     return Settings(
-        **{"conf": conf, "iou": iou, "labels": (), "image_size": InputSize(96, 96), "tiles": None, **others}
+        **{"conf": conf, "iou": iou, "labels": None, "image_size": InputSize(96, 96), "tiles": None, **others}
     )
 
 
@@ -87,11 +147,17 @@ def equal(one: Detections, other: Detections) -> bool:
 
 
 def test_thresholds_and_classes_act_without_the_network_and_give_what_infer_gives(drawn: Detector) -> None:
-    photo = Photo(SharedNetwork(drawn), read_image(PHOTO))
+    photo = Photo(SharedNetwork(drawn, "mine"), read_image(PHOTO))
     seen = set()
-    for conf, iou, labels in ((0.5, 0.7, ()), (0.9, 0.7, ()), (0.02, 0.1, ()), (0.02, 1.0, (1,)), (0.4, 0.5, (2, 0))):
+    for conf, iou, labels in (
+        (0.5, 0.7, None),
+        (0.9, 0.7, None),
+        (0.02, 0.1, None),
+        (0.02, 1.0, (1,)),
+        (0.4, 0.5, (2, 0)),
+    ):
         found = photo.detect(settings(conf, iou, labels=labels))
-        names = [CATEGORIES.names[label] for label in labels] or None
+        names = None if labels is None else [CATEGORIES.names[label] for label in labels]
         alone = Detector(DrawnRuntime(), CATEGORIES, 96, conf=conf, iou=iou, classes=names)
         assert equal(found, alone(photo.pixels))
         seen.add(len(found))
@@ -100,7 +166,7 @@ def test_thresholds_and_classes_act_without_the_network_and_give_what_infer_give
 
 
 def test_tiles_and_image_sizes_run_the_network_once_each(drawn: Detector) -> None:
-    photo = Photo(SharedNetwork(drawn), read_image(PHOTO))
+    photo = Photo(SharedNetwork(drawn, "mine"), read_image(PHOTO))
     for others, runs in (({"tiles": 320}, 5), ({"image_size": InputSize(64, 128)}, 1)):
         before = drawn.runtime.count
         for conf in (0.5, 0.8):
@@ -115,13 +181,13 @@ def test_tiles_and_image_sizes_run_the_network_once_each(drawn: Detector) -> Non
 def test_the_confidence_of_each_class_is_that_of_the_weights(drawn: Detector) -> None:
     drawn.conf = 0.1
     drawn.class_conf = torch.tensor([0.1, 0.5, 0.9])
-    photo = Photo(SharedNetwork(drawn), read_image(PHOTO))
+    photo = Photo(SharedNetwork(drawn, "mine"), read_image(PHOTO))
     assert equal(photo.detect(settings(None)), drawn(photo.pixels))
     assert len(photo.detect(settings(0.1))) > len(photo.detect(settings(None)))
 
 
 def test_several_users_at_once_run_the_network_once_for_each_image(drawn: Detector) -> None:
-    network = SharedNetwork(drawn)
+    network = SharedNetwork(drawn, "mine")
     photos = [Photo(network, read_image(path)) for path in shipped_photos()] * 4
     with ThreadPoolExecutor(8) as users:
         found = list(users.map(lambda photo: photo.detect(settings()), photos))
@@ -150,15 +216,78 @@ def test_uploads_have_limits(tmp_path: Path) -> None:
         read_upload(str(path), config)
 
 
+def test_a_split_is_sorted_by_error_and_its_suspicious_labels_are_the_doctors(tmp_path: Path) -> None:
+    dataset = plant(tmp_path / "data")
+    review = Review(planted_network(), dataset, 0.25)
+    with review.running():
+        wait_until(lambda: review.findings is not None)
+    findings = review.findings
+    assert findings is not None
+    assert [dataset.file_name(match.image.index) for match in findings.matches] == WORST_FIRST
+    assert [row[2:] for row in rows(review, findings)] == [
+        [0.0, 1, 0, 0, 0, 1],
+        [0.5, 0, 1, 0, 0, 1],
+        [0.667, 0, 0, 0, 1, 1],
+        [1.0, 0, 0, 0, 0, 0],
+    ]
+    doctors = check_labels(dataset, detect(review.detector, dataset, workers=0), "val")
+    assert {code: len(each) for code, each in findings.doubts.items()} == {each.code: each.count for each in doctors}
+
+
+def test_the_list_of_suspicious_labels_is_coco(tmp_path: Path) -> None:
+    dataset = plant(tmp_path / "data")
+    review = Review(planted_network(), dataset, 0.25)
+    content = as_coco(dataset, review.find(detect(review.detector, dataset, workers=0)))
+    file = tmp_path / "list.json"
+    file.write_text(json.dumps(content))
+    read = CocoDataset.load(SplitPaths(file, tmp_path / "data" / "val"), CATEGORIES)
+    assert not read.problems
+    assert [read.file_name(index) for index in range(len(read))] == ["unlabeled.png", "swapped.png", "not_found.png"]
+    assert [read.image_id(index) for index in range(len(read))] == [160, 210, 260]
+    assert [read.boxes(index).tolist() for index in range(len(read))] == [[OTHER_BOX], [BOX], [BOX]]
+    assert [read.labels(index).tolist() for index in range(len(read))] == [[1], [0], [1]]
+    own = [(each["attributes"]["suspicious"], each.get("score")) for each in content["annotations"]]
+    assert own == [("label-missing", 0.75), ("label-class", 0.8), ("label-not-found", None)]
+    assert COCO(str(file)).getAnnIds(catIds=[CATEGORIES.ids[1]]) == [1, 3]
+
+
+def test_a_dataset_that_can_not_be_looked_at_is_one_line(tmp_path: Path) -> None:
+    dataset = plant(tmp_path / "data")
+    for image in (tmp_path / "data" / "val").iterdir():
+        image.write_bytes(b"no image")
+    review = Review(planted_network(), dataset, 0.25)
+    with review.running():
+        wait_until(lambda: review.findings is not None)
+    assert "4 can't be read" in progress(review)
+    review.findings, review.problem = None, "<b>"
+    assert progress(review) == "The dataset can't be looked at: &lt;b&gt;"
+
+
+def wait_until(there: Callable[[], bool]) -> None:
+    end = monotonic() + PATIENCE / 1000
+    while not there():
+        assert monotonic() < end
+        sleep(0.02)
+
+
 @pytest.fixture(scope="module")
 def network(detector: Detector) -> SharedNetwork:
-    return SharedNetwork(detector)
+    return SharedNetwork(detector, "<i>mine</i>.safetensors")
 
 
 @pytest.fixture(scope="module")
 def port(network: SharedNetwork) -> Iterator[int]:
     config = UiConfig(weights="folder/<i>mine</i>.safetensors", max_mb=2, max_megapixels=1)
-    with closing(listen("127.0.0.1", 0)) as listener, running(config, network, listener):
+    with closing(listen("127.0.0.1", 0)) as listener, running(config, [network], listener):
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def data_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    network = planted_network()
+    review = Review(network, plant(tmp_path_factory.mktemp("planted") / "data"), 0.25)
+    config = UiConfig(weights="planted")
+    with closing(listen("127.0.0.1", 0)) as listener, running(config, [network], listener, review):
         yield listener.getsockname()[1]
 
 
@@ -216,7 +345,7 @@ def test_an_image_is_detected_sliders_act_and_a_click_explains(
     page.on("request", lambda request: asked.append(request.url))
     page.reload()
     upload(page, PHOTO)
-    photo = Photo(SharedNetwork(network.detector), read_image(PHOTO))
+    photo = Photo(SharedNetwork(network.detector, "mine"), read_image(PHOTO))
     found = photo.detect(settings())
     table = wait_for_count(page, len(found))
     assert table.get_by_text(str(rows_of(found)[0][2]), exact=True).count() >= 1
@@ -230,7 +359,7 @@ def test_an_image_is_detected_sliders_act_and_a_click_explains(
     assert network.runs == runs
     page.locator("#drawn img").click(position=middle_of(page, found[0].box))
     page.get_by_text(re.compile(r"^What .+ \d\.\d\d rests on:$")).wait_for()
-    page.locator("#maps img").wait_for()
+    page.locator(".maps img").wait_for()
     hosts = {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:"))}
     assert hosts == {f"127.0.0.1:{port}"}
     assert len(asked) > 10
@@ -245,6 +374,37 @@ def test_a_refused_image_is_one_line_on_the_page(browser: Browser, port: int, tm
     page.get_by_text("1001 x 1000 pixels are more than the limit of 1,000,000; send a smaller image").wait_for()
     upload(page, PHOTO)  # the page goes on
     page.locator("#drawn img").wait_for()
+    page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_images_of_a_dataset_are_browsed_and_the_list_is_saved(
+    browser: Browser, data_port: int, tmp_path: Path, width: int
+) -> None:
+    page = opened(browser, data_port, width)
+    page.get_by_role("tab", name="Dataset").click()
+    page.get_by_text("3 suspicious labels").wait_for()
+    table = page.locator("#images")
+    table.locator("[role=grid][aria-rowcount='5']").wait_for()
+    shown = table.get_by_text(re.compile(r"^\w+\.png$")).all_inner_texts()
+    assert [name for name in dict.fromkeys(shown) if name] == WORST_FIRST  # the table measures with hidden copies
+    caption = page.locator("#caption")
+    caption.get_by_text("1 of 4: not_found.png").wait_for()
+    for name in ("truth", "prediction", "labels"):
+        page.locator(f"#{name} img").wait_for()
+    page.locator("#next").click()
+    caption.get_by_text("2 of 4: swapped.png").wait_for()
+    table.get_by_text("good.png", exact=True).last.click()
+    caption.get_by_text("4 of 4: good.png").wait_for()
+    page.locator("#labels img").wait_for(state="hidden")
+    page.locator("#previous").click()
+    caption.get_by_text("3 of 4: unlabeled.png").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    with page.expect_download() as download:
+        page.locator("#save").click()
+    download.value.save_as(tmp_path / "list.json")
+    assert len(json.loads((tmp_path / "list.json").read_text())["annotations"]) == 3
     page.close()
 
 
