@@ -695,6 +695,8 @@ class UiConfig(PredictionConfig):
     """Address to listen on; 0.0.0.0: all of this machine's."""
     port: int = 7860
     """Port to listen on; 0: any that is free."""
+    compare: str | None = None
+    """Further weights, whose detections the page shows beside those of `weights`."""
     data: str | None = None
     """Folder of the dataset whose images the page shows with truth and prediction, as evaluate takes it."""
     split: Literal["train", "val", "test"] = "val"

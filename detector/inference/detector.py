@@ -307,4 +307,4 @@ def _labels_of(classes: Sequence[str], categories: Categories) -> Int64[Tensor, 
     unknown = [name for name in classes if name not in categories.names]
     if unknown:
         raise ConfigError(f"classes: there is no class {unknown[0]!r}; the weights know {', '.join(categories.names)}")
-    return torch.tensor([label for label, name in enumerate(categories.names) if name in classes])
+    return torch.tensor([label for label, name in enumerate(categories.names) if name in classes], dtype=torch.int64)

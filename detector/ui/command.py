@@ -32,14 +32,24 @@ FOLDER = "GRADIO_TEMP_DIR"
 
 def ui(config: UiConfig) -> None:
     """Show the page until a stop signal comes. Raises DetectorError kinds for what is wrong before."""
-    network = SharedNetwork(Detector.load(config.weights, config), Path(config.weights).name)
-    review = None if config.data is None else review_of(config, network)
-    with closing(listen(config.host, config.port)) as listener, running(config, [network], listener, review) as server:
+    networks = load_networks(config)
+    review = None if config.data is None else review_of(config, networks[0])
+    with closing(listen(config.host, config.port)) as listener, running(config, networks, listener, review) as server:
         print(f"open {url_of(listener)} in a browser (Ctrl-C ends it)", flush=True)
         if not config.host.startswith(LOOPBACK):
             print("anyone who reaches this address may use it", file=sys.stderr)
         wait_for_stop(server)
     print("stopped")
+
+
+def load_networks(config: UiConfig) -> list[SharedNetwork]:
+    """That of the weights, and that to compare with, if there is one; `classes` is for the first."""
+    networks = [SharedNetwork(Detector.load(config.weights, config), Path(config.weights).name)]
+    if config.compare is not None:
+        networks.append(SharedNetwork(Detector.load(config.compare, config, classes=None), Path(config.compare).name))
+        if networks[0].name == networks[1].name:
+            networks[0].name, networks[1].name = config.weights, config.compare
+    return networks
 
 
 def review_of(config: UiConfig, network: SharedNetwork) -> Review:

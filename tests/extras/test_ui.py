@@ -41,6 +41,7 @@ for package in ("gradio", "playwright"):
 from playwright.sync_api import Browser, Error, Locator, Page, sync_playwright  # noqa: E402
 
 from detector.ui.command import running  # noqa: E402
+from detector.ui.controls import class_names, image_sizes, settings_of  # noqa: E402
 from detector.ui.dataset_tab import progress, rows  # noqa: E402
 from detector.ui.network import SharedNetwork  # noqa: E402
 from detector.ui.photo import Photo, Settings, read_upload, rows_of  # noqa: E402
@@ -196,6 +197,24 @@ def test_several_users_at_once_run_the_network_once_for_each_image(drawn: Detect
     assert all(equal(each, alone(photo.pixels)) for each, photo in zip(found, photos, strict=True))
 
 
+def test_one_set_of_controls_sets_two_networks_with_classes_and_sizes_of_their_own(drawn: Detector) -> None:
+    other = Detector(DrawnRuntime(), Categories((1, 2, 3), ("bird", "cat", "fish")), (64, 96))
+    other.class_conf = torch.tensor([0.3, 0.4, 0.5])
+    both = [drawn, other]
+    assert class_names(both) == ["cat", "<b>dog</b>", "caf\udcc3é", "bird", "fish"]
+    sizes = image_sizes(both)
+    assert (InputSize(96, 96), InputSize(64, 96)) in sizes
+    place = sizes.index((InputSize(192, 192), InputSize(128, 192)))
+    one, two = settings_of(both, [0.2, True, 0.6, [0, 4], place, 0])
+    assert one == Settings(0.2, 0.6, (0,), InputSize(192, 192), None)
+    assert two == Settings(None, 0.6, (1, 2), InputSize(128, 192), None)
+    _, unknown = settings_of(both, [0.2, False, 0.6, [1], place, 640])
+    assert unknown == Settings(0.2, 0.6, (), InputSize(128, 192), 640)
+    pixels = read_image(PHOTO)
+    assert len(Photo(SharedNetwork(other, "other"), pixels).detect(settings(0.02, labels=()))) == 0
+    assert len(Photo(SharedNetwork(other, "other"), pixels).detect(settings(0.02))) > 0
+
+
 def test_maps_are_those_of_the_chosen_detection(detector: Detector) -> None:
     pixels = read_image(PHOTO)
     every = attention_maps(detector, pixels)
@@ -282,6 +301,16 @@ def port(network: SharedNetwork) -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+OTHERS = Categories((1, 2, 3), ("bird", "fish", "newt"))
+
+
+@pytest.fixture(scope="module")
+def port_of_two(network: SharedNetwork, detector: Detector) -> Iterator[int]:
+    second = SharedNetwork(Detector(detector.model, OTHERS, 128), "second.onnx")
+    with closing(listen("127.0.0.1", 0)) as listener, running(UiConfig(weights="first"), [network, second], listener):
+        yield listener.getsockname()[1]
+
+
 @pytest.fixture(scope="module")
 def data_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     network = planted_network()
@@ -363,6 +392,31 @@ def test_an_image_is_detected_sliders_act_and_a_click_explains(
     hosts = {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:"))}
     assert hosts == {f"127.0.0.1:{port}"}
     assert len(asked) > 10
+    page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 400])
+def test_two_weights_are_shown_beside_each_other(
+    browser: Browser, port_of_two: int, detector: Detector, width: int
+) -> None:
+    page = opened(browser, port_of_two, width)
+    upload(page, PHOTO)
+    photo = Photo(SharedNetwork(detector, ""), read_image(PHOTO))
+    sides = (96, 128)
+    for conf in (0.25, 0.4):
+        if conf > 0.25:
+            set_slider(page, "conf", conf)
+        counts = [len(photo.detect(settings(conf, image_size=InputSize(side, side)))) for side in sides]
+        assert min(counts) > 0
+        assert counts[0] != counts[1]
+        for number, count in enumerate(counts, start=1):
+            page.locator(f"#summary{number}").get_by_text(f"{count} detections", exact=True).wait_for()
+            page.locator(f"#drawn{number} img").wait_for()
+    assert page.get_by_text("second.onnx").count() > 0
+    page.locator("#table2").get_by_text(OTHERS.names[0], exact=True).last.click()
+    page.get_by_text(re.compile(rf"^What {OTHERS.names[0]} \d\.\d\d rests on:$")).wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.close()
 
 
