@@ -687,6 +687,7 @@ class UiConfig(PredictionConfig):
         "port": (0, 65_535),
         "max_mb": (0.001, 1000),
         "max_megapixels": (0.001, 178),
+        "max_frames": (1, MANY),
     }
 
     weights: str
@@ -705,6 +706,8 @@ class UiConfig(PredictionConfig):
     """Largest file that is taken, in megabytes."""
     max_megapixels: float = 50.0
     """Largest image in millions of pixels."""
+    max_frames: int = 1800
+    """Frames of a video that are looked at, the first ones; with tiles, tiles of them."""
 
 
 @dataclass(frozen=True)

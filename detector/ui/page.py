@@ -14,6 +14,7 @@ from detector.ui.image_tab import image_tab
 from detector.ui.network import SharedNetwork
 from detector.ui.review import Review
 from detector.ui.showing import shown
+from detector.ui.video_tab import video_tab
 
 CSS = """
 .table {contain: inline-size}  /* a wide table scrolls, not the page */
@@ -42,6 +43,8 @@ def build_page(networks: Sequence[SharedNetwork], config: UiConfig, review: Revi
             gr.Markdown(heading(network))
         with gr.Tab("Image"):
             image_tab(networks, config)
+        with gr.Tab("Video"):
+            video_tab(networks[0], config)
         if review is not None:
             with gr.Tab("Dataset"):
                 dataset_tab(review)

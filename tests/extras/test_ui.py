@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -12,8 +13,10 @@ from time import monotonic, sleep
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 import torch
+from drawn_video import draw_video
 from jaxtyping import UInt8
 from lively_model import calmed, lively_model
 from PIL import Image
@@ -32,7 +35,9 @@ from detector.images.input_size import InputSize
 from detector.images.read import read_image
 from detector.inference.attention.maps import attention_maps
 from detector.inference.detector import Detector
+from detector.inference.sources import Source
 from detector.inference.tiles import TiledDetector
+from detector.inference.video import read_video, video_writer
 from detector.structures import Categories, Detections, Predictions
 
 for package in ("gradio", "playwright"):
@@ -46,6 +51,8 @@ from detector.ui.dataset_tab import progress, rows  # noqa: E402
 from detector.ui.network import SharedNetwork  # noqa: E402
 from detector.ui.photo import Photo, Settings, read_upload, rows_of  # noqa: E402
 from detector.ui.review import Review, as_coco  # noqa: E402
+from detector.ui.showing import shown  # noqa: E402
+from detector.ui.video_tab import annotate  # noqa: E402
 from detector.utils.server import listen  # noqa: E402
 
 CATEGORIES = Categories((3, 5, 9), ("cat", "<b>dog</b>", "caf\udcc3é"))
@@ -76,12 +83,13 @@ class DrawnRuntime(HeadRuntime):
 
 
 class PlantedRuntime(HeadRuntime):
-    """Finds in each gray image what `PLANTED` has for the value of its pixels."""
+    """Finds in each gray image what `PLANTED` has for the value of its pixels, or the nearest to it."""
 
     def predict(self, inputs: UInt8[Tensor, "batch 3 height width"]) -> Predictions:
         boxes, scores = torch.zeros(len(inputs), 2, 4), torch.zeros(len(inputs), 2, 3)
         for place, value in enumerate(inputs[:, 0, 0, 0].tolist()):
-            for number, (label, box, score) in enumerate(PLANTED[value].found):
+            nearest = min(PLANTED, key=lambda known: abs(known - value))
+            for number, (label, box, score) in enumerate(PLANTED[nearest].found):
                 boxes[place, number] = torch.tensor(box)
                 scores[place, number, label] = score
         return Predictions(boxes, scores)
@@ -289,6 +297,52 @@ def wait_until(there: Callable[[], bool]) -> None:
         sleep(0.02)
 
 
+def test_the_first_frames_of_a_video_get_what_infer_finds(tmp_path: Path, drawn: Detector) -> None:
+    video = draw_video(tmp_path / "video.mp4", frames=5)
+    alone = Detector(DrawnRuntime(), CATEGORIES, 96, conf=0.5)
+    for limit, frames in ((9, 5), (3, 3)):
+        target = tmp_path / f"{limit}.mp4"
+        config = UiConfig(weights="mine", max_frames=limit)
+        *_, report = annotate(SharedNetwork(drawn, "mine"), settings(0.5), str(video), target, config)
+        read = [image for _, image in read_video(Source(str(target), "video"))]
+        assert [image.shape for image in read] == [(64, 96, 3)] * frames
+        found = [alone(image) for _, image in read_video(Source(str(video), "video"))][:frames]
+        assert f"**{frames} frames**" in report
+        assert ("--max_frames" in report) == (limit < 5)
+        for name, count in Counter(name for each in found for name in each.names).items():
+            assert f"{count} {shown(name)}" in report
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"max_megapixels": 0.006}, "frames of 96 x 64 pixels are more than the limit of 6,000"),
+        ({"max_mb": 0.001}, "larger than 0.001 MB"),
+    ],
+)
+def test_videos_have_limits(tmp_path: Path, drawn: Detector, options: dict[str, float], problem: str) -> None:
+    video = draw_video(tmp_path / "video.mp4", frames=5)
+    config = UiConfig(weights="mine", **options)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=problem):
+        list(annotate(SharedNetwork(drawn, "mine"), settings(), str(video), tmp_path / "out.mp4", config))
+    assert drawn.runtime.count == 0
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_a_file_that_is_no_video_is_named_without_its_folder(tmp_path: Path, drawn: Detector) -> None:
+    (tmp_path / "no.mp4").write_bytes(b"no video")
+    with pytest.raises(DataError, match=r"^no\.mp4: this video can't be opened"):
+        list(
+            annotate(
+                SharedNetwork(drawn, "mine"),
+                settings(),
+                str(tmp_path / "no.mp4"),
+                tmp_path / "out.mp4",
+                UiConfig(weights="mine"),
+            )
+        )
+
+
 @pytest.fixture(scope="module")
 def network(detector: Detector) -> SharedNetwork:
     return SharedNetwork(detector, "<i>mine</i>.safetensors")
@@ -441,8 +495,8 @@ def test_the_images_of_a_dataset_are_browsed_and_the_list_is_saved(
     page.get_by_text("3 suspicious labels").wait_for()
     table = page.locator("#images")
     table.locator("[role=grid][aria-rowcount='5']").wait_for()
-    shown = table.get_by_text(re.compile(r"^\w+\.png$")).all_inner_texts()
-    assert [name for name in dict.fromkeys(shown) if name] == WORST_FIRST  # the table measures with hidden copies
+    names = table.get_by_text(re.compile(r"^\w+\.png$")).all_inner_texts()
+    assert [name for name in dict.fromkeys(names) if name] == WORST_FIRST  # the table measures with hidden copies
     caption = page.locator("#caption")
     caption.get_by_text("1 of 4: not_found.png").wait_for()
     for name in ("truth", "prediction", "labels"):
@@ -459,6 +513,25 @@ def test_the_images_of_a_dataset_are_browsed_and_the_list_is_saved(
         page.locator("#save").click()
     download.value.save_as(tmp_path / "list.json")
     assert len(json.loads((tmp_path / "list.json").read_text())["annotations"]) == 3
+    page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_video_comes_back_with_its_detections(browser: Browser, data_port: int, tmp_path: Path, width: int) -> None:
+    page = opened(browser, data_port, width)
+    page.get_by_role("tab", name="Video").click()
+    chooser = page.locator("#video-upload input[type=file]")
+    with video_writer(tmp_path / "video.mp4") as write:
+        for number in range(12):  # gray frames of a value that the network knows
+            write(np.full((96, 96, 3), 60, np.uint8), number / 10)
+    chooser.set_input_files(tmp_path / "video.mp4")
+    page.locator("#video-upload video").wait_for()
+    page.locator("#video-start").click()
+    page.get_by_text("12 frames: 12 cat, 12 <b>dog</b>").wait_for()
+    page.wait_for_function("document.querySelector('#video-drawn video')?.videoWidth == 96")
+    assert page.locator("#video-drawn video").evaluate("video => video.duration") == pytest.approx(1.2, abs=0.05)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.close()
 
 
