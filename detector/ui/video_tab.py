@@ -14,7 +14,7 @@ import gradio as gr
 from detector.config import UiConfig
 from detector.errors import DataError, missing_package
 from detector.inference.infer import annotator
-from detector.inference.sources import Source
+from detector.inference.sources import VIDEOS, Source
 from detector.inference.streaming import stream
 from detector.ui.controls import settings_controls, settings_of
 from detector.ui.network import SharedNetwork, TurnTakingRuntime
@@ -34,7 +34,8 @@ def video_tab(network: SharedNetwork, config: UiConfig) -> None:
         return
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            upload = gr.Video(label="Video", sources=["upload"], height=260, elem_id="video-upload", buttons=[])
+            # no gr.Video, whose button to trim loads a program from elsewhere
+            upload = gr.File(label="Video", file_types=[f".{each}" for each in VIDEOS], elem_id="video-upload")
             upload.preprocess = lambda payload: None if payload is None else payload.path
             controls = settings_controls([network.detector], "video-")
             start = gr.Button("Detect", variant="primary", elem_id="video-start")

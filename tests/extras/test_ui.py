@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -43,12 +44,14 @@ from detector.structures import Categories, Detections, Predictions
 for package in ("gradio", "playwright"):
     pytest.importorskip(package, reason=f"make test-extras installs {package}")
 
+import gradio  # noqa: E402
 from playwright.sync_api import Browser, Error, Locator, Page, sync_playwright  # noqa: E402
 
 from detector.ui.command import running  # noqa: E402
 from detector.ui.controls import class_names, image_sizes, settings_of  # noqa: E402
 from detector.ui.dataset_tab import progress, rows  # noqa: E402
 from detector.ui.network import SharedNetwork  # noqa: E402
+from detector.ui.page import build_page  # noqa: E402
 from detector.ui.photo import Photo, Settings, read_upload, rows_of  # noqa: E402
 from detector.ui.review import Review, as_coco  # noqa: E402
 from detector.ui.showing import shown  # noqa: E402
@@ -313,6 +316,14 @@ def test_the_first_frames_of_a_video_get_what_infer_finds(tmp_path: Path, drawn:
             assert f"{count} {shown(name)}" in report
 
 
+def test_without_pyav_the_page_says_so(drawn: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    page = build_page([SharedNetwork(drawn, "mine")], UiConfig(weights="mine"), None)
+    lines = [block.value for block in page.blocks.values() if isinstance(block, gradio.Markdown)]
+    assert "videos: needs the package av: pip install &#x27;attention-detector[video]&#x27;" in lines
+    assert not [block for block in page.blocks.values() if isinstance(block, gradio.Video)]
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
@@ -526,7 +537,7 @@ def test_a_video_comes_back_with_its_detections(browser: Browser, data_port: int
         for number in range(12):  # gray frames of a value that the network knows
             write(np.full((96, 96, 3), 60, np.uint8), number / 10)
     chooser.set_input_files(tmp_path / "video.mp4")
-    page.locator("#video-upload video").wait_for()
+    page.locator("#video-upload .file-preview").wait_for()
     page.locator("#video-start").click()
     page.get_by_text("12 frames: 12 cat, 12 <b>dog</b>").wait_for()
     page.wait_for_function("document.querySelector('#video-drawn video')?.videoWidth == 96")
