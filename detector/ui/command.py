@@ -109,7 +109,7 @@ def suspicious_labels(review: Review) -> Response:
     """The list as a file to save."""
     if review.findings is None:
         return Response("the images are still looked at", 503, media_type="text/plain")
-    content = json.dumps(as_coco(review.dataset, review.findings), indent=1)
+    content = json.dumps(as_coco(review.dataset, review.findings))
     headers = {"Content-Disposition": f'attachment; filename="{SUSPICIOUS_FILE}"'}
     return Response(content, media_type="application/json", headers=headers)
 

@@ -69,7 +69,7 @@ def dataset_tab(review: Review) -> None:
         if findings is None:
             waiting = [gr.skip()] * (3 + len(image))
             return progress(review), gr.Timer(active=review.problem is None), *waiting
-        any_doubt = bool(findings.suspicious())
+        any_doubt = bool(findings.suspicious)
         return (
             progress(review),
             gr.Timer(active=False),
@@ -111,18 +111,17 @@ def progress(review: Review) -> str:
     skipped = f" {unread:,} can't be read." if unread else ""
     return (
         f"**{count:,} images**, the worst first, with the detections of a score of {review.conf:g} or more."
-        f" **{len(findings.suspicious()):,} suspicious labels**.{skipped}"
+        f" **{len(findings.suspicious):,} suspicious labels**.{skipped}"
     )
 
 
 def rows(review: Review, findings: Findings) -> list[list[str | float]]:
     """The rows of the table: `COLUMNS`."""
-    doubts = findings.counts()
     table: list[list[str | float]] = []
     for number, match in enumerate(findings.matches, start=1):
         index = match.image.index
         faults = (match.missed, match.wrong_class, match.duplicate, match.background)
-        counts = [*(int(each.sum()) for each in faults), doubts[index]]
+        counts = [*(int(each.sum()) for each in faults), len(findings.by_image.get(index, ()))]
         name = printable(review.dataset.file_name(index))
         table.append([number, name, round(match.quality(), 3), *counts])
     return table
@@ -136,14 +135,14 @@ def image_values(review: Review, findings: Findings, chosen: int) -> tuple[Any, 
     match, categories = findings.matches[chosen], review.dataset.categories
     index = match.image.index
     pixels = review.dataset.read(index).image
-    doubts = [(code, doubt) for code, doubt in findings.suspicious() if doubt.image == index]
+    doubts = findings.by_image.get(index, [])
     caption = (
         f"**{chosen + 1:,} of {len(findings.matches):,}: {shown(review.dataset.file_name(index))}**, F1 by IoU"
         f" {match.quality():.2f}"
     )
     large, factor = fitted(pixels, SIDE)
-    boxes = [corners(doubt.xywh[None] * factor)[0] for _, doubt in doubts]
-    drawn = draw_boxes(large, boxes, [doubt.label for _, doubt in doubts], [doubt.text for _, doubt in doubts])
+    boxes = [corners(doubt.xywh[None] * factor)[0] for doubt in doubts]
+    drawn = draw_boxes(large, boxes, [doubt.label for doubt in doubts], [doubt.text for doubt in doubts])
     return (
         caption,
         draw_truth(pixels, match, categories, SIDE),

@@ -1,10 +1,10 @@
 """A split of a dataset with what a network finds in it: its images, the worst first, and its suspicious labels."""
 
 import threading
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from detector.config import PredictionConfig
@@ -28,13 +28,18 @@ class Findings:
     matches: Sequence[ImageMatch]
     doubts: Mapping[str, Sequence[Doubt]]
 
+    @cached_property
     def suspicious(self) -> list[tuple[str, Doubt]]:
         """Code and doubt of each suspicious label, the gravest of each code first."""
         return [(code, doubt) for code, of_code in self.doubts.items() for doubt in of_code]
 
-    def counts(self) -> Counter[int]:
-        """The number of suspicious labels by the index of the image."""
-        return Counter(doubt.image for _, doubt in self.suspicious())
+    @cached_property
+    def by_image(self) -> dict[int, list[Doubt]]:
+        """The suspicious labels of the images that have any, by the index of the image."""
+        by_image: dict[int, list[Doubt]] = {}
+        for _, doubt in self.suspicious:
+            by_image.setdefault(doubt.image, []).append(doubt)
+        return by_image
 
 
 class Review:
@@ -100,7 +105,7 @@ def as_coco(dataset: CocoDataset, findings: Findings) -> dict[str, Any]:
     `score`, of the detection that contradicts, if there is one.
     """
     annotations = []
-    for number, (code, doubt) in enumerate(findings.suspicious(), start=1):
+    for number, (code, doubt) in enumerate(findings.suspicious, start=1):
         bbox = doubt.xywh.round(BOX_DIGITS).tolist()
         entry = {
             "id": number,
@@ -114,7 +119,7 @@ def as_coco(dataset: CocoDataset, findings: Findings) -> dict[str, Any]:
         }
         annotations.append(entry if doubt.score is None else {**entry, "score": round(doubt.score, SCORE_DIGITS)})
     images = []
-    for index in sorted(findings.counts()):
+    for index in sorted(findings.by_image):
         width, height = dataset.size(index)
         images.append(
             {"id": dataset.image_id(index), "file_name": dataset.file_name(index), "width": width, "height": height}

@@ -454,10 +454,13 @@ def test_an_image_is_detected_sliders_act_and_a_click_explains(
     page.locator("#drawn img").click(position=middle_of(page, found[0].box))
     page.get_by_text(re.compile(r"^What .+ \d\.\d\d rests on:$")).wait_for()
     page.locator(".maps img").wait_for()
-    hosts = {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:"))}
-    assert hosts == {f"127.0.0.1:{port}"}
+    assert hosts(asked) == {f"127.0.0.1:{port}"}
     assert len(asked) > 10
     page.close()
+
+
+def hosts(urls: list[str]) -> set[str]:
+    return {urlsplit(url).netloc for url in urls if not url.startswith(("data:", "blob:"))}
 
 
 @pytest.mark.slow
@@ -531,6 +534,8 @@ def test_the_images_of_a_dataset_are_browsed_and_the_list_is_saved(
 @pytest.mark.parametrize("width", [1280, 400])
 def test_a_video_comes_back_with_its_detections(browser: Browser, data_port: int, tmp_path: Path, width: int) -> None:
     page = opened(browser, data_port, width)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
     page.get_by_role("tab", name="Video").click()
     chooser = page.locator("#video-upload input[type=file]")
     with video_writer(tmp_path / "video.mp4") as write:
@@ -542,6 +547,7 @@ def test_a_video_comes_back_with_its_detections(browser: Browser, data_port: int
     page.get_by_text("12 frames: 12 cat, 12 <b>dog</b>").wait_for()
     page.wait_for_function("document.querySelector('#video-drawn video')?.videoWidth == 96")
     assert page.locator("#video-drawn video").evaluate("video => video.duration") == pytest.approx(1.2, abs=0.05)
+    assert hosts(asked) == {f"127.0.0.1:{data_port}"}
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.close()
 
