@@ -34,7 +34,7 @@ def video_tab(network: SharedNetwork, config: UiConfig) -> None:
         return
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            # no gr.Video, whose button to trim loads a program from elsewhere
+            # no gr.Video, which plays few of these formats
             upload = gr.File(label="Video", file_types=[f".{each}" for each in VIDEOS], elem_id="video-upload")
             upload.preprocess = lambda payload: None if payload is None else payload.path
             controls = settings_controls([network.detector], "video-")
