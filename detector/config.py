@@ -708,6 +708,7 @@ class UiConfig(PredictionConfig):
         "port": (0, 65_535),
         "max_mb": (0.001, 1000),
         "max_megapixels": (0.001, 178),
+        "max_frames": (1, MANY),
     }
 
     weights: str
@@ -716,10 +717,18 @@ class UiConfig(PredictionConfig):
     """Address to listen on; 0.0.0.0: all of this machine's."""
     port: int = 7860
     """Port to listen on; 0: any that is free."""
+    compare: str | None = None
+    """Further weights, whose detections the page shows beside those of `weights`."""
+    data: str | None = None
+    """Folder of the dataset whose images the page shows with truth and prediction, as evaluate takes it."""
+    split: Literal["train", "val", "test"] = "val"
+    """Split of the dataset."""
     max_mb: float = 20.0
     """Largest file that is taken, in megabytes."""
     max_megapixels: float = 50.0
     """Largest image in millions of pixels."""
+    max_frames: int = 1800
+    """Frames of a video that are looked at, the first ones; with tiles, tiles of them."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Labels that a trained network contradicts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,18 +26,42 @@ SAME_PLACE = 0.7
 
 
 class Doubt(NamedTuple):
-    """A box of an image that network and labels disagree on; weight: how much, to sort by; xywh in pixels of the image."""
+    """A box of an image that network and labels disagree on.
+
+    weight: how much, to sort by; xywh in pixels of the image; label: the class of the detection without a label, else that
+    of the label in doubt; score: of the detection that contradicts, None where there is none.
+    """
 
     image: int
     weight: float
     xywh: Float64[np.ndarray, "4"]
     text: str
+    label: int
+    score: float | None
 
 
-def detect(detector: Detector, dataset: CocoDataset) -> dict[int, Detections]:
-    """The detections in each image that can be read, by its index."""
+def detect(
+    detector: Detector, dataset: CocoDataset, indices: range | None = None, workers: int = -1
+) -> dict[int, Detections]:
+    """The detections in each image that can be read, by its index; indices: of which images, all if None; workers: see
+    `worker_count`."""
     size = None if detector.runtime.letterboxes_inputs else InputSize.of(detector.image_size)
-    return detect_all(detector, eval_loader(dataset, size, -1, range(len(dataset)))).detections
+    indices = range(len(dataset)) if indices is None else indices
+    return detect_all(detector, eval_loader(dataset, size, workers, indices)).detections
+
+
+def find_doubts(images: Sequence[ImageBoxes], names: Sequence[str]) -> dict[str, list[Doubt]]:
+    """What network and labels disagree on, by the code of the finding, the gravest first.
+
+    images: with detections down to a score of `LOWEST_SCORE`; names: of the classes.
+    """
+    doubts: dict[str, list[Doubt]] = {"label-missing": [], "label-class": [], "label-not-found": []}
+    for image in images:
+        overlap = image.overlap()
+        doubts["label-missing"] += _unlabeled(image, overlap, names)
+        doubts["label-class"] += _swapped(image, overlap, names)
+        doubts["label-not-found"] += _unfound(image, overlap, names)
+    return {code: sorted(of_code, key=lambda doubt: -doubt.weight) for code, of_code in doubts.items()}
 
 
 def check_labels(dataset: CocoDataset, detections: Mapping[int, Detections], split: Split) -> Iterator[Finding]:
@@ -45,58 +69,46 @@ def check_labels(dataset: CocoDataset, detections: Mapping[int, Detections], spl
 
     detections: by the index of the image, down to a score of `LOWEST_SCORE`, of the dataset's categories.
     """
-    names = dataset.categories.names
-    unlabeled: list[Doubt] = []
-    unfound: list[Doubt] = []
-    swapped: list[Doubt] = []
-    for image in image_boxes(dataset, detections):
-        overlap = image.overlap()
-        unlabeled += _unlabeled(image, overlap, names)
-        unfound += _unfound(image, overlap, names)
-        swapped += _swapped(image, overlap, names)
+    doubts = find_doubts(image_boxes(dataset, detections), dataset.categories.names)
     kinds = (
         (
             "label-missing",
             f"confident detections (score {CONFIDENT} or more) where nothing is labeled",
             "label the objects that are there; what has no label is learned as background",
-            unlabeled,
         ),
         (
             "label-class",
             "labels of another class than a confident detection at the same place",
             "correct the class where the detection is right",
-            swapped,
         ),
         (
             "label-not-found",
             f"labels without any detection near them (score {LOWEST_SCORE} or more, IoU {NEAR} or more), the largest first",
             "remove those without an object; the others are hard, or unlike what the weights have seen",
-            unfound,
         ),
     )
-    for code, what, remedy, doubts in kinds:
-        if doubts:
-            doubts.sort(key=lambda doubt: -doubt.weight)
-            examples = tuple(_example(dataset, doubt) for doubt in doubts[:EXAMPLES])
+    for code, what, remedy in kinds:
+        if of_code := doubts[code]:
+            examples = tuple(_example(dataset, doubt) for doubt in of_code[:EXAMPLES])
             severity = "note" if code == "label-not-found" else "warning"
-            yield Finding(code, severity, what, {split: len(doubts)}, remedy, examples)  # type: ignore[arg-type]
+            yield Finding(code, severity, what, {split: len(of_code)}, remedy, examples)  # type: ignore[arg-type]
 
 
-def _unlabeled(image: ImageBoxes, overlap: Float64[np.ndarray, "d t"], names: tuple[str, ...]) -> Iterator[Doubt]:
+def _unlabeled(image: ImageBoxes, overlap: Float64[np.ndarray, "d t"], names: Sequence[str]) -> Iterator[Doubt]:
     free = (image.scores >= CONFIDENT) & (overlap.max(axis=1, initial=0.0) < NEAR)
     for each in np.flatnonzero(free).tolist():
-        score, name = float(image.scores[each]), names[image.labels[each]]
-        yield Doubt(image.index, score, image.boxes[each], f"{name} {score:.2f}")
+        score, label = float(image.scores[each]), int(image.labels[each])
+        yield Doubt(image.index, score, image.boxes[each], f"{names[label]} {score:.2f}", label, score)
 
 
-def _unfound(image: ImageBoxes, overlap: Float64[np.ndarray, "d t"], names: tuple[str, ...]) -> Iterator[Doubt]:
+def _unfound(image: ImageBoxes, overlap: Float64[np.ndarray, "d t"], names: Sequence[str]) -> Iterator[Doubt]:
     near = (overlap * (image.scores >= LOWEST_SCORE)[:, None]).max(axis=0, initial=0.0)
     for each in np.flatnonzero((near < NEAR) & ~image.crowd).tolist():
-        box = image.truth_boxes[each]
-        yield Doubt(image.index, float(box[2:].prod()), box, f"labeled {names[image.truth_labels[each]]}")
+        box, label = image.truth_boxes[each], int(image.truth_labels[each])
+        yield Doubt(image.index, float(box[2:].prod()), box, f"labeled {names[label]}", label, None)
 
 
-def _swapped(image: ImageBoxes, overlap: Float64[np.ndarray, "d t"], names: tuple[str, ...]) -> Iterator[Doubt]:
+def _swapped(image: ImageBoxes, overlap: Float64[np.ndarray, "d t"], names: Sequence[str]) -> Iterator[Doubt]:
     """At most one for each label: a better detection of the label's own class there speaks for it."""
     labels: Int64[np.ndarray, "d 1"] = image.labels[:, None]
     own = labels == image.truth_labels
@@ -106,8 +118,9 @@ def _swapped(image: ImageBoxes, overlap: Float64[np.ndarray, "d t"], names: tupl
     against = scores.max(axis=0, initial=0.0)
     for each in np.flatnonzero((against >= CONFIDENT) & (for_it < against / 2) & ~image.crowd).tolist():
         other = names[image.labels[scores[:, each].argmax()]]
-        text = f"labeled {names[image.truth_labels[each]]}, found {other} {against[each]:.2f}"
-        yield Doubt(image.index, float(against[each]), image.truth_boxes[each], text)
+        label, score = int(image.truth_labels[each]), float(against[each])
+        text = f"labeled {names[label]}, found {other} {score:.2f}"
+        yield Doubt(image.index, score, image.truth_boxes[each], text, label, score)
 
 
 def _example(dataset: CocoDataset, doubt: Doubt) -> Example:

@@ -310,4 +310,4 @@ def _labels_of(option: Sequence[str] | str, categories: Categories) -> Int64[Ten
             f"classes: there is no class {unknown[0]!r}; the weights know {', '.join(categories.names)}"
             f"{list_hint(option, categories.names)}"
         )
-    return torch.tensor([label for label, name in enumerate(categories.names) if name in classes])
+    return torch.tensor([label for label, name in enumerate(categories.names) if name in classes], dtype=torch.int64)

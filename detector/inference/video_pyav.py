@@ -24,9 +24,7 @@ CLOCK = 90_000  # ticks a second of written times: integers for the usual frame 
 def frames(source: Source) -> Generator[Frame, None, Ending]:
     """As `read_video` yields them; then what was read. Raises DataError if it can't be opened or read any further."""
     with _open(source) as container:
-        if not container.streams.video:
-            raise DataError(f"{source.name}: there is no video in this file; name another")
-        stream = container.streams.video[0]
+        stream = _video_stream(source, container)
         count, broken, first, end = 0, 0, None, 0.0
         interval = float(1 / stream.average_rate) if stream.average_rate else 0.0
         packets = container.demux(stream)
@@ -51,6 +49,19 @@ def frames(source: Source) -> Generator[Frame, None, Ending]:
                 end = max(end, moment - first + max(interval, float(frame.duration * (frame.time_base or 0))))
                 yield moment - first, _upright(frame)
                 count += 1
+
+
+def frame_size(source: Source) -> tuple[int, int]:
+    """(width, height) of the frames as the file's header says, before any is decoded. Raises DataError as `frames` does."""
+    with _open(source) as container:
+        stream = _video_stream(source, container)
+        return stream.width, stream.height
+
+
+def _video_stream(source: Source, container: "av.container.InputContainer") -> "av.VideoStream":
+    if not container.streams.video:
+        raise DataError(f"{source.name}: there is no video in this file; name another")
+    return container.streams.video[0]
 
 
 def _open(source: Source) -> "av.container.InputContainer":

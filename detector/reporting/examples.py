@@ -42,10 +42,10 @@ def draw_match(
 
 
 def draw_truth(
-    image: UInt8[np.ndarray, "height width 3"], match: ImageMatch, categories: Categories
+    image: UInt8[np.ndarray, "height width 3"], match: ImageMatch, categories: Categories, side: int = CELL
 ) -> UInt8[np.ndarray, "new_height new_width 3"]:
-    """The objects; what was missed has a chip."""
-    large, factor = fitted(image, CELL)
+    """The objects; what was missed has a chip. side: pixels of the longer side as drawn."""
+    large, factor = fitted(image, side)
     boxes, objects = match.image, ~match.image.crowd
     return draw_boxes(
         large,
@@ -59,10 +59,10 @@ def draw_truth(
 
 
 def draw_found(
-    image: UInt8[np.ndarray, "height width 3"], match: ImageMatch, categories: Categories
+    image: UInt8[np.ndarray, "height width 3"], match: ImageMatch, categories: Categories, side: int = CELL
 ) -> UInt8[np.ndarray, "new_height new_width 3"]:
-    """The detections with their scores; wrong ones say how."""
-    large, factor = fitted(image, CELL)
+    """The detections with their scores; wrong ones say how. side: pixels of the longer side as drawn."""
+    large, factor = fitted(image, side)
     boxes = match.image
     faults = np.where(match.wrong_class, "wrong class", np.where(match.duplicate, "twice", ""))
     faults = np.where(match.background, "no label", faults)

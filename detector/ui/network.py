@@ -17,10 +17,11 @@ EVERYTHING = Selection(LOWEST_CONF, 1.0, MAX_CANDIDATES, None)
 
 
 class SharedNetwork:
-    """A loaded detector that users take turns at. runs: the inputs that its network has seen."""
+    """A loaded detector that users take turns at. name: of its file; runs: the inputs of images that its network has seen."""
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, name: str) -> None:
         self.detector = detector
+        self.name = name
         self.turn = Lock()
         self.runs = 0
 
@@ -31,8 +32,8 @@ class SharedNetwork:
         return found
 
 
-class RememberingRuntime(Runtime):
-    """Asks the network once for each input; the detections of other thresholds come from what it said."""
+class TurnTakingRuntime(Runtime):
+    """The network of a `SharedNetwork`, for a batch at a time, so that others get their turns in between."""
 
     def __init__(self, network: SharedNetwork) -> None:
         self.network = network
@@ -40,6 +41,18 @@ class RememberingRuntime(Runtime):
         self.device = runtime.device
         self.input_size = runtime.input_size
         self.letterboxes_inputs = runtime.letterboxes_inputs
+        self.max_batch_size = runtime.max_batch_size
+
+    def detect(self, inputs: UInt8[Tensor, "batch 3 height width"], selection: Selection) -> list[NmsResult]:
+        with self.network.turn:
+            return self.network.detector.runtime.detect(inputs, selection)
+
+
+class RememberingRuntime(TurnTakingRuntime):
+    """Asks the network once for each input; the detections of other thresholds come from what it said."""
+
+    def __init__(self, network: SharedNetwork) -> None:
+        super().__init__(network)
         self.known: dict[bytes, NmsResult] = {}
 
     def detect(self, inputs: UInt8[Tensor, "batch 3 height width"], selection: Selection) -> list[NmsResult]:

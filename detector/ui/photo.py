@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from detector.config import PredictionConfig, UiConfig
+from detector.config import PredictionConfig, TileConfig, UiConfig
 from detector.data.tiles import windows
 from detector.errors import ConfigError, DataError, printable
 from detector.formats.runtime import Runtime
@@ -31,21 +31,57 @@ MAX_WINDOWS = 100
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of the page; conf: None for those of the weights; labels: those to detect, all if there is none."""
+    """The settings of the page; conf: None for those of the weights; labels: those to detect, all if None."""
 
     conf: float | None
     iou: float
-    labels: tuple[int, ...]
+    labels: tuple[int, ...] | None
     image_size: InputSize
     tiles: int | None
 
 
 def read_upload(path: str, config: UiConfig) -> UInt8[np.ndarray, "height width 3"]:
     """The image in an uploaded file. Raises DataError for one that is too large or can't be read."""
-    file = Path(path)
-    if file.stat().st_size > config.max_mb * 1e6:
+    require_small(path, config)
+    return image_from_bytes(Path(path).read_bytes(), int(config.max_megapixels * 1e6))
+
+
+def require_small(path: str, config: UiConfig) -> None:
+    """Raise DataError for a file that is larger than the page takes."""
+    if Path(path).stat().st_size > config.max_mb * 1e6:
         raise DataError(f"the file is larger than {config.max_mb:g} MB, the limit of this page (--max_mb)")
-    return image_from_bytes(file.read_bytes(), int(config.max_megapixels * 1e6))
+
+
+def tiles_of(settings: Settings, width: int, height: int) -> int:
+    """The number of network inputs of an image. Raises DataError for more than `MAX_WINDOWS`."""
+    if settings.tiles is None:
+        return 1
+    count = len(windows(width, height, settings.tiles, TileConfig.overlap))
+    if count > MAX_WINDOWS:
+        raise DataError(f"{count} tiles of {settings.tiles} px are more than {MAX_WINDOWS}; choose larger ones")
+    return count
+
+
+def detector_of(network: SharedNetwork, settings: Settings, runtime: Runtime) -> Detector | TiledDetector:
+    """A detector of these settings."""
+    detector = untiled(network, settings, runtime)
+    return detector if settings.tiles is None else TiledDetector(detector, settings.tiles, TileConfig.overlap)
+
+
+def untiled(network: SharedNetwork, settings: Settings, runtime: Runtime) -> Detector:
+    """A detector of these settings for whole images."""
+    loaded, labels = network.detector, settings.labels
+    config = PredictionConfig(
+        conf=settings.conf,
+        iou=settings.iou,
+        max_detections=loaded.max_detections,
+        classes=None if labels is None else [loaded.categories.names[label] for label in labels],
+        threads=loaded.threads,
+    )
+    detector = Detector(runtime, loaded.categories, settings.image_size, config)
+    if settings.conf is None:
+        detector.conf, detector.class_conf = loaded.conf, loaded.class_conf
+    return detector
 
 
 class Photo:
@@ -67,15 +103,9 @@ class Photo:
         if (way := (settings.image_size, settings.tiles)) != self.seen_by:
             self.runtime.known.clear()
             self.seen_by = way
-        detector = self.detector(settings, self.runtime)
-        if settings.tiles is None:
-            return detector(self.pixels)
-        tiled = TiledDetector(detector, settings.tiles)
         height, width = self.pixels.shape[:2]
-        count = len(windows(width, height, tiled.side, tiled.overlap))
-        if count > MAX_WINDOWS:
-            raise DataError(f"{count} tiles of {settings.tiles} px are more than {MAX_WINDOWS}; choose larger ones")
-        return tiled(self.pixels)
+        tiles_of(settings, width, height)
+        return detector_of(self.network, settings, self.runtime)(self.pixels)
 
     def explain(self, settings: Settings, box: Sequence[float]) -> UInt8[np.ndarray, "plot_height plot_width 3"]:
         """Where the network looks, and what the class of the detection with this box rests on, as one plot.
@@ -84,7 +114,7 @@ class Photo:
         """
         if settings.tiles is not None:
             raise ConfigError("attention is shown for the whole image; choose no tiles")
-        detector = self.detector(settings, self.network.detector.runtime)
+        detector = untiled(self.network, settings, self.network.detector.runtime)
 
         def nearest(found: Detections) -> list[int]:
             return (found.boxes - torch.tensor(box)).abs().sum(dim=1).argsort()[:1].tolist()
@@ -92,21 +122,6 @@ class Photo:
         with self.network.turn:
             maps = attention_maps(detector, self.pixels, nearest)
         return plot_attention(self.pixels, maps)
-
-    def detector(self, settings: Settings, runtime: Runtime) -> Detector:
-        """A detector of these settings."""
-        loaded = self.network.detector
-        config = PredictionConfig(
-            conf=settings.conf,
-            iou=settings.iou,
-            max_detections=loaded.max_detections,
-            classes=[loaded.categories.names[label] for label in settings.labels] or None,
-            threads=loaded.threads,
-        )
-        detector = Detector(runtime, loaded.categories, settings.image_size, config)
-        if settings.conf is None:
-            detector.conf, detector.class_conf = loaded.conf, loaded.class_conf
-        return detector
 
     def drawn(self, found: Detections) -> UInt8[np.ndarray, "height width 3"]:
         """The image as it is shown, with the detections."""
