@@ -108,6 +108,14 @@ FORMATS = {
         options=("dynamic",),
         variants=(Variant("torch.export"),),
     ),
+    "executorch": Format(
+        description="ExecuTorch for phones and small boards, with XNNPACK",
+        suffix=".pte",
+        precisions=("float32",),
+        writer="detector.formats.executorch.export:write_executorch",
+        reader="detector.formats.executorch.runtime:load_executorch",
+        variants=(Variant("ExecuTorch"),),
+    ),
     "tensorrt": Format(
         description="TensorRT engine for the NVIDIA GPU at hand",
         suffix=".engine",
