@@ -1,6 +1,7 @@
 """ExecuTorch files: from torch.export, with all that XNNPACK can compute handed to it."""
 
 import json
+import logging
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from detector.images.input_size import InputSize
 from detector.models.base import DetectionModel
 from detector.weights.files import WeightsInfo
 
+logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # warns of a package that comes with ExecuTorch
 try:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower

@@ -1,5 +1,6 @@
 """ExecuTorch files (.pte), run by ExecuTorch's portable kernels and XNNPACK on the CPU."""
 
+import logging
 from pathlib import Path
 from threading import Lock
 
@@ -14,6 +15,7 @@ from detector.models.base import scale_pixels
 from detector.structures import Predictions
 from detector.utils.device import resolve_device
 
+logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # warns of a package that comes with ExecuTorch
 try:
     from executorch.extension.pybindings import portable_lib
     from executorch.runtime import Runtime as Library
