@@ -28,12 +28,12 @@ class Table:
 
     def number(self, field: int, kind: str, default: int = 0) -> int:
         """A number of the kind that `struct` calls so."""
-        place = self._place(field)
+        place = self.place_of(field)
         return default if place is None else _number(self.content, kind, place)
 
     def text(self, field: int) -> str:
         """A string, empty if there is none."""
-        place = self._place(field)
+        place = self.place_of(field)
         if place is None:
             return ""
         start, length = self._vector(place, 1)
@@ -41,15 +41,15 @@ class Table:
 
     def tables(self, field: int) -> Iterator["Table"]:
         """The tables of a vector."""
-        place = self._place(field)
+        place = self.place_of(field)
         if place is None:
             return
         start, length = self._vector(place, 4)
         for at in range(start, start + 4 * length, 4):
             yield Table(self.content, at + _number(self.content, "I", at))
 
-    def _place(self, field: int) -> int | None:
-        """Where a field is; None for one that is left out."""
+    def place_of(self, field: int) -> int | None:
+        """Where a field is; None for one that is missing."""
         offsets = self.position - _number(self.content, "i", self.position)
         at = 4 + 2 * field
         if at + 2 > _number(self.content, "H", offsets):

@@ -9,8 +9,10 @@ from test_licenses import findings, reachable
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "package",
-    ["mlflow", "wandb", "fastapi", "uvicorn", "python-multipart", "prometheus-client", "gradio"]
-    + ["executorch", "ai-edge-litert", "litert-torch", "coremltools"],
+    [
+        *("mlflow", "wandb", "fastapi", "uvicorn", "python-multipart", "prometheus-client", "gradio"),
+        *("executorch", "ai-edge-litert", "litert-torch", "coremltools"),
+    ],
 )
 def test_nothing_that_an_extra_brings_is_under_the_gpl(package: str) -> None:
     try:

@@ -17,31 +17,55 @@ METADATA = "detector.json"
 """The file in the archive."""
 OPERATORS = {
     0: "ADD",
+    1: "AVERAGE_POOL_2D",
     2: "CONCATENATION",
     3: "CONV_2D",
     4: "DEPTHWISE_CONV_2D",
+    9: "FULLY_CONNECTED",
     14: "LOGISTIC",
     17: "MAX_POOL_2D",
     18: "MUL",
     22: "RESHAPE",
     25: "SOFTMAX",
     34: "PAD",
+    36: "GATHER",
     39: "TRANSPOSE",
     41: "SUB",
     42: "DIV",
+    43: "SQUEEZE",
+    45: "STRIDED_SLICE",
     47: "EXP",
+    49: "SPLIT",
     53: "CAST",
     55: "MAXIMUM",
+    57: "MINIMUM",
+    59: "NEG",
+    60: "PADV2",
     65: "SLICE",
+    66: "SIN",
+    70: "EXPAND_DIMS",
+    71: "EQUAL",
     74: "SUM",
+    75: "SQRT",
+    76: "RSQRT",
+    78: "POW",
     82: "REDUCE_MAX",
+    83: "PACK",
+    87: "LOGICAL_NOT",
+    91: "REDUCE_ANY",
+    94: "FILL",
+    96: "RANGE",
     97: "RESIZE_NEAREST_NEIGHBOR",
+    102: "SPLIT_V",
+    107: "GATHER_ND",
+    108: "COS",
+    123: "SELECT_V2",
     126: "BATCH_MATMUL",
     130: "BROADCAST_TO",
 }
-"""Those in the graphs of all models, by their numbers in TensorFlow Lite's schema. A model that needs another can't be
-exported until it is listed, as export loads what it wrote."""
-# numbers of fields in that schema
+"""What LiteRT has for the operators that `torch_native.safety` lists, those in the graphs of all models, by their numbers in
+TensorFlow Lite's schema. A model that needs another can't be exported until it is listed, as export loads what it wrote."""
+# numbers of fields there
 MODEL_OPERATORS = 1
 OPERATOR_SMALL_CODE, OPERATOR_CUSTOM_NAME, OPERATOR_CODE = 0, 1, 3
 
