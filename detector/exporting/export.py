@@ -134,7 +134,9 @@ def open_file(file: Path, info: WeightsInfo, config: ExportConfig) -> tuple[Runt
         model = create_model(info.model, len(info.categories)).eval()
         model.load_state_dict(from_published(torch.load(file, weights_only=True), info.model))
         return EagerRuntime(model, torch.device("cpu")), []
-    runtime, stated = load_runtime(file, FORMATS[config.format].verified_on, None)
+    device = FORMATS[config.format].verified_on
+    assert device is not None
+    runtime, stated = load_runtime(file, device, None)
     problems = [] if stated.to_metadata() == info.to_metadata() else ["its metadata are not those of the weights"]
     if config.format == "onnx" and not config.raw:
         from detector.formats.onnx.export import wrong_defaults

@@ -47,11 +47,13 @@ class ExecuTorchRuntime(HeadRuntime):
             (self.metadata,) = self.program.load_method(METADATA).execute([])
             of_inputs = self.method.metadata.input_tensor_meta(0)
             of_scores = self.method.metadata.output_tensor_meta(1)
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise WeightsError(f"{path}: ExecuTorch can't read it; export it again") from error
-        self.input_size = fixed_input_size(of_inputs.sizes()[2:])
-        self.num_classes = of_scores.sizes()[2]
-        self.lock = Lock()
+            _, _, *sides = of_inputs.sizes()
+            self.input_size = fixed_input_size(sides)
+            self.num_classes = of_scores.sizes()[2]
+            self.lock = Lock()
+            self.predict(torch.zeros(1, 3, *sides, dtype=torch.uint8))  # finds more that is wrong
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise WeightsError(f"{path}: ExecuTorch can't run it; export it again") from error
 
     def predict(self, inputs: UInt8[Tensor, "batch 3 height width"]) -> Predictions:
         """One thread at a time: the values in between lie in the program's memory."""

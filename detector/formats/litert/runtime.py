@@ -38,11 +38,13 @@ class LiteRtRuntime(HeadRuntime):
             self.run = interpreter.get_signature_runner()
             of_inputs = self.run.get_input_details()["images_uint8"]
             of_scores = self.run.get_output_details()["scores"]
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise WeightsError(f"{path}: LiteRT can't read it; export it again") from error
-        self.input_size = fixed_input_size(of_inputs["shape"].tolist()[1:3])
-        self.num_classes = int(of_scores["shape"][2])
-        self.lock = Lock()
+            _, height, width, _ = of_inputs["shape"].tolist()
+            self.input_size = fixed_input_size((height, width))
+            self.num_classes = int(of_scores["shape"][2])
+            self.lock = Lock()
+            self.predict(torch.zeros(1, 3, height, width, dtype=torch.uint8))  # finds more that is wrong
+        except (RuntimeError, ValueError, KeyError, IndexError) as error:
+            raise WeightsError(f"{path}: LiteRT can't run it; export it again") from error
 
     def predict(self, inputs: UInt8[Tensor, "batch 3 height width"]) -> Predictions:
         """One thread at a time: the values in between lie in the interpreter's memory."""
