@@ -42,5 +42,5 @@ def write_coreml(
         )
     package.user_defined_metadata.update(info.to_metadata())
     package.save(str(path))
-    for file in path.rglob("*.mlmodel"):
-        file.chmod((path / "Manifest.json").stat().st_mode)  # else only its owner may read it
+    for entry in path.rglob("*"):  # some are for their owner alone
+        entry.chmod((path if entry.is_dir() else path / "Manifest.json").stat().st_mode)
