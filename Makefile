@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-extras tutorials fuzz soak gpu docs sbom clean
+.PHONY: demo test test-extras test-mobile tutorials fuzz soak gpu docs sbom clean
 
 demo: $(VENV)/installed
 	$(BIN)/detector demo
@@ -27,6 +27,17 @@ $(VENV)/extras-installed: $(VENV)/installed
 # The notebooks run again where they lie, with what comes out kept in them.
 tutorials: $(VENV)/extras-installed
 	$(BIN)/python docs/run_notebooks.py
+
+MOBILE := build/mobile-env
+
+# The tests of the formats for phones. Their converters have an environment of their own (7 GB), see pyproject.toml.
+test-mobile: $(MOBILE)/installed
+	$(MOBILE)/bin/pytest --numprocesses 0 tests/extras/test_mobile.py tests/extras/test_licenses_of_extras.py
+
+$(MOBILE)/installed: pyproject.toml
+	$(PYTHON) -m venv $(MOBILE)
+	$(MOBILE)/bin/pip install --quiet --editable '.[dev,mobile]'
+	touch $@
 
 # Random inputs for every reader of files from strangers: FUZZ_SECONDS each, other ones every time.
 fuzz: $(VENV)/installed

@@ -39,7 +39,7 @@ def decode_boxes(
     """
     distribution = logits.reshape(logits.shape[0], 4, bins, -1).softmax(2)
     values = torch.arange(bins, device=logits.device, dtype=logits.dtype)[:, None]
-    distances = ((distribution * values).sum(2) * anchors.strides).mT
+    distances = ((distribution * values).sum(2) * anchors.strides).transpose(1, 2)
     return torch.cat((anchors.points - distances[..., :2], anchors.points + distances[..., 2:]), dim=-1)
 
 

@@ -781,6 +781,8 @@ class ExportConfig:
             raise ConfigError(
                 f"--precision {self.precision} needs --data DIR: the file is judged by its AP there, int8 is calibrated"
             )
+        compared = chosen.verified_on is not None or (self.data is None and not self.force)
+        _require(compared, "format", self.format, "one that can be run here, as data and force are for the comparison")
         for name in ("batched", "raw", "dynamic"):
             possible = [key for key, each in FORMATS.items() if name in each.options]
             allowed = not getattr(self, name) or self.format in possible

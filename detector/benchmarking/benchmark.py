@@ -28,7 +28,8 @@ from detector.utils.fileio import require_apart, require_writable, temporary_dir
 from detector.weights.files import load_weights
 from detector.weights.shipped import find_weights
 
-PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "numpy", "opencv-python-headless")
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "executorch", "ai-edge-litert", "tensorrt")
+PACKAGES = ("torch", *RUNTIMES, "numpy", "opencv-python-headless")
 
 
 def benchmark(config: BenchmarkConfig) -> list[Row]:

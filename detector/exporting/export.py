@@ -38,12 +38,14 @@ COMPARED_DETECTIONS = 3000
 CONFS = (0.25, 0.05, 0.01, 0.001)
 IOUS = (0.7, 0.45)
 """IoUs of NMS in comparisons: with both, no other that a file might have instead goes unnoticed."""
+DIFFERS = "; it DIFFERS, kept by --force"
 TOLERANCES: dict[str, Tolerance] = {"float32": FLOAT32, "float16": HALF}
 """Of precisions whose boxes are compared; the others are judged by their AP."""
 
 
-def export(config: ExportConfig) -> Comparison:
-    """Write `config.out` and compare it with the model on real images; the result goes into a .json file beside it.
+def export(config: ExportConfig) -> Comparison | None:
+    """Write `config.out` and compare it with the model on real images, None for a format that can't be run here; the result
+    goes into a .json file beside it.
 
     Raises ExportMismatchError (exit code 1) with the differences if there are any, and keeps no file unless
     `config.force`; other DetectorError kinds for what the user can fix.
@@ -51,7 +53,7 @@ def export(config: ExportConfig) -> Comparison:
     out = Path(config.out)
     require_writable(out.parent)
     if out.is_dir():
-        raise ConfigError(f"--out: {config.out} is a folder; name the file to write")
+        raise ConfigError(f"--out: {config.out} is a folder; name a file, or remove it first")
     weights = find_weights(config.weights)
     require_apart([weights], [out, out.with_name(f"{out.name}.json"), out.with_suffix(".bin")])
     model, info = load_weights(weights)
@@ -64,14 +66,16 @@ def export(config: ExportConfig) -> Comparison:
     with staging_dir(out) as folder, writing(out):
         file = folder / out.name
         FORMATS[config.format].write(file, model, info, config, calibration)
-        comparison = compare_file(file, model, info, config, dataset)
-        if not comparison.passes() and not config.force:
+        compared = FORMATS[config.format].verified_on is not None
+        comparison = compare_file(file, model, info, config, dataset) if compared else None
+        if comparison is not None and not comparison.passes() and not config.force:
             raise ExportMismatchError(f"{config.out} was not written: {comparison}")
         precision = config.effective_precision
         given = {"weights": config.weights, "format": config.format, "precision": precision, "data": config.data}
-        report = {**given, "image_size": info.image_size, **comparison.to_json()}
-        write_json(folder / f"{out.name}.json", report)
-    print(f"written: {config.out}; {comparison}" + ("" if comparison.passes() else "; it DIFFERS, kept by --force"))
+        result = {"passes": None} if comparison is None else comparison.to_json()
+        write_json(folder / f"{out.name}.json", {**given, "image_size": info.image_size, **result})
+    said = comparison or f"NOT compared with the model: {config.format} files can't be run here"
+    print(f"written: {config.out}; {said}" + ("" if comparison is None or comparison.passes() else DIFFERS))
     return comparison
 
 
@@ -130,7 +134,9 @@ def open_file(file: Path, info: WeightsInfo, config: ExportConfig) -> tuple[Runt
         model = create_model(info.model, len(info.categories)).eval()
         model.load_state_dict(from_published(torch.load(file, weights_only=True), info.model))
         return EagerRuntime(model, torch.device("cpu")), []
-    runtime, stated = load_runtime(file, FORMATS[config.format].verified_on, None)
+    device = FORMATS[config.format].verified_on
+    assert device is not None
+    runtime, stated = load_runtime(file, device, None)
     problems = [] if stated.to_metadata() == info.to_metadata() else ["its metadata are not those of the weights"]
     if config.format == "onnx" and not config.raw:
         from detector.formats.onnx.export import wrong_defaults

@@ -31,10 +31,10 @@ class Format:
     description: what it is, for --help and docs; suffix: of the file's name, None for any; precisions: possible ones, the
     default first; writer, reader: "module:function", imported only when used, so that a format's packages are optional;
     options: flags of the export that it has, of batched, raw and dynamic; variants: what the benchmark measures;
-    verified_on: the device on which the export compares the file with the model.
+    verified_on: the device on which the export compares the file with the model; None if it can't be run here.
 
     writer(path, model, info, config, calibration) writes the file. reader(path, device, threads) returns the
-    `Runtime` and the metadata in the file; None for a format that is read as weights.
+    `Runtime` and the metadata in the file; None for a format that is read as weights, or not at all.
     """
 
     description: str
@@ -44,7 +44,7 @@ class Format:
     reader: str | None
     options: tuple[str, ...] = ()
     variants: tuple[Variant, ...] = ()
-    verified_on: str = "cpu"
+    verified_on: str | None = "cpu"
 
     def write(self, *arguments: Any) -> None:
         """Call the writer."""
@@ -107,6 +107,30 @@ FORMATS = {
         reader="detector.formats.torch_native.runtime:load_exported",
         options=("dynamic",),
         variants=(Variant("torch.export"),),
+    ),
+    "executorch": Format(
+        description="ExecuTorch for phones and small boards, with XNNPACK",
+        suffix=".pte",
+        precisions=("float32",),
+        writer="detector.formats.executorch.export:write_executorch",
+        reader="detector.formats.executorch.runtime:load_executorch",
+        variants=(Variant("ExecuTorch"),),
+    ),
+    "litert": Format(
+        description="LiteRT (TensorFlow Lite) for phones and small boards",
+        suffix=".tflite",
+        precisions=("float32",),
+        writer="detector.formats.litert.export:write_litert",
+        reader="detector.formats.litert.runtime:load_litert",
+        variants=(Variant("LiteRT"),),
+    ),
+    "coreml": Format(
+        description="Core ML package for Apple's systems; not compared with the model, as only those can run it",
+        suffix=".mlpackage",
+        precisions=("float32",),
+        writer="detector.formats.coreml.export:write_coreml",
+        reader=None,
+        verified_on=None,
     ),
     "tensorrt": Format(
         description="TensorRT engine for the NVIDIA GPU at hand",

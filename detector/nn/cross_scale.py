@@ -77,7 +77,7 @@ def pool(x: Float[Tensor, "batch channels _h _w"]) -> Float[Tensor, "batch chann
     Not `adaptive_avg_pool2d`, which differs where 8 does not divide the size: its ONNX file of open sizes is wrong.
     """
     rows, columns = (_coverage(n, x.device).to(x.dtype) for n in x.shape[2:])
-    return rows @ x @ columns.mT
+    return rows @ x @ columns.transpose(0, 1)
 
 
 def _coverage(pixels: int, device: torch.device) -> Float[Tensor, "cells pixels"]:

@@ -72,8 +72,9 @@ def staging_dir(path: Path) -> Iterator[Path]:
         with writing(path):
             written = [file for file in folder.iterdir() if file.name != LOCK]
             for file in sorted(written, key=lambda file: file.name == path.name):
-                with file.open("rb+") as content:
-                    os.fsync(content.fileno())
+                if not file.is_dir():
+                    with file.open("rb+") as content:
+                        os.fsync(content.fileno())
                 file.replace(path.parent / file.name)
 
 
