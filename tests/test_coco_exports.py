@@ -565,9 +565,11 @@ def test_a_file_of_no_split_is_named(tmp_path: Path, name: str) -> None:
     """CVAT writes the former without subsets, Label Studio the latter."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("{}")
-    with pytest.raises(DataError, match=r"no train split: .* is of no split; .*--paths\.train_json") as caught:
+    with pytest.raises(
+        DataError, match=r"no train split: .*; splits found: none; name the paths .*--paths\.train_json"
+    ) as caught:
         load_split(str(tmp_path), "train")
-    assert f"; {tmp_path / name} is of no split; splits found: none; name the paths" in str(caught.value)
+    assert f"; {tmp_path / name} is of no split (detector convert --split 0.8,0.2 divides" in str(caught.value)
 
 
 def test_as_cvat_writes_it(tmp_path: Path) -> None:

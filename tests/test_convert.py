@@ -225,6 +225,41 @@ def test_images_without_a_file_are_skipped_and_counted(
     assert "image" in refused(capsys, coco, tmp_path / "again", "--format", "yolo")
 
 
+def test_images_that_are_spelled_otherwise_are_kept_where_another_is_missing(
+    coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names as Windows writes them, and one file that is gone."""
+    file = coco / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    for entry in content["images"]:
+        entry["file_name"] = f"images\\{entry['file_name']}"
+    file.write_text(json.dumps(content))
+    (coco / "train" / "b.jpg").unlink()
+    convert(coco, tmp_path / "out", "--format", "coco")
+    report = capsys.readouterr().out
+    assert "not carried: images whose file is missing: 1" in report
+    assert "written: train, 2 images with 1 objects" in report
+
+
+def test_turned_boxes_become_upright_once(coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = coco / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    for entry in content["annotations"]:
+        entry.pop("segmentation", None)
+        entry["attributes"] = {"occluded": False, "rotation": 90}
+    content["annotations"][0]["bbox"] = [8, 6, 8, 4]
+    file.write_text(json.dumps(content))
+    boxes = load_split(str(coco), "train").boxes(0)
+    convert(coco, tmp_path / "once", "--format", "coco")
+    assert "not carried: angles of turned boxes, written as the upright boxes around them: 3" in capsys.readouterr().out
+    convert(tmp_path / "once", tmp_path / "twice", "--format", "coco")
+    assert "angles" not in capsys.readouterr().out
+    for name in ("once", "twice"):
+        after = load_split(str(tmp_path / name), "train")
+        np.testing.assert_allclose(after.boxes(0), boxes, atol=1e-4)
+        assert not any("attributes.rotation" in line for line in after.problems)
+
+
 def test_an_image_whose_boxes_ignore_its_exif_orientation_is_no_yolo_image(
     coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -581,7 +581,10 @@ def test_names_and_boxes_are_those_that_the_loader_reads(tmp_path: Path) -> None
     content["images"] = content["images"][:4]
     annotations_file.write_text(json.dumps(content))
     found = findings(tmp_path / "data", tmp_path / "out", annotations_only=True, fix=str(tmp_path / "mended"))
-    assert found == {}
+    assert set(found) == {"noticed"}
+    lines = (tmp_path / "out" / "doctor.json").read_text()
+    assert "file names read as those of files on the disk" in lines
+    assert "taken from their polygons" in lines
     before, after = (load_split(str(root), "train") for root in (tmp_path / "data", tmp_path / "mended"))
     assert [after.file_name(index) for index in range(4)] == ["a.png", "b.png", "c d.png", "e.png"]
     for index in range(4):

@@ -56,6 +56,10 @@ class AnnotationFile:
 
     @classmethod
     def parse(cls, path: Path) -> "AnnotationFile":
+        if path.suffix.lower() in (".yaml", ".yml"):
+            raise DataError(
+                f"{path}: this is no annotation file; for YOLO labels give the dataset's folder: {path.parent}"
+            )
         try:
             require_regular(path)
             content = json.loads(path.read_bytes(), object_pairs_hook=_without_doubles)

@@ -63,7 +63,10 @@ def find_split(root: Path, split: Split) -> SplitPaths:
     """
     remedy = f"name the paths with --paths.{split}_json and --paths.{split}_images (train and evaluate take them)"
     if not root.is_dir():
-        raise DataError(f"{root}: this dataset folder does not exist; correct --data, or {remedy}")
+        wrong = (
+            f"this is a file; its folder is {root.parent}" if root.is_file() else "this dataset folder does not exist"
+        )
+        raise DataError(f"{root}: {wrong}; correct --data, or {remedy}")
     found = _annotation_files(root, split)
     if len(found) > 1:
         raise DataError(f"{root}: several {split} splits: {', '.join(str(path) for path in found)}; {remedy}")
@@ -75,7 +78,7 @@ def find_split(root: Path, split: Split) -> SplitPaths:
                 " XML files beside the images or in Annotations"
             )
             if others := sorted([*root.glob("annotations/*.json"), *root.glob("*.json")]):
-                looked_for += f"; {others[0]} is of no split"
+                looked_for += f"; {others[0]} is of no split (detector convert --split 0.8,0.2 divides a dataset)"
         existing = ", ".join(coco_splits(root)) or "none"
         raise DataError(f"{root}: no {split} split: looked for {looked_for}; splits found: {existing}; {remedy}")
     annotations = found[0]

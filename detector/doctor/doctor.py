@@ -1,5 +1,6 @@
 """The command: looks at all splits of a dataset, tells what it found, and writes a mended copy if asked to."""
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ from detector.structures import Categories
 from detector.utils.fileio import require_apart, require_writable
 
 DEFAULT_SIZE = 640
+READ_OTHERWISE = re.compile("taken from|read as|read from|merged with|written as")
+"""In what a dataset notices: what it reads otherwise than it is written. For the rest there are checks."""
 
 
 def doctor(config: DoctorConfig) -> int:
@@ -130,10 +133,13 @@ def read_sources(
             examples = tuple(Example(str(error)) for error in errors[:EXAMPLES])
             what, remedy = "labels in text or XML files that training refuses", "correct them as the examples say"
             complaints.append(Finding("label-unreadable", "error", what, {split: len(errors)}, remedy, examples))
-        for what, count in file.noticed.items():
-            if count:
-                complaints.append(Finding("noticed", "note", what, {split: count}, f"see the data page ({what})"))
+        complaints += [noticed(what, split, count) for what, count in file.noticed.items() if count]
     return sources
+
+
+def noticed(what: str, split: Split, count: int) -> Finding:
+    """Something that is read otherwise than it is written; each kind has a remedy of its own, and so a finding."""
+    return Finding("noticed", "note", what, {split: count}, f"see the data page ({what})")
 
 
 def is_numbered(sources: Sequence[Source]) -> bool:
@@ -142,16 +148,20 @@ def is_numbered(sources: Sequence[Source]) -> bool:
 
 
 def refusals(sources: Sequence[Source]) -> Iterator[Finding]:
-    """What training says to a split that it refuses."""
+    """What training says to a split that it refuses, and what it reads otherwise than it is written."""
     categories: Categories | None = None
     for source in sources:
+        file = AnnotationFile(source.file.path, source.file.content)
         try:
-            dataset = load(source, categories)
+            dataset = CocoDataset.from_annotations(file, source.paths, categories)
         except DataError as error:
             what, remedy = "splits that training refuses", "correct what the example and the findings below say"
             yield Finding("refused", "error", what, {source.split: 1}, remedy, (Example(str(error)),))
         else:
             categories = categories or dataset.categories
+            for what, count in file.noticed.items():
+                if count and READ_OTHERWISE.search(what):
+                    yield noticed(what, source.split, count)
 
 
 def load(source: Source, categories: Categories | None) -> CocoDataset:

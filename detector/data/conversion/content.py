@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 from detector.config import AnnotationFormat
 from detector.data.annotation_file import AnnotationFile
 from detector.data.coco import CocoDataset
+from detector.data.image_search import is_absolute, is_name, leads_up, odd_names
 from detector.data.layouts import Split, SplitPaths
 from detector.data.load import annotation_format, read_split
+from detector.data.repairs import rotation
 from detector.errors import DataError
 
 
@@ -102,7 +104,8 @@ def _dataset(file: AnnotationFile, places: SplitPaths, report: Report) -> tuple[
     except DataError:
         images = file.content["images"]
         assert isinstance(places.images, Path)
-        present = [entry for entry in images if _is_there(places.images, entry.get("file_name"))]
+        missing = _missing([entry.get("file_name") for entry in images], places.images)
+        present = [entry for index, entry in enumerate(images) if index not in missing]
         if not present or len(present) == len(images):
             raise
     known = {str(entry.get("id")) for entry in present}
@@ -114,12 +117,11 @@ def _dataset(file: AnnotationFile, places: SplitPaths, report: Report) -> tuple[
     return file, CocoDataset.from_annotations(file, places)
 
 
-def _is_there(folder: Path, name: Any) -> bool:
-    """Whether a file exists; what is no name of a file counts as one, for which there is another error."""
-    try:
-        return not isinstance(name, str) or (folder / name).is_file()
-    except (OSError, ValueError):
-        return True
+def _missing(names: list[Any], folder: Path) -> set[int]:
+    """The names, by index, that stand for no file; none where there is another error about names or the folder."""
+    if not folder.is_dir() or not all(is_name(name) and not leads_up(name) for name in names):
+        return set()
+    return {index for index, files in odd_names(names, folder).items() if not files and not is_absolute(names[index])}
 
 
 def _image_entries(file: AnnotationFile, dataset: CocoDataset) -> tuple[dict[int, int], dict[int, dict[str, Any]]]:
@@ -164,6 +166,9 @@ def _objects(
     for entry, box, area, label, crowd in zip(entries, *(column.tolist() for column in rows), strict=True):
         checked = {"bbox": box, "area": area, "iscrowd": int(crowd)}
         changed = {key: value for key, value in checked.items() if entry.get(key) != value}  # 10 stays 10, not 10.0
+        if rotation(entry):  # the box is upright now
+            changed["attributes"] = {**entry["attributes"], "rotation": 0}
+            report.lost["angles of turned boxes, written as the upright boxes around them"] += 1
         yield LabeledObject(dataset.categories.names[label], {**entry, **changed})
 
 
