@@ -33,7 +33,9 @@ from detector.inference.detector import Detector
 from detector.structures import Detections
 from detector.weights.files import WeightsInfo, save_weights
 
-COCO_TINY = Path(__file__).parents[2] / "shared" / "data" / "coco-tiny"
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+SETS = ["coco-tiny", "bccd", *(f"suite/{name}" for name in ("underwater", "pcb", "okra", "tables", "football"))]
+COCO_TINY = SHARED / "coco-tiny"
 SIDE = 96
 
 
@@ -63,11 +65,13 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(
-    params=["bare", pytest.param("tiny", marks=pytest.mark.skipif(not COCO_TINY.is_dir(), reason="needs ../shared"))]
-)
+@pytest.fixture(params=["bare", *SETS])
 def annotations(request: pytest.FixtureRequest, bare: Path) -> Path:
-    return bare if request.param == "bare" else COCO_TINY / "annotations" / "instances_val2017.json"
+    if request.param == "bare":
+        return bare
+    if not (SHARED / request.param).is_dir():
+        pytest.skip("needs ../shared")
+    return find_split(SHARED / request.param, "val").annotations
 
 
 def perfect(truth: dict[str, Any]) -> list[dict[str, Any]]:
@@ -151,8 +155,11 @@ def test_perfect_predictions_score_one(annotations: Path, reference: bool) -> No
     truth = ground_truth(annotations)
     metrics = coco_metrics(truth, perfect(truth), reference=reference)
     present = {a["category_id"] for a in truth["annotations"] if not a["iscrowd"]}
-    for name in ("AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge", "AR100"):
+    for name in ("AP", "AP50", "AP75", "AR100"):
         assert metrics[name] == pytest.approx(1, abs=1e-12)
+    for name, (low, high) in {"APsmall": (0, 32**2), "APmedium": (32**2, 96**2), "APlarge": (96**2, 1e10)}.items():
+        any_there = any(low <= a["area"] <= high for a in truth["annotations"] if not a["iscrowd"])
+        assert metrics[name] == (pytest.approx(1, abs=1e-12) if any_there else None)
     for category in truth["categories"]:
         expected = pytest.approx(1) if category["id"] in present else None
         assert metrics["per_category"][category["name"]] == {"AP": expected, "AP50": expected}
@@ -163,7 +170,7 @@ def test_both_evaluators_agree(annotations: Path, seed: int) -> None:
     truth = ground_truth(annotations)
     results = noisy(truth, seed)
     reference, fast = (coco_metrics(truth, results, reference=which) for which in (True, False))
-    assert 0.1 < reference["AP"] < 0.9
+    assert 0.05 < reference["AP"] < 0.9
     assert fast == reference
 
 
