@@ -304,8 +304,8 @@ def test_train_draws_the_report(scenes: Path, tmp_path: Path, capfd: pytest.Capt
 def test_the_report_command(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr("detector.reporting.report.report", lambda *values: asked.append(values) or values[0] / "r")
-    assert cli.main(["report", "runs/mine", "--data", "moved", "--device", "cpu"]) == 0
-    assert asked == [(Path("runs/mine"), "moved", "cpu")]
+    assert cli.main(["report", "runs/mine", "--data", "moved", "--device", "cpu", "--paths.val_json", "v"]) == 0
+    assert asked == [(Path("runs/mine"), "moved", "cpu", PathsConfig(val_json="v"))]
 
 
 @pytest.mark.parametrize("error", [DataError("no space"), ValueError("a bug"), KeyboardInterrupt()])
