@@ -191,5 +191,6 @@ def test_other_weights_on_a_machine_are_refused(images: Path, undisturbed: Path,
 
 
 def test_a_cluster_without_room_is_an_error(images: Path, weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(DetectorError, match="the Ray cluster has 2 CPUs and 0 GPUs, a worker needs 1 and 2:"):
+    # Ray may still count a node that another test has killed
+    with pytest.raises(DetectorError, match=r"the Ray cluster has \d CPUs and 0 GPUs, a worker needs 1 and 2:"):
         batch(on_ray(images, weights, tmp_path, gpus_per_worker=2))
