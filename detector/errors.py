@@ -18,26 +18,26 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode() for c in line)
 
 
-URL = re.compile(r"\b[a-z][a-z\d+.-]+:/\S+", re.I)
-LOGIN = re.compile(r"(:/{1,2})(?:[^/?#]*@|[^/?#:@]+:(?!\d*[/?#])[^@]*@)")  # also with a / or # that is not %2F or %23
-PARAMETER = re.compile(r"[?&;#]([^=&;#]*)=([^&;#]*)")
+FROM_URL = re.compile(r"\b[a-z][a-z\d+.-]+:/.*", re.I | re.S)
+LOGIN = re.compile(
+    r"(:/{1,2})(?:[^/?#\s]*@|[^/?#:@\s]+:(?!\d*(?:[/?#:;,)\s]|$))[^@]*@)"
+)  # also with a blank, a / or a # that is not %20, %2F or %23; no port, and no punctuation after a host
+PARAMETER = re.compile(r"[?&;#]([^=&;#\s]*)=([^&;#\s]*)")
 SECRET = re.compile(r"token|key|secret|sig|pass|pwd|auth|cred|session|user|login|code", re.I)
 
 
 def without_secrets(text: str) -> str:
     """Text whose URLs, also those that lost a slash as a path, show `***` for user, password and values of parameters such as
-    token and key. Punctuation after a URL stays."""
-    return URL.sub(lambda url: _without_secrets(url[0]), text)
-
-
-def _without_secrets(url: str) -> str:
-    url, place = LOGIN.sub(r"\1***@", url), 0
-    while parameter := PARAMETER.search(url, place):
+    token and key, also behind a blank. Punctuation after a URL stays."""
+    if (found := FROM_URL.search(text)) is None:
+        return text
+    rest, place = LOGIN.sub(r"\1***@", found[0]), 0
+    while parameter := PARAMETER.search(rest, place):
         place = parameter.start(2)  # a value may hold a parameter
         if SECRET.search(unquote(parameter[1])):
             end = place + len(parameter[2].rstrip(":.,)]}>\"'"))
-            url = f"{url[:place]}***{url[end:]}"
-    return url
+            rest = f"{rest[:place]}***{rest[end:]}"
+    return text[: found.start()] + rest
 
 
 class DetectorError(Exception):

@@ -50,6 +50,10 @@ def test_foreign_text_is_shown_not_obeyed() -> None:
         ("s3://me:hush@bucket/a?x=1&api_key=hush, failed", "s3://***@bucket/a?x=1&api_key=***, failed"),
         ("http://h/a?token=hu:sh: not there", "http://h/a?token=***: not there"),
         ("C:/users/me@home: give a=1&token=2", "C:/users/me@home: give a=1&token=2"),
+        ("http://h/my photo.jpg?sig=hush: not there", "http://h/my photo.jpg?sig=***: not there"),
+        ("http://me:hu sh@h/a and ftp://me:hush@h/b", "http://***@h/a and ftp://***@h/b"),
+        ("ray://h:10001 is silent; set AUTH_MODE=token, me@x", "ray://h:10001 is silent; set AUTH_MODE=token, me@x"),
+        ("https://h: can't be reached; write me@x", "https://h: can't be reached; write me@x"),
         ("tar://a@b/c.jpg::https://h/x@y.tar", "tar://***@b/c.jpg::https://h/x@y.tar"),
     ],
 )

@@ -126,5 +126,5 @@ def store_errors(name: str, kind: type[DetectorError] = DataError, what: str = "
     except FileNotFoundError as error:
         raise kind(f"{name}: does not exist") from error
     except Exception as error:  # each store has errors of its own: no rights, no network, a broken tar file
-        reason = without_secrets(" ".join(str(error).split())) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise kind(f"{name}: can't be {what}: {reason}") from error
