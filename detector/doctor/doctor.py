@@ -151,7 +151,7 @@ def refusals(sources: Sequence[Source]) -> Iterator[Finding]:
     """What training says to a split that it refuses, and what it reads otherwise than it is written."""
     categories: Categories | None = None
     for source in sources:
-        file = AnnotationFile(source.file.path, source.file.content)
+        file = unread(source)
         try:
             dataset = CocoDataset.from_annotations(file, source.paths, categories)
         except DataError as error:
@@ -166,7 +166,12 @@ def refusals(sources: Sequence[Source]) -> Iterator[Finding]:
 
 def load(source: Source, categories: Categories | None) -> CocoDataset:
     """The dataset as training makes it."""
-    return CocoDataset.from_annotations(AnnotationFile(source.file.path, source.file.content), source.paths, categories)
+    return CocoDataset.from_annotations(unread(source), source.paths, categories)
+
+
+def unread(source: Source) -> AnnotationFile:
+    """The annotations, of which nothing is noticed yet."""
+    return AnnotationFile(source.file.path, source.file.content)
 
 
 def check_dataset(

@@ -2,15 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from detector.errors import ConfigError
 from detector.images.input_size import InputSize
 from detector.models.postprocess import NmsResult, select
 from detector.structures import Predictions
+from detector.utils.device import resolve_device
 
 
 class Selection(NamedTuple):
@@ -47,6 +50,12 @@ class Runtime(ABC):
     @abstractmethod
     def detect(self, inputs: UInt8[Tensor, "batch 3 height width"], selection: Selection) -> list[NmsResult]:
         """Detections in each input (RGB), in pixels of the input, on the CPU."""
+
+
+def require_cpu(path: Path, device: str | torch.device) -> None:
+    """Raise ConfigError if a file that runs on the CPU only is asked for on another device."""
+    if device != "auto" and resolve_device(device).type != "cpu":
+        raise ConfigError(f"device: {path} runs on the CPU here; use --device cpu")
 
 
 class HeadRuntime(Runtime):

@@ -8,12 +8,11 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from detector.errors import ConfigError, WeightsError, missing_package
+from detector.errors import WeightsError, missing_package
 from detector.formats.executorch.safety import METADATA, safe_program
-from detector.formats.runtime import HeadRuntime, fixed_input_size
+from detector.formats.runtime import HeadRuntime, fixed_input_size, require_cpu
 from detector.models.base import scale_pixels
 from detector.structures import Predictions
-from detector.utils.device import resolve_device
 
 logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # warns of a package that comes with ExecuTorch
 try:
@@ -36,8 +35,7 @@ class ExecuTorchRuntime(HeadRuntime):
     max_batch_size = 1
 
     def __init__(self, path: Path, device: str | torch.device, threads: int | None) -> None:
-        if device != "auto" and resolve_device(device).type != "cpu":
-            raise ConfigError(f"device: {path} runs on the CPU here; use --device cpu")
+        require_cpu(path, device)
         content = safe_program(path)
         if threads is not None:
             portable_lib._unsafe_reset_threadpool(threads)

@@ -7,11 +7,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from detector.errors import ConfigError, WeightsError, missing_package
+from detector.errors import WeightsError, missing_package
 from detector.formats.litert.safety import safe_network
-from detector.formats.runtime import HeadRuntime, channels_last, fixed_input_size
+from detector.formats.runtime import HeadRuntime, channels_last, fixed_input_size, require_cpu
 from detector.structures import Predictions
-from detector.utils.device import resolve_device
 
 try:
     from ai_edge_litert.interpreter import Interpreter
@@ -31,8 +30,7 @@ class LiteRtRuntime(HeadRuntime):
     max_batch_size = 1
 
     def __init__(self, path: Path, content: bytes, device: str | torch.device, threads: int | None) -> None:
-        if device != "auto" and resolve_device(device).type != "cpu":
-            raise ConfigError(f"device: {path} runs on the CPU here; use --device cpu")
+        require_cpu(path, device)
         try:
             interpreter = Interpreter(model_content=content, num_threads=threads)
             self.run = interpreter.get_signature_runner()

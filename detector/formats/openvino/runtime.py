@@ -9,11 +9,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from detector.errors import ConfigError, WeightsError, missing_package
-from detector.formats.runtime import HeadRuntime, Selection, channels_last, fixed_input_size
+from detector.errors import WeightsError, missing_package
+from detector.formats.runtime import HeadRuntime, Selection, channels_last, fixed_input_size, require_cpu
 from detector.models.postprocess import NmsResult
 from detector.structures import Predictions
-from detector.utils.device import resolve_device
 
 # openvino and nncf report their use to Google Analytics through this package, but do without if it can't be imported
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -60,8 +59,7 @@ class OpenVinoRuntime(HeadRuntime):
     """A file that takes letterboxed images and ends at the head."""
 
     def __init__(self, path: Path, device: str | torch.device, threads: int | None) -> None:
-        if device != "auto" and resolve_device(device).type != "cpu":
-            raise ConfigError(f"device: {path} runs on the CPU here; use --device cpu")
+        require_cpu(path, device)
         options = OPTIONS | ({} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)})
         with path.open("rb") as file:
             if not file.read(100).lstrip().startswith(b"<"):  # OpenVINO would try all other formats, and write of each
